@@ -1,0 +1,45 @@
+# `make demo` shows the product, `make test` proves it. Both install what they need first (as root, on Debian 12).
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+.PHONY: help setup build lint test demo bench loadtest
+
+export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
+CARGO_HOME ?= $(HOME)/.cargo
+export PATH := $(CARGO_HOME)/bin:$(PATH)
+
+REPO ?= local
+MAJORS ?= 15 17
+ARGS ?=
+# One set of features for build and test, so that nothing is compiled twice.
+FEATURES := --features store/s3
+# Where the servers are; written by `make setup`.
+WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## install test servers and build tools (MAJORS="15 17"; also 13 14 16 18)
+	@tests/setup/install.sh $(MAJORS)
+
+build: ## compile everything
+	cargo build --workspace $(FEATURES)
+
+lint: ## formatting and clippy, warnings are errors
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
+
+test: setup build ## all tests, with real servers (ARGS="-p wal" for a part)
+	$(WITH_SERVERS) cargo test --no-fail-fast $(if $(ARGS),$(ARGS),--workspace $(FEATURES))
+
+demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
+	cargo build --release -p agent -p restore
+	$(WITH_SERVERS) cargo run --release -p tests --bin demo -- --repo $(REPO) $(ARGS)
+
+bench: ## how fast is one part (offline)
+	cargo bench -p bench $(ARGS)
+
+loadtest: setup ## does the whole survive: load, faults and an oracle (ARGS="...")
+	cargo build --release -p agent -p restore
+	$(WITH_SERVERS) cargo run --release -p loadtest -- $(ARGS)

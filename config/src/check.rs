@@ -1,0 +1,194 @@
+//! From what was typed to what it means.
+
+use std::collections::BTreeMap;
+
+use crate::Passwords;
+use crate::checked::{
+    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
+    Postgres, Restore, Status, Wal,
+};
+use crate::environment::Environment;
+use crate::error::{ConfigErrors, Problem};
+use crate::keys::{CLUSTER, ROOT, Section, join};
+use crate::raw::Raw;
+use crate::reader::{Outcome, Reader};
+use crate::repository;
+
+/// PostgreSQL's names have 63 bytes; a second slot is named like the first with `_overlap`.
+const SLOT_BYTES_MAX: usize = 63 - "_overlap".len();
+
+/// The configuration, or all problems with it: `problems` are those known so far.
+pub(crate) fn check(
+    raw: &Raw,
+    env: &Environment,
+    passwords: Passwords,
+    problems: Vec<Problem>,
+) -> Result<Config, ConfigErrors> {
+    let mut out = Outcome {
+        problems,
+        effective: Vec::new(),
+    };
+    let repository = repository::check(raw, env, &mut out);
+    let keys = keys(&mut table(raw, "", &ROOT, "keys", &mut out));
+    let mut clusters = BTreeMap::new();
+    for name in &raw.clusters {
+        clusters.insert(name.clone(), cluster(raw, name, passwords, &mut out));
+    }
+    let log = log(&mut table(raw, "", &ROOT, "log", &mut out));
+    match repository {
+        Some(repository) if out.problems.is_empty() => Ok(Config {
+            repository,
+            keys,
+            clusters,
+            log,
+            origins: out.effective,
+        }),
+        _ => Err(ConfigErrors(out.problems)),
+    }
+}
+
+fn table<'a>(
+    raw: &'a Raw,
+    above: &str,
+    parent: &'static Section,
+    name: &str,
+    out: &'a mut Outcome,
+) -> Reader<'a> {
+    Reader::new(raw, above, parent.child(name).unwrap_or(parent), out)
+}
+
+fn keys(reader: &mut Reader<'_>) -> Keys {
+    let directory = reader.path("directory").unwrap_or_default();
+    let mut key = |name: &str, file: &str| {
+        reader.path(name).unwrap_or_else(|| {
+            let path = directory.join(file);
+            if !reader.is_set(name) {
+                reader.derived(name, path.display().to_string());
+            }
+            path
+        })
+    };
+    Keys {
+        host_key: key("host_key", "host.key"),
+        restore_key: key("restore_key", "restore.key"),
+        maintenance_key: key("maintenance_key", "maintenance.key"),
+        directory,
+    }
+}
+
+fn cluster(raw: &Raw, name: &str, passwords: Passwords, out: &mut Outcome) -> Cluster {
+    let above = join("cluster", name);
+    Cluster {
+        name: name.to_owned(),
+        postgres: postgres(
+            &mut table(raw, &above, &CLUSTER, "postgres", out),
+            passwords,
+        ),
+        wal: wal(&mut table(raw, &above, &CLUSTER, "wal", out)),
+        backup: backup(&mut table(raw, &above, &CLUSTER, "backup", out)),
+        restore: restore(&mut table(raw, &above, &CLUSTER, "restore", out)),
+        status: Status {
+            state_directory: table(raw, &above, &CLUSTER, "status", out)
+                .path("state_directory")
+                .unwrap_or_default(),
+        },
+    }
+}
+
+fn postgres(reader: &mut Reader<'_>, passwords: Passwords) -> Postgres {
+    let mut options = BTreeMap::new();
+    for name in ["host", "user", "dbname", "sslmode", "sslrootcert"] {
+        if let Some(text) = reader.text(name) {
+            options.insert(name.to_owned(), text);
+        }
+    }
+    let port = reader
+        .count("port")
+        .and_then(|port| u16::try_from(port).ok());
+    if let Some(port) = port {
+        options.insert("port".to_owned(), port.to_string());
+    }
+    if let Some(seconds) = reader.count("connect_timeout") {
+        options.insert("connect_timeout".to_owned(), seconds.to_string());
+    }
+    let password = match passwords {
+        Passwords::Read => reader.secret("password_file"),
+        Passwords::Leave => {
+            reader.path("password_file");
+            None
+        }
+    };
+    Postgres {
+        options,
+        port,
+        password,
+        passfile: reader.path("passfile"),
+        bin_directory: reader.path("bin_directory"),
+        data_directory: reader.path("data_directory"),
+    }
+}
+
+fn wal(reader: &mut Reader<'_>) -> Wal {
+    let slot = reader.text("slot").unwrap_or_default();
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'_';
+    if slot.len() > SLOT_BYTES_MAX || !slot.bytes().all(good) {
+        let hint = format!("Use up to {SLOT_BYTES_MAX} lowercase letters, digits and \"_\".");
+        reader.complain("slot", "is not the name of a replication slot", hint);
+    }
+    let tail_bytes_max = reader.size("tail_bytes_max");
+    let memory_max = reader.size("memory_max");
+    // One tail fills while another is on its way: with less, neither could ever end.
+    if memory_max.bytes() < tail_bytes_max.bytes().saturating_mul(2) && memory_max.bytes() > 0 {
+        let hint = "Use at least twice \"tail_bytes_max\".";
+        reader.complain("memory_max", "has no room for two tails", hint);
+    }
+    Wal {
+        slot,
+        ship_interval: reader.duration("ship_interval"),
+        tail_bytes_max,
+        uploads_in_flight: reader.count("uploads_in_flight").unwrap_or_default(),
+        memory_max,
+        shutdown_timeout: reader.duration("shutdown_timeout"),
+        on_unknown_history: match reader.text("on_unknown_history").as_deref() {
+            Some("stop") => OnUnknownHistory::Stop,
+            _ => OnUnknownHistory::NewLineage,
+        },
+    }
+}
+
+fn backup(reader: &mut Reader<'_>) -> Backup {
+    Backup {
+        jobs: reader.count("jobs"),
+        uploads_in_flight: reader.count("uploads_in_flight").unwrap_or_default(),
+        duration_max: reader.duration("duration_max"),
+        checkpoint: match reader.text("checkpoint").as_deref() {
+            Some("spread") => Checkpoint::Spread,
+            _ => Checkpoint::Fast,
+        },
+        last_known_good: reader.list("last_known_good"),
+    }
+}
+
+fn restore(reader: &mut Reader<'_>) -> Restore {
+    Restore {
+        jobs: reader.count("jobs"),
+        prefetch_segments: reader.count("prefetch_segments").unwrap_or_default(),
+        command_path: reader.path("command_path"),
+    }
+}
+
+fn log(reader: &mut Reader<'_>) -> Log {
+    Log {
+        level: match reader.text("level").as_deref() {
+            Some("error") => LogLevel::Error,
+            Some("warn") => LogLevel::Warn,
+            Some("debug") => LogLevel::Debug,
+            Some("trace") => LogLevel::Trace,
+            _ => LogLevel::Info,
+        },
+        format: match reader.text("format").as_deref() {
+            Some("json") => LogFormat::Json,
+            _ => LogFormat::Text,
+        },
+    }
+}

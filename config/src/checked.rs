@@ -1,0 +1,232 @@
+//! What the configuration means: every value has its type and is within its bounds.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::effective::Effective;
+use crate::error::{ConfigErrors, Problem};
+use crate::repository::Repository;
+use crate::secret::SecretText;
+use crate::suggest::nearest;
+use crate::units::ByteSize;
+
+/// A checked configuration.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `[repository]`.
+    pub repository: Repository,
+    /// `[keys]`.
+    pub keys: Keys,
+    /// `[cluster.<name>]`, by name.
+    pub clusters: BTreeMap<String, Cluster>,
+    /// `[log]`.
+    pub log: Log,
+    pub(crate) origins: Vec<Effective>,
+}
+
+impl Config {
+    /// The cluster of this name, or the only one there is.
+    pub fn cluster(&self, name: Option<&str>) -> Result<&Cluster, ConfigErrors> {
+        let names: Vec<&str> = self.clusters.keys().map(String::as_str).collect();
+        let all = names.join(", ");
+        let problem = match name {
+            Some(name) => match self.clusters.get(name) {
+                Some(cluster) => return Ok(cluster),
+                None => {
+                    let problem =
+                        Problem::new(format!("cluster \"{name}\" is not in the configuration"));
+                    match nearest(name, names.iter().copied()) {
+                        Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+                        None if names.is_empty() => problem.hint(format!(
+                            "Add a table [cluster.{name}.postgres] to the file."
+                        )),
+                        None => problem.hint(format!("The configuration has: {all}.")),
+                    }
+                }
+            },
+            None => {
+                let mut clusters = self.clusters.values();
+                match (clusters.next(), clusters.next()) {
+                    (Some(only), None) => return Ok(only),
+                    (None, _) => Problem::new("the configuration has no cluster")
+                        .hint("Add a table [cluster.main.postgres] to the file."),
+                    (Some(_), Some(_)) => Problem::new("the configuration has several clusters")
+                        .hint(format!("Choose one with --cluster: {all}.")),
+                }
+            }
+        };
+        Err(problem.into())
+    }
+
+    /// Every key in force with its origin, secrets redacted, in the order of the tables.
+    pub fn effective(&self) -> Vec<Effective> {
+        self.origins.clone()
+    }
+}
+
+/// `[keys]`: the files with the keys of this machine's roles. They need not exist.
+#[derive(Debug, Clone)]
+pub struct Keys {
+    /// `directory`; /etc/seawall/keys, beside the file: a backup of /etc has both.
+    pub directory: PathBuf,
+    /// `host_key`; host.key in the directory.
+    pub host_key: PathBuf,
+    /// `restore_key`; restore.key in the directory.
+    pub restore_key: PathBuf,
+    /// `maintenance_key`; maintenance.key in the directory.
+    pub maintenance_key: PathBuf,
+}
+
+/// `[cluster.<name>]`: one PostgreSQL cluster.
+#[derive(Debug, Clone)]
+pub struct Cluster {
+    /// Up to 63 of `a-z 0-9 _ -`; part of object names, so it never changes.
+    pub name: String,
+    /// `[cluster.<name>.postgres]`.
+    pub postgres: Postgres,
+    /// `[cluster.<name>.wal]`.
+    pub wal: Wal,
+    /// `[cluster.<name>.backup]`.
+    pub backup: Backup,
+    /// `[cluster.<name>.restore]`.
+    pub restore: Restore,
+    /// `[cluster.<name>.status]`.
+    pub status: Status,
+}
+
+/// `[cluster.<name>.postgres]`: how to reach the server, with libpq's names.
+#[derive(Debug, Clone)]
+pub struct Postgres {
+    /// `host`, `port`, `user`, `dbname`, `sslmode`, `sslrootcert`, `connect_timeout` as libpq wants
+    /// them, where set. `dbname` is always there: postgres, which every cluster has.
+    pub options: BTreeMap<String, String>,
+    /// `port` again, as a number.
+    pub port: Option<u16>,
+    /// `data_directory`; asked from the server when not set.
+    pub data_directory: Option<PathBuf>,
+    /// `bin_directory`: the server's programs, for proofs and drills.
+    pub bin_directory: Option<PathBuf>,
+    /// What `password_file` holds; nothing after [`crate::load_for_restore`].
+    pub password: Option<SecretText>,
+    /// `passfile`: a file like ~/.pgpass.
+    pub passfile: Option<PathBuf>,
+}
+
+/// `[cluster.<name>.wal]`: the WAL lane.
+#[derive(Debug, Clone)]
+pub struct Wal {
+    /// `slot`; seawall, so that whoever finds it on the server knows whose it is.
+    pub slot: String,
+    /// `ship_interval`; 1 s, the loss that a dead host may cost at about 13 $ of PUTs a month. Zero
+    /// ships as soon as the previous tail is in flight.
+    pub ship_interval: Duration,
+    /// `tail_bytes_max`; 1 MiB: under load a tail goes before its interval is over.
+    pub tail_bytes_max: ByteSize,
+    /// `uploads_in_flight`; 4 hide the latency of S3, more only wait for the contiguous prefix.
+    pub uploads_in_flight: usize,
+    /// `memory_max`; 64 MiB, four segments of the usual size: the spool is pg_wal, not our memory.
+    pub memory_max: ByteSize,
+    /// `shutdown_timeout`; 30 s, well within the 60 s after which pg_ctl gives up on the server.
+    pub shutdown_timeout: Duration,
+    /// `on_unknown_history`; new-lineage, as a stopped agent protects nothing.
+    pub on_unknown_history: OnUnknownHistory,
+}
+
+/// What to do when nothing ties the server's WAL to the archive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUnknownHistory {
+    /// Begin a new lineage with a backup, loudly.
+    NewLineage,
+    /// Stop and let the operator decide.
+    Stop,
+}
+
+/// `[cluster.<name>.backup]`: the base backup lane.
+#[derive(Debug, Clone)]
+pub struct Backup {
+    /// `jobs`; the program decides by the number of cores when not set.
+    pub jobs: Option<usize>,
+    /// `uploads_in_flight`; 4 fill a usual uplink and hold few buffers.
+    pub uploads_in_flight: usize,
+    /// `duration_max`; 24 h: one that is slower collides with the next daily one, and holds WAL.
+    pub duration_max: Duration,
+    /// `checkpoint`; fast, as a spread one lets each backup wait for minutes and looks like a hang.
+    pub checkpoint: Checkpoint,
+    /// `last_known_good`: SQL whose answers a proof compares. Reserved.
+    pub last_known_good: Vec<String>,
+}
+
+/// How the server makes the checkpoint that begins a backup.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Checkpoint {
+    /// At once.
+    Fast,
+    /// Over the time of `checkpoint_completion_target`, to spare a busy disk.
+    Spread,
+}
+
+/// `[cluster.<name>.restore]`: the restore lane.
+#[derive(Debug, Clone)]
+pub struct Restore {
+    /// `jobs`; the program decides by the number of cores when not set.
+    pub jobs: Option<usize>,
+    /// `prefetch_segments`; 8, as replay of a segment is often faster than one request to S3.
+    pub prefetch_segments: usize,
+    /// `command_path`: the wal-restore that restore_command names; the running one when not set.
+    pub command_path: Option<PathBuf>,
+}
+
+/// `[cluster.<name>.status]`: what the agent keeps on this machine.
+#[derive(Debug, Clone)]
+pub struct Status {
+    /// `state_directory`; /var/lib/seawall, which systemd makes for the service. All of it can be
+    /// lost: cache and status file.
+    pub state_directory: PathBuf,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Log {
+    /// `level`; info, which is changes of state only.
+    pub level: LogLevel,
+    /// `format`; text, for the journal.
+    pub format: LogFormat,
+}
+
+/// The least important message that is logged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogLevel {
+    /// Data at risk, or an operator must act.
+    Error,
+    /// Unexpected, handled.
+    Warn,
+    /// Changes of state.
+    Info,
+    /// Steps.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    /// The name as it stands in the file.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            LogLevel::Error => "error",
+            LogLevel::Warn => "warn",
+            LogLevel::Info => "info",
+            LogLevel::Debug => "debug",
+            LogLevel::Trace => "trace",
+        }
+    }
+}
+
+/// The form of a log line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}

@@ -1,0 +1,274 @@
+//! The table of every key: its kind, its bounds and its default.
+//!
+//! Why a default is what it is stands with the field in `checked` and `repository`.
+
+use std::time::Duration;
+
+use crate::units::ByteSize;
+
+/// What a value may be.
+#[derive(Debug)]
+pub(crate) enum Kind {
+    Text,
+    /// An absolute path.
+    Path,
+    /// An absolute path of a file with a secret. The value is not repeated in a message: it may
+    /// be the secret itself, typed into the wrong place.
+    SecretFile,
+    Flag,
+    Count {
+        min: i64,
+        max: i64,
+    },
+    Duration {
+        min: Duration,
+        max: Duration,
+    },
+    Size {
+        min: ByteSize,
+        max: ByteSize,
+    },
+    Choice(&'static [&'static str]),
+    List,
+    /// A key that people try and that we do not take; the text is the hint.
+    Refused(&'static str),
+}
+
+/// One key of a table.
+#[derive(Debug)]
+pub(crate) struct Key {
+    pub(crate) name: &'static str,
+    pub(crate) kind: Kind,
+    /// As it would be typed, without quotes.
+    pub(crate) default: Option<&'static str>,
+}
+
+/// One table of the file.
+#[derive(Debug)]
+pub(crate) struct Section {
+    pub(crate) name: &'static str,
+    pub(crate) keys: &'static [Key],
+    pub(crate) children: &'static [Section],
+}
+
+impl Section {
+    pub(crate) fn key(&self, name: &str) -> Option<&'static Key> {
+        self.keys.iter().find(|key| key.name == name)
+    }
+
+    pub(crate) fn child(&self, name: &str) -> Option<&'static Section> {
+        self.children.iter().find(|child| child.name == name)
+    }
+
+    /// The names of the keys that can be used.
+    pub(crate) fn key_names(&self) -> impl Iterator<Item = &'static str> {
+        let usable = |key: &&Key| !matches!(key.kind, Kind::Refused(_));
+        self.keys.iter().filter(usable).map(|key| key.name)
+    }
+
+    /// Every key in this table and below, with the path of its table.
+    pub(crate) fn flatten(&'static self, path: &str) -> Vec<(String, &'static Key)> {
+        let own = self.keys.iter().map(|key| (path.to_owned(), key));
+        let below = self.children.iter();
+        own.chain(below.flat_map(|child| child.flatten(&join(path, child.name))))
+            .collect()
+    }
+}
+
+/// `path.name`, or `name` at the top.
+pub(crate) fn join(path: &str, name: &str) -> String {
+    if path.is_empty() {
+        name.to_owned()
+    } else {
+        format!("{path}.{name}")
+    }
+}
+
+const fn key(name: &'static str, kind: Kind) -> Key {
+    Key {
+        name,
+        kind,
+        default: None,
+    }
+}
+
+const fn key_or(name: &'static str, kind: Kind, default: &'static str) -> Key {
+    Key {
+        name,
+        kind,
+        default: Some(default),
+    }
+}
+
+const fn count(min: i64, max: i64) -> Kind {
+    Kind::Count { min, max }
+}
+
+const fn seconds(min: u64, max: u64) -> Kind {
+    Kind::Duration {
+        min: Duration::from_secs(min),
+        max: Duration::from_secs(max),
+    }
+}
+
+const fn kib(min: u64, max: u64) -> Kind {
+    Kind::Size {
+        min: ByteSize::new(min << 10),
+        max: ByteSize::new(max << 10),
+    }
+}
+
+/// The tables that a file has once.
+pub(crate) static ROOT: Section = Section {
+    name: "",
+    keys: &[],
+    children: &[
+        Section {
+            name: "repository",
+            keys: &[key("url", Kind::Text)],
+            children: &[S3],
+        },
+        KEYS,
+        LOG,
+    ],
+};
+
+/// The tables of one cluster.
+pub(crate) static CLUSTER: Section = Section {
+    name: "",
+    keys: &[],
+    children: &[POSTGRES, WAL, BACKUP, RESTORE, STATUS],
+};
+
+const S3: Section = Section {
+    name: "s3",
+    keys: &[
+        key("endpoint", Kind::Text),
+        key_or("region", Kind::Text, "us-east-1"),
+        key("path_style", Kind::Flag),
+        key("ca_file", Kind::Path),
+        key("access_key_id", Kind::Text),
+        key(
+            "secret_access_key",
+            Kind::Refused(
+                "Write it to a file that only this user can read and name that in \"secret_access_key_file\", or set AWS_SECRET_ACCESS_KEY.",
+            ),
+        ),
+        key("secret_access_key_file", Kind::SecretFile),
+        key(
+            "session_token",
+            Kind::Refused(
+                "Write it to a file that only this user can read and name that in \"session_token_file\", or set AWS_SESSION_TOKEN.",
+            ),
+        ),
+        key("session_token_file", Kind::SecretFile),
+        key("storage_class", Kind::Text),
+        key_or("request_timeout", seconds(1, 3600), "60s"),
+        key_or("connect_timeout", seconds(1, 300), "10s"),
+    ],
+    children: &[],
+};
+
+const KEYS: Section = Section {
+    name: "keys",
+    keys: &[
+        key_or("directory", Kind::Path, "/etc/seawall/keys"),
+        key("host_key", Kind::Path),
+        key("restore_key", Kind::Path),
+        key("maintenance_key", Kind::Path),
+    ],
+    children: &[],
+};
+
+const LOG: Section = Section {
+    name: "log",
+    keys: &[
+        key_or(
+            "level",
+            Kind::Choice(&["error", "warn", "info", "debug", "trace"]),
+            "info",
+        ),
+        key_or("format", Kind::Choice(&["text", "json"]), "text"),
+    ],
+    children: &[],
+};
+
+const POSTGRES: Section = Section {
+    name: "postgres",
+    keys: &[
+        key("host", Kind::Text),
+        key("port", count(1, 65_535)),
+        key("user", Kind::Text),
+        key(
+            "password",
+            Kind::Refused(
+                "Write it to a file that only this user can read and name that in \"password_file\", or name a .pgpass file in \"passfile\".",
+            ),
+        ),
+        key("password_file", Kind::SecretFile),
+        key("passfile", Kind::SecretFile),
+        key_or("dbname", Kind::Text, "postgres"),
+        key(
+            "sslmode",
+            Kind::Choice(&[
+                "disable",
+                "allow",
+                "prefer",
+                "require",
+                "verify-ca",
+                "verify-full",
+            ]),
+        ),
+        key("sslrootcert", Kind::Text),
+        key("connect_timeout", count(0, 3600)),
+        key("bin_directory", Kind::Path),
+        key("data_directory", Kind::Path),
+    ],
+    children: &[],
+};
+
+const WAL: Section = Section {
+    name: "wal",
+    keys: &[
+        key_or("slot", Kind::Text, "seawall"),
+        key_or("ship_interval", seconds(0, 3600), "1s"),
+        key_or("tail_bytes_max", kib(64, 16 << 10), "1MiB"),
+        key_or("uploads_in_flight", count(1, 64), "4"),
+        key_or("memory_max", kib(4 << 10, 16 << 20), "64MiB"),
+        key_or("shutdown_timeout", seconds(1, 3600), "30s"),
+        key_or(
+            "on_unknown_history",
+            Kind::Choice(&["new-lineage", "stop"]),
+            "new-lineage",
+        ),
+    ],
+    children: &[],
+};
+
+const BACKUP: Section = Section {
+    name: "backup",
+    keys: &[
+        key("jobs", count(1, 128)),
+        key_or("uploads_in_flight", count(1, 64), "4"),
+        key_or("duration_max", seconds(60, 30 * 86_400), "24h"),
+        key_or("checkpoint", Kind::Choice(&["fast", "spread"]), "fast"),
+        key("last_known_good", Kind::List),
+    ],
+    children: &[],
+};
+
+const RESTORE: Section = Section {
+    name: "restore",
+    keys: &[
+        key("jobs", count(1, 128)),
+        key_or("prefetch_segments", count(0, 64), "8"),
+        key("command_path", Kind::Path),
+    ],
+    children: &[],
+};
+
+const STATUS: Section = Section {
+    name: "status",
+    keys: &[key_or("state_directory", Kind::Path, "/var/lib/seawall")],
+    children: &[],
+};

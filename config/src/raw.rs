@@ -1,0 +1,201 @@
+//! What was typed: every known key with its value and origin, nothing interpreted yet.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use toml::{Table, Value};
+
+use crate::error::Problem;
+use crate::keys::{CLUSTER, Key, Kind, ROOT, Section, join};
+use crate::origin::Origin;
+use crate::suggest::nearest;
+
+/// One value as it was typed.
+pub(crate) struct Entry {
+    pub(crate) value: Value,
+    pub(crate) origin: Origin,
+}
+
+/// The known keys that somebody set.
+#[derive(Default)]
+pub(crate) struct Raw {
+    /// By full key.
+    pub(crate) entries: BTreeMap<String, Entry>,
+    /// Names of the clusters, in order.
+    pub(crate) clusters: Vec<String>,
+}
+
+/// Reads TOML. The message has the line, not its text: that may be a secret.
+pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Problem> {
+    text.parse::<Table>().map_err(|error| {
+        let before = error.span().and_then(|span| text.get(..span.start));
+        let place = before.map_or_else(String::new, |before| {
+            format!(", line {}", before.matches('\n').count() + 1)
+        });
+        Problem::new(format!(
+            "syntax error in configuration file \"{}\"{place}: {}",
+            path.display(),
+            error.message().replace('\n', ", ")
+        ))
+        .hint("The file is TOML (https://toml.io): texts stand in double quotes.")
+    })
+}
+
+/// Sorts the file into known keys and problems.
+pub(crate) fn walk(table: &Table, problems: &mut Vec<Problem>) -> Raw {
+    let mut raw = Raw::default();
+    for (name, value) in table {
+        if name == "cluster" {
+            walk_clusters(value, &mut raw, problems);
+        } else {
+            walk_item("", &ROOT, name, value, &mut raw, problems);
+        }
+    }
+    raw
+}
+
+fn walk_clusters(value: &Value, raw: &mut Raw, problems: &mut Vec<Problem>) {
+    let Some(clusters) = value.as_table() else {
+        problems.push(not_a_table("cluster"));
+        return;
+    };
+    for (name, value) in clusters {
+        if !is_cluster_name(name) {
+            problems.push(bad_cluster_name(name));
+            continue;
+        }
+        let path = join("cluster", name);
+        match value.as_table() {
+            Some(table) => {
+                raw.clusters.push(name.clone());
+                for (name, value) in table {
+                    walk_item(&path, &CLUSTER, name, value, raw, problems);
+                }
+            }
+            None => problems.push(not_a_table(&path)),
+        }
+    }
+}
+
+fn walk_item(
+    path: &str,
+    section: &'static Section,
+    name: &str,
+    value: &Value,
+    raw: &mut Raw,
+    problems: &mut Vec<Problem>,
+) {
+    let full = join(path, name);
+    if let Some(child) = section.child(name) {
+        match value.as_table() {
+            Some(table) => {
+                for (name, value) in table {
+                    walk_item(&full, child, name, value, raw, problems);
+                }
+            }
+            None => problems.push(not_a_table(&full)),
+        }
+    } else if let Some(key) = section.key(name) {
+        match refused(key, &full) {
+            Some(problem) => problems.push(problem),
+            None => {
+                let entry = Entry {
+                    value: value.clone(),
+                    origin: Origin::File,
+                };
+                raw.entries.insert(full, entry);
+            }
+        }
+    } else {
+        problems.push(unknown(path, section, name, value));
+    }
+}
+
+/// The problem with a key that we know and do not take.
+pub(crate) fn refused(key: &Key, full: &str) -> Option<Problem> {
+    match key.kind {
+        Kind::Refused(hint) => Some(
+            Problem::new(format!(
+                "\"{full}\" is not accepted: a secret has no place here"
+            ))
+            .hint(hint),
+        ),
+        _ => None,
+    }
+}
+
+/// Whether this is a good name for a cluster: it becomes part of object names and file names.
+pub(crate) fn is_cluster_name(name: &str) -> bool {
+    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
+    name.len() <= 63
+        && name.bytes().next().is_some_and(alphanumeric)
+        && name
+            .bytes()
+            .all(|b| alphanumeric(b) || b == b'_' || b == b'-')
+}
+
+fn bad_cluster_name(name: &str) -> Problem {
+    Problem::new(format!("invalid cluster name \"{}\"", name.escape_debug())).hint(
+        "Use up to 63 lowercase letters, digits, \"_\" and \"-\", with a letter or digit first.",
+    )
+}
+
+fn not_a_table(path: &str) -> Problem {
+    Problem::new(format!("\"{path}\" is not a table"))
+        .hint(format!("Write its keys below a line [{path}]."))
+}
+
+fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> Problem {
+    let name = name.escape_debug().to_string();
+    let full = join(path, &name);
+    let problem = if value.is_table() {
+        Problem::new(format!("unknown table [{full}]"))
+    } else if path.is_empty() {
+        Problem::new(format!("unknown key \"{name}\" at the top of the file"))
+    } else {
+        Problem::new(format!("unknown key \"{name}\" in [{path}]"))
+    };
+    if let Some(place) = elsewhere(path, &name) {
+        return problem.hint(format!("\"{name}\" belongs in [{place}]."));
+    }
+    let tables = section.children.iter().map(|child| child.name);
+    let tables = tables.chain(path.is_empty().then_some("cluster"));
+    if value.is_table() {
+        return match nearest(&name, tables) {
+            Some(near) => problem.hint(format!("did you mean [{}]?", join(path, near))),
+            None => problem,
+        };
+    }
+    match nearest(&name, section.key_names()) {
+        Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+        None => problem.hint(known(section, path)),
+    }
+}
+
+/// The table near this one that has a key of exactly this name.
+fn elsewhere(path: &str, name: &str) -> Option<String> {
+    let cluster = path
+        .strip_prefix("cluster.")
+        .and_then(|rest| rest.split('.').next());
+    let candidates = match cluster {
+        Some(cluster) => CLUSTER.flatten(&join("cluster", cluster)),
+        None => ROOT.flatten(""),
+    };
+    candidates
+        .into_iter()
+        .find(|(_, key)| key.name == name)
+        .map(|(place, _)| place)
+}
+
+fn known(section: &'static Section, path: &str) -> String {
+    let keys: Vec<&str> = section.key_names().collect();
+    if keys.is_empty() {
+        let tables: Vec<String> = section
+            .children
+            .iter()
+            .map(|child| format!("[{}]", join(path, child.name)))
+            .collect();
+        return format!("Keys stand in one of the tables {}.", tables.join(", "));
+    }
+    format!("Known keys are {}.", keys.join(", "))
+}

@@ -1,0 +1,137 @@
+//! A computed view: which backups there are, which WAL, which holes. Names and headers are the only source.
+
+mod coverage;
+
+pub use coverage::{Coverage, Hole, TimelineCoverage};
+
+use std::collections::BTreeMap;
+
+use pg::timeline::{TimelineHistory, TimelineId};
+
+use crate::envelope::Kind;
+use crate::error::StoreError;
+use crate::id::{BackupId, LineageId};
+use crate::index::ChunkIndex;
+use crate::layout::{Lane, WalName};
+use crate::manifest::Manifest;
+use crate::object::{ObjectName, list_all};
+use crate::records::Lineage;
+use crate::repository::Repository;
+
+impl Repository {
+    /// Ids of all backups, oldest first.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn backup_ids(&self) -> Result<Vec<BackupId>, StoreError> {
+        let prefix = self.layout().prefix("backups");
+        let listed = list_all(self.store().as_ref(), &prefix).await?;
+        Ok(listed.iter().filter_map(|meta| meta.name.as_str().strip_prefix(&prefix)?.parse().ok()).collect())
+    }
+
+    /// One manifest.
+    ///
+    /// # Errors
+    /// Missing or damaged.
+    pub async fn manifest(&self, backup: BackupId) -> Result<Manifest, StoreError> {
+        let name = self.layout().manifest(backup)?;
+        let manifest: Manifest = self.read_record(&name, Kind::Manifest).await?;
+        if manifest.backup == backup { Ok(manifest) } else { Err(StoreError::damaged(&name, "speaks of another backup")) }
+    }
+
+    /// All manifests, oldest first. One that is damaged is an error: a backup is never left out in silence.
+    ///
+    /// # Errors
+    /// Any is damaged, or the store failed.
+    pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        let mut out = Vec::new();
+        for backup in self.backup_ids().await? {
+            out.push(self.manifest(backup).await?);
+        }
+        Ok(out)
+    }
+
+    /// All lineages, oldest first.
+    ///
+    /// # Errors
+    /// Any is damaged, or the store failed.
+    pub async fn lineages(&self) -> Result<Vec<Lineage>, StoreError> {
+        let prefix = self.layout().prefix("lineages");
+        let mut out = Vec::new();
+        for meta in list_all(self.store().as_ref(), &prefix).await? {
+            let lineage: Lineage = self.read_record(&meta.name, Kind::Lineage).await?;
+            if meta.name.as_str().strip_prefix(&prefix) != Some(&lineage.id.to_string()) {
+                return Err(StoreError::damaged(&meta.name, "speaks of another lineage"));
+            }
+            out.push(lineage);
+        }
+        Ok(out)
+    }
+
+    /// The content chunks of all backups.
+    ///
+    /// # Errors
+    /// Any index is damaged, or the store failed.
+    pub async fn chunk_index(&self) -> Result<ChunkIndex, StoreError> {
+        let mut all = ChunkIndex::default();
+        for meta in list_all(self.store().as_ref(), &self.layout().prefix("index")).await? {
+            let (_, plain) = self.read_plain(&meta.name).await?;
+            all.extend(ChunkIndex::decode(meta.name.as_str(), &plain)?);
+        }
+        Ok(all)
+    }
+
+    /// Which WAL of a lineage is in the repository, and which timeline histories. Two listings; no object is read but histories.
+    ///
+    /// # Errors
+    /// The store failed, or a history is damaged.
+    pub async fn coverage(&self, lineage: LineageId) -> Result<Coverage, StoreError> {
+        let mut coverage = Coverage::new(lineage);
+        let mut histories = BTreeMap::new();
+        for lane in [Lane::Wal, Lane::Tail] {
+            for meta in list_all(self.store().as_ref(), &self.layout().wal_prefix(lane, lineage)).await? {
+                match self.layout().parse_wal(meta.name.as_str()) {
+                    Some(WalName::Range(range)) => coverage.add(range),
+                    Some(WalName::History { timeline, .. }) => {
+                        histories.insert(timeline, meta.name);
+                    }
+                    None => {}
+                }
+            }
+        }
+        for (timeline, name) in histories {
+            coverage.add_history(self.read_history(&name, timeline).await?.0);
+        }
+        coverage.finish();
+        Ok(coverage)
+    }
+
+    /// A timeline history object: parsed, and its bytes.
+    ///
+    /// # Errors
+    /// Missing or damaged.
+    pub async fn read_history(&self, name: &ObjectName, timeline: TimelineId) -> Result<(TimelineHistory, Vec<u8>), StoreError> {
+        let (header, plain) = self.read_plain(name).await?;
+        if header.timeline != Some(timeline.as_u32()) {
+            return Err(StoreError::damaged(name, "its header speaks of another timeline than its name"));
+        }
+        let history = TimelineHistory::parse(timeline, &plain).map_err(|error| StoreError::damaged(name, error))?;
+        Ok((history, plain))
+    }
+
+    /// A CBOR record of a kind.
+    ///
+    /// # Errors
+    /// Missing, damaged, or of another kind.
+    pub async fn read_record<T>(&self, name: &ObjectName, kind: Kind) -> Result<T, StoreError>
+    where
+        T: for<'b> minicbor::Decode<'b, ()>,
+    {
+        let read = self.read(name).await?;
+        if read.head.kind != kind {
+            return Err(StoreError::damaged(name, format!("is a {:?} where a {kind:?} belongs", read.head.kind)));
+        }
+        let (_, plain) = self.read_plain_of(read)?;
+        minicbor::decode(&plain).map_err(|error| StoreError::damaged(name, error))
+    }
+}

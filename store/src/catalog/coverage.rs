@@ -1,0 +1,228 @@
+//! Which WAL of one lineage is covered by objects, as pure arithmetic over their names.
+
+use std::collections::BTreeMap;
+
+use pg::lsn::Lsn;
+use pg::timeline::{TimelineHistory, TimelineId};
+
+use crate::id::LineageId;
+use crate::layout::WalRange;
+
+/// A range of WAL that is missing although later WAL of its timeline is there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hole {
+    /// The timeline.
+    pub timeline: TimelineId,
+    /// First missing byte.
+    pub start: Lsn,
+    /// First byte that is there again.
+    pub end: Lsn,
+}
+
+/// Coverage of one lineage.
+#[derive(Clone, Debug)]
+pub struct Coverage {
+    /// The lineage.
+    pub lineage: LineageId,
+    /// By timeline.
+    pub timelines: BTreeMap<TimelineId, TimelineCoverage>,
+    /// Histories of timelines that have ancestors.
+    pub histories: BTreeMap<TimelineId, TimelineHistory>,
+}
+
+/// Coverage of one timeline.
+#[derive(Clone, Debug, Default)]
+pub struct TimelineCoverage {
+    /// Objects and tails, sorted by start; at equal start whole objects and longer ranges first, then higher epochs.
+    pub ranges: Vec<WalRange>,
+}
+
+impl Coverage {
+    pub(super) fn new(lineage: LineageId) -> Self {
+        Coverage { lineage, timelines: BTreeMap::new(), histories: BTreeMap::new() }
+    }
+
+    pub(super) fn add(&mut self, range: WalRange) {
+        self.timelines.entry(range.timeline).or_default().ranges.push(range);
+    }
+
+    pub(super) fn add_history(&mut self, history: TimelineHistory) {
+        self.histories.insert(history.timeline, history);
+    }
+
+    pub(super) fn finish(&mut self) {
+        for timeline in self.timelines.values_mut() {
+            timeline.sort();
+        }
+    }
+
+    /// The newest timeline that has WAL.
+    #[must_use]
+    pub fn newest_timeline(&self) -> Option<TimelineId> {
+        self.timelines.keys().next_back().copied()
+    }
+
+    /// Holes of all timelines.
+    #[must_use]
+    pub fn holes(&self) -> Vec<Hole> {
+        self.timelines
+            .iter()
+            .flat_map(|(timeline, coverage)| coverage.holes().into_iter().map(|(start, end)| Hole { timeline: *timeline, start, end }))
+            .collect()
+    }
+
+    /// Where contiguous WAL from `from` on ends, on the way to `timeline`: follows the ancestors of `timeline` up to their switch
+    /// points. `None` when `from` itself is not covered.
+    #[must_use]
+    pub fn contiguous_end(&self, timeline: TimelineId, from: Lsn) -> Option<Lsn> {
+        let mut at = from;
+        for (part, begin, end) in self.path(timeline) {
+            let is_past = end.is_some_and(|end| end <= at);
+            if is_past {
+                continue;
+            }
+            if begin > at {
+                break;
+            }
+            let reached = self.timelines.get(&part).and_then(|coverage| coverage.contiguous_end(at));
+            let Some(reached) = reached else { break };
+            at = end.map_or(reached, |end| reached.min(end));
+            if end.is_none_or(|end| at < end) {
+                break;
+            }
+        }
+        (at > from).then_some(at)
+    }
+
+    /// Ancestors of a timeline and itself, oldest first: timeline, begin, end.
+    #[must_use]
+    pub fn path(&self, timeline: TimelineId) -> Vec<(TimelineId, Lsn, Option<Lsn>)> {
+        match self.histories.get(&timeline) {
+            Some(history) => history.ancestry(),
+            None => vec![(timeline, Lsn::ZERO, None)],
+        }
+    }
+
+    /// The objects that cover `[start, end)` on the way to `timeline`, in order. `None` when something is missing.
+    #[must_use]
+    pub fn cover(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> Option<Vec<WalRange>> {
+        let mut out = Vec::new();
+        let mut at = start;
+        for (part, _, part_end) in self.path(timeline) {
+            let until = part_end.map_or(end, |part_end| part_end.min(end));
+            if until <= at {
+                continue;
+            }
+            let part = self.timelines.get(&part)?.cover(at, until)?;
+            out.extend(part);
+            at = until;
+        }
+        (at >= end).then_some(out)
+    }
+}
+
+impl TimelineCoverage {
+    fn sort(&mut self) {
+        self.ranges.sort_by(|a, b| {
+            a.start.cmp(&b.start).then(b.end.cmp(&a.end)).then(a.tail.cmp(&b.tail)).then(b.epoch.cmp(&a.epoch))
+        });
+    }
+
+    /// Where contiguous WAL from `from` on ends; `None` when `from` is not covered.
+    #[must_use]
+    pub fn contiguous_end(&self, from: Lsn) -> Option<Lsn> {
+        let mut at = from;
+        for range in &self.ranges {
+            if range.start > at {
+                break;
+            }
+            at = at.max(range.end);
+        }
+        (at > from).then_some(at)
+    }
+
+    /// First covered byte.
+    #[must_use]
+    pub fn begin(&self) -> Option<Lsn> {
+        self.ranges.first().map(|range| range.start)
+    }
+
+    /// Last covered byte, plus one.
+    #[must_use]
+    pub fn end(&self) -> Option<Lsn> {
+        self.ranges.iter().map(|range| range.end).max()
+    }
+
+    /// Missing ranges between the first and the last covered byte.
+    #[must_use]
+    pub fn holes(&self) -> Vec<(Lsn, Lsn)> {
+        let mut holes = Vec::new();
+        let Some(mut at) = self.begin() else { return holes };
+        for range in &self.ranges {
+            if range.start > at {
+                holes.push((at, range.start));
+            }
+            at = at.max(range.end);
+        }
+        holes
+    }
+
+    /// A small set of objects that cover `[start, end)`, in order: at each point the one that reaches furthest, whole objects
+    /// before tails.
+    #[must_use]
+    pub fn cover(&self, start: Lsn, end: Lsn) -> Option<Vec<WalRange>> {
+        let mut out = Vec::new();
+        let mut at = start;
+        while at < end {
+            let best = self
+                .ranges
+                .iter()
+                .take_while(|range| range.start <= at)
+                .filter(|range| range.end > at)
+                .max_by(|a, b| b.tail.cmp(&a.tail).then(a.end.cmp(&b.end)).then(a.epoch.cmp(&b.epoch)))?;
+            out.push(*best);
+            at = best.end;
+        }
+        Some(out)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn coverage(ranges: &[(u64, u64, bool)]) -> TimelineCoverage {
+        let mut out = TimelineCoverage::default();
+        for (start, end, tail) in ranges {
+            out.ranges.push(WalRange {
+                lineage: LineageId::default(),
+                timeline: TimelineId::new(1).unwrap(),
+                start: Lsn::new(*start),
+                end: Lsn::new(*end),
+                epoch: 1,
+                tail: *tail,
+            });
+        }
+        out.sort();
+        out
+    }
+
+    #[test]
+    fn holes_and_contiguous_ends_follow_from_the_names_alone() {
+        let all = coverage(&[(0, 16, false), (16, 20, true), (20, 24, true), (32, 48, false)]);
+        assert_eq!(all.contiguous_end(Lsn::new(3)), Some(Lsn::new(24)));
+        assert_eq!(all.contiguous_end(Lsn::new(24)), None);
+        assert_eq!(all.holes(), [(Lsn::new(24), Lsn::new(32))]);
+        assert_eq!(all.end(), Some(Lsn::new(48)));
+    }
+
+    #[test]
+    fn a_reader_takes_the_whole_object_where_it_meets_both() {
+        let all = coverage(&[(0, 16, false), (0, 4, true), (4, 16, true), (16, 18, true), (16, 20, true)]);
+        let cover = all.cover(Lsn::new(2), Lsn::new(19)).unwrap();
+        assert_eq!(cover.len(), 2);
+        assert!(!cover[0].tail);
+        assert_eq!(cover[1].end, Lsn::new(20));
+        assert!(all.cover(Lsn::new(2), Lsn::new(21)).is_none());
+    }
+}

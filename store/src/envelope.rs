@@ -1,0 +1,501 @@
+//! The envelope around every object (FORMAT 4): clear part, session block, sealed header, signature, body.
+//!
+//! Pure bytes in, bytes out. A parsed envelope has been checked against its name, its signer and its own lengths; its body
+//! against the BLAKE3 in the signed clear part.
+
+use bytes::Bytes;
+use minicbor::{Decode, Encode};
+
+use crate::error::StoreError;
+use crate::id::{Digest, KeyId, LineageId, RepositoryId, SessionId};
+use crate::keys::{ClusterKeys, SigningKey, VerifyingKey};
+use crate::limits::ENVELOPE_PART_BYTES_MAX;
+use crate::seal::{ObjectKey, Secret32, TAG_BYTES};
+
+const MAGIC: &[u8; 8] = b"SEAWALL\x01";
+const CLEAR_BYTES: usize = 120;
+const SIGNATURE_BYTES: usize = 64;
+const SIGNATURE_DOMAIN: &[u8] = b"seawall/1 object\0";
+
+/// What an object is (FORMAT 4.1).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+#[allow(missing_docs)] // the names are the documentation; the format text has the list
+pub enum Kind {
+    DataPack = 1,
+    MetadataPack = 2,
+    Index = 3,
+    Manifest = 4,
+    Intent = 5,
+    Progress = 6,
+    Lineage = 7,
+    Lease = 8,
+    Keys = 9,
+    Wal = 10,
+    Tail = 11,
+    History = 12,
+    Hole = 13,
+    Pin = 14,
+    Proof = 15,
+    Condemned = 16,
+    Relocation = 17,
+    Ledger = 18,
+    Session = 19,
+}
+
+impl Kind {
+    const ALL: [Kind; 19] = [
+        Kind::DataPack,
+        Kind::MetadataPack,
+        Kind::Index,
+        Kind::Manifest,
+        Kind::Intent,
+        Kind::Progress,
+        Kind::Lineage,
+        Kind::Lease,
+        Kind::Keys,
+        Kind::Wal,
+        Kind::Tail,
+        Kind::History,
+        Kind::Hole,
+        Kind::Pin,
+        Kind::Proof,
+        Kind::Condemned,
+        Kind::Relocation,
+        Kind::Ledger,
+        Kind::Session,
+    ];
+
+    fn from_byte(byte: u8) -> Option<Kind> {
+        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
+    }
+
+    /// The kind byte that keyed digests use: a tail digests like WAL.
+    #[must_use]
+    pub fn digest_kind(self) -> u8 {
+        if self == Kind::Tail { Kind::Wal as u8 } else { self as u8 }
+    }
+}
+
+/// Which key family opens the body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protection {
+    /// The session key: only the restore key leads to it.
+    Session,
+    /// The cluster metadata key.
+    Metadata,
+}
+
+/// What every host of the cluster can read about an object (FORMAT 4.2).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Header {
+    /// The repository.
+    #[n(0)]
+    pub repository: RepositoryId,
+    /// The cluster's name.
+    #[n(1)]
+    pub cluster: String,
+    /// The lineage, where one applies.
+    #[n(2)]
+    pub lineage: Option<LineageId>,
+    /// Timeline.
+    #[n(3)]
+    pub timeline: Option<u32>,
+    /// First LSN.
+    #[n(4)]
+    pub start: Option<u64>,
+    /// LSN after the last.
+    #[n(5)]
+    pub end: Option<u64>,
+    /// Keyed digest of the plaintext.
+    #[n(6)]
+    pub digest: Digest,
+    /// BLAKE3 of the writer's previous object's head in this epoch.
+    #[n(7)]
+    pub previous: Digest,
+    /// Plaintext bytes.
+    #[n(8)]
+    pub plain_bytes: u64,
+    /// The session, if there is one.
+    #[n(9)]
+    pub session: Option<SessionId>,
+    /// When it was written, by the writer's clock, in microseconds since 1970.
+    #[n(10)]
+    pub written_us: i64,
+    /// Facts about a WAL range.
+    #[n(11)]
+    pub wal: Option<WalFacts>,
+}
+
+/// What the header of a WAL object says about the records in it (FORMAT 4.2, key 11).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct WalFacts {
+    /// Start of the first record that begins in the range.
+    #[n(0)]
+    pub first_record: Option<u64>,
+    /// Start of the last record that ends in the range.
+    #[n(1)]
+    pub last_record: Option<u64>,
+    /// End of that record.
+    #[n(2)]
+    pub last_record_end: Option<u64>,
+    /// Lowest time of a commit, abort or restore point, microseconds since 1970.
+    #[n(3)]
+    pub time_lowest_us: Option<i64>,
+    /// Highest such time.
+    #[n(4)]
+    pub time_highest_us: Option<i64>,
+    /// Named restore points.
+    #[n(5)]
+    #[cbor(default)]
+    pub restore_points: Vec<RestorePoint>,
+}
+
+/// A named restore point (`pg_create_restore_point`).
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct RestorePoint {
+    /// Its name.
+    #[n(0)]
+    pub name: String,
+    /// When, microseconds since 1970.
+    #[n(1)]
+    pub time_us: i64,
+    /// Start of its record.
+    #[n(2)]
+    pub record: u64,
+}
+
+/// What the writer decides about the clear part.
+#[derive(Debug)]
+pub struct Clear<'a> {
+    /// Kind of object.
+    pub kind: Kind,
+    /// Which key opens the body.
+    pub protection: Protection,
+    /// The object's salt; the body was sealed under keys derived with it.
+    pub salt: [u8; 16],
+    /// Writer epoch, 0 for none.
+    pub epoch: u64,
+    /// Session block, empty for none.
+    pub session_block: &'a [u8],
+}
+
+/// A finished object, ready to be stored.
+#[derive(Debug, Clone)]
+pub struct Finished {
+    /// All bytes.
+    pub bytes: Bytes,
+    /// BLAKE3 of the head: what the writer's next object names as its previous one.
+    pub head_hash: Digest,
+}
+
+/// Puts the envelope around a sealed body and signs it for its name.
+///
+/// # Errors
+/// A part is over its limit or encryption failed.
+pub fn finish(
+    name: &str,
+    clear: &Clear<'_>,
+    header: &Header,
+    body: &[u8],
+    keys: &ClusterKeys,
+    signing: &SigningKey,
+) -> Result<Finished, StoreError> {
+    let plain_header = crate::session::to_cbor(header)?;
+    let sealed_bytes = plain_header.len() + TAG_BYTES;
+    if sealed_bytes > ENVELOPE_PART_BYTES_MAX || clear.session_block.len() > ENVELOPE_PART_BYTES_MAX {
+        return Err(StoreError::Limit { what: "the header", detail: format!("{sealed_bytes} bytes, session block {}", clear.session_block.len()) });
+    }
+    let mut out = Vec::with_capacity(CLEAR_BYTES + clear.session_block.len() + sealed_bytes + SIGNATURE_BYTES + body.len());
+    out.extend_from_slice(MAGIC);
+    out.push(clear.kind as u8);
+    out.push(match clear.protection {
+        Protection::Session => 1,
+        Protection::Metadata => 2,
+    });
+    out.extend_from_slice(&1u16.to_le_bytes());
+    out.extend_from_slice(&0u32.to_le_bytes());
+    out.extend_from_slice(&clear.salt);
+    out.extend_from_slice(&signing.verifying().id().0);
+    out.extend_from_slice(&clear.epoch.to_le_bytes());
+    out.extend_from_slice(&length(clear.session_block.len())?.to_le_bytes());
+    out.extend_from_slice(&length(sealed_bytes)?.to_le_bytes());
+    out.extend_from_slice(&(body.len() as u64).to_le_bytes());
+    out.extend_from_slice(blake3::hash(body).as_bytes());
+    out.extend_from_slice(&[0; 16]);
+    out.extend_from_slice(clear.session_block);
+    let mut sealed = plain_header;
+    ObjectKey::derive(keys.metadata(), &clear.salt, "seawall/1 header")?.seal(0, &out, &mut sealed)?;
+    out.extend_from_slice(&sealed);
+    let head_hash = Digest(blake3::hash(&out).into());
+    let signature = signing.sign(&signed_message(name, &out));
+    out.extend_from_slice(&signature);
+    out.extend_from_slice(body);
+    Ok(Finished { bytes: out.into(), head_hash })
+}
+
+fn length(bytes: usize) -> Result<u32, StoreError> {
+    u32::try_from(bytes).map_err(|_| StoreError::Limit { what: "a length", detail: bytes.to_string() })
+}
+
+fn signed_message(name: &str, head: &[u8]) -> Vec<u8> {
+    let mut message = Vec::with_capacity(SIGNATURE_DOMAIN.len() + name.len() + 1 + head.len());
+    message.extend_from_slice(SIGNATURE_DOMAIN);
+    message.extend_from_slice(name.as_bytes());
+    message.push(0);
+    message.extend_from_slice(head);
+    message
+}
+
+/// The head of an object: everything before the body, checked for form only.
+#[derive(Debug, Clone)]
+pub struct Head {
+    name: String,
+    bytes: Bytes,
+    /// Kind of object.
+    pub kind: Kind,
+    /// Which key opens the body.
+    pub protection: Protection,
+    /// The object's salt.
+    pub salt: [u8; 16],
+    /// Who signed it.
+    pub writer: KeyId,
+    /// Writer epoch, 0 for none.
+    pub epoch: u64,
+    session_bytes: usize,
+    /// Bytes of the body.
+    pub body_bytes: u64,
+    body_hash: [u8; 32],
+    /// Padding after the body.
+    pub padding_bytes: u32,
+    signature: [u8; 64],
+}
+
+impl Head {
+    /// Reads the head from the first bytes of an object.
+    ///
+    /// # Errors
+    /// Damaged, or written by a newer version.
+    pub fn parse(name: &str, object: &Bytes) -> Result<Self, StoreError> {
+        let damaged = |reason: &str| StoreError::damaged(name, reason);
+        let mut fields = Fields { bytes: object, at: 0 };
+        let short = || damaged("shorter than its envelope");
+        if fields.take(8).ok_or_else(short)? != MAGIC {
+            return Err(damaged("not a seawall object"));
+        }
+        let kind = fields.u8().ok_or_else(short)?;
+        let protection = fields.u8().ok_or_else(short)?;
+        let version = fields.u16().ok_or_else(short)?;
+        let features = fields.u32().ok_or_else(short)?;
+        if version != 1 || features != 0 {
+            return Err(StoreError::TooNew { name: name.into(), reason: format!("envelope version {version}, features {features:#x}") });
+        }
+        let kind = Kind::from_byte(kind)
+            .ok_or_else(|| StoreError::TooNew { name: name.into(), reason: format!("kind {kind}") })?;
+        let protection = match protection {
+            1 => Protection::Session,
+            2 => Protection::Metadata,
+            _ => return Err(damaged("unknown protection")),
+        };
+        let salt = fields.array().ok_or_else(short)?;
+        let writer = KeyId(fields.array().ok_or_else(short)?);
+        let epoch = fields.u64().ok_or_else(short)?;
+        let session_bytes = fields.u32().ok_or_else(short)? as usize;
+        let header_bytes = fields.u32().ok_or_else(short)? as usize;
+        let body_bytes = fields.u64().ok_or_else(short)?;
+        let body_hash = fields.array().ok_or_else(short)?;
+        let _retain_until = fields.u64().ok_or_else(short)?;
+        let padding_bytes = fields.u32().ok_or_else(short)?;
+        let _reserved = fields.u32().ok_or_else(short)?;
+        if session_bytes > ENVELOPE_PART_BYTES_MAX || header_bytes > ENVELOPE_PART_BYTES_MAX {
+            return Err(damaged("the head claims impossible lengths"));
+        }
+        let head_bytes = CLEAR_BYTES + session_bytes + header_bytes;
+        fields.at = head_bytes;
+        let signature = fields.array().ok_or_else(short)?;
+        let bytes = object.slice(..head_bytes);
+        Ok(Head { name: name.into(), bytes, kind, protection, salt, writer, epoch, session_bytes, body_bytes, body_hash, padding_bytes, signature })
+    }
+
+    /// Where the body begins.
+    #[must_use]
+    pub fn body_start(&self) -> u64 {
+        (self.bytes.len() + SIGNATURE_BYTES) as u64
+    }
+
+    /// Whole length the object must have.
+    #[must_use]
+    pub fn object_bytes(&self) -> u64 {
+        self.body_start().saturating_add(self.body_bytes).saturating_add(u64::from(self.padding_bytes))
+    }
+
+    /// The session block; empty if there is none.
+    #[must_use]
+    pub fn session_block(&self) -> &[u8] {
+        self.bytes.get(CLEAR_BYTES..CLEAR_BYTES + self.session_bytes).unwrap_or_default()
+    }
+
+    /// BLAKE3 of the head.
+    #[must_use]
+    pub fn hash(&self) -> Digest {
+        Digest(blake3::hash(&self.bytes).into())
+    }
+
+    /// Checks the signature, then opens the header.
+    ///
+    /// # Errors
+    /// [`StoreError::Damaged`] for a bad signature, [`StoreError::WrongKey`] when the metadata key does not open the header.
+    pub fn open(&self, signer: &VerifyingKey, keys: &ClusterKeys) -> Result<Header, StoreError> {
+        if signer.id() != self.writer || !signer.verify(&signed_message(&self.name, &self.bytes), &self.signature) {
+            return Err(StoreError::damaged(&self.name, "the signature does not hold for this name and head"));
+        }
+        self.open_unsigned(keys)
+    }
+
+    /// Opens the header without knowing the signer; only for `keys/<n>`, which brings the signers.
+    ///
+    /// # Errors
+    /// [`StoreError::WrongKey`] when the metadata key does not open it.
+    pub fn open_unsigned(&self, keys: &ClusterKeys) -> Result<Header, StoreError> {
+        let (associated, sealed) = self.bytes.split_at(CLEAR_BYTES + self.session_bytes);
+        let mut buffer = sealed.to_vec();
+        let plain = ObjectKey::derive(keys.metadata(), &self.salt, "seawall/1 header")?
+            .open(0, associated, &mut buffer)
+            .ok_or_else(|| StoreError::WrongKey { what: format!("the header of \"{}\"", self.name) })?;
+        minicbor::decode(plain).map_err(|error| StoreError::damaged(&self.name, format!("header: {error}")))
+    }
+
+    /// The body of the whole object, checked for length and BLAKE3.
+    ///
+    /// # Errors
+    /// Truncated, too long, or changed.
+    pub fn body(&self, object: &Bytes) -> Result<Bytes, StoreError> {
+        if object.len() as u64 != self.object_bytes() {
+            let reason = format!("{} bytes where {} were written", object.len(), self.object_bytes());
+            return Err(StoreError::damaged(&self.name, reason));
+        }
+        let start = self.bytes.len() + SIGNATURE_BYTES;
+        let end = usize::try_from(self.body_bytes).unwrap_or(usize::MAX).saturating_add(start);
+        let body = object.slice(start..end.min(object.len()));
+        if blake3::hash(&body).as_bytes() != &self.body_hash {
+            return Err(StoreError::damaged(&self.name, "the body's BLAKE3 differs from the signed one"));
+        }
+        Ok(body)
+    }
+
+    /// The name it was read under.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The secret that the body's keys are derived from, if we have it.
+    pub(crate) fn body_secret<'k>(&self, session: Option<&'k Secret32>, keys: &'k ClusterKeys) -> Result<(&'k Secret32, &'static str), StoreError> {
+        match self.protection {
+            Protection::Metadata => Ok((keys.metadata(), "seawall/1 body")),
+            Protection::Session => Ok((session.ok_or(StoreError::KeyMissing { role: "restore" })?, "seawall/1 data")),
+        }
+    }
+}
+
+/// Bounds-checked little-endian reads.
+pub(crate) struct Fields<'a> {
+    pub(crate) bytes: &'a [u8],
+    pub(crate) at: usize,
+}
+
+impl<'a> Fields<'a> {
+    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
+        let end = self.at.checked_add(count)?;
+        let out = self.bytes.get(self.at..end)?;
+        self.at = end;
+        Some(out)
+    }
+    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        self.take(N)?.try_into().ok()
+    }
+    pub(crate) fn u8(&mut self) -> Option<u8> {
+        self.array().map(u8::from_le_bytes)
+    }
+    pub(crate) fn u16(&mut self) -> Option<u16> {
+        self.array().map(u16::from_le_bytes)
+    }
+    pub(crate) fn u32(&mut self) -> Option<u32> {
+        self.array().map(u32::from_le_bytes)
+    }
+    pub(crate) fn u64(&mut self) -> Option<u64> {
+        self.array().map(u64::from_le_bytes)
+    }
+    pub(crate) fn is_at_end(&self) -> bool {
+        self.at == self.bytes.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            repository: RepositoryId::from_parts(1, [1; 10]),
+            cluster: "main".into(),
+            lineage: Some(LineageId::from_parts(2, [2; 10])),
+            timeline: Some(1),
+            start: Some(0x100_0000),
+            end: Some(0x200_0000),
+            digest: Digest([6; 32]),
+            previous: Digest([7; 32]),
+            plain_bytes: 9,
+            session: None,
+            written_us: -5,
+            wal: Some(WalFacts { first_record: Some(1), restore_points: vec![RestorePoint { name: "p".into(), time_us: 1, record: 2 }], ..WalFacts::default() }),
+        }
+    }
+
+    fn keys() -> (ClusterKeys, SigningKey) {
+        let keys = ClusterKeys::derive(Secret32::new([1; 32]), RepositoryId::from_parts(1, [1; 10])).unwrap();
+        (keys, SigningKey::from_seed(Secret32::new([2; 32])).unwrap())
+    }
+
+    fn object() -> Finished {
+        let (keys, signing) = keys();
+        let clear = Clear { kind: Kind::Wal, protection: Protection::Metadata, salt: [3; 16], epoch: 4, session_block: b"block" };
+        finish("wal/x", &clear, &header(), b"the body", &keys, &signing).unwrap()
+    }
+
+    #[test]
+    fn what_was_written_is_read() {
+        let (keys, signing) = keys();
+        let object = object();
+        let head = Head::parse("wal/x", &object.bytes).unwrap();
+        assert_eq!(head.open(&signing.verifying(), &keys).unwrap(), header());
+        assert_eq!(head.session_block(), b"block");
+        assert_eq!(head.body(&object.bytes).unwrap(), "the body");
+        assert_eq!(head.hash(), object.head_hash);
+    }
+
+    #[test]
+    fn every_flipped_byte_and_every_truncation_is_noticed() {
+        let (keys, signing) = keys();
+        let object = object().bytes;
+        let read = |bytes: Bytes, name: &str| {
+            let head = Head::parse(name, &bytes)?;
+            head.open(&signing.verifying(), &keys)?;
+            head.body(&bytes)
+        };
+        assert!(read(object.clone(), "wal/x").is_ok());
+        assert!(read(object.clone(), "wal/y").is_err(), "another name");
+        for at in 0..object.len() {
+            let mut bytes = object.to_vec();
+            bytes[at] ^= 0x40;
+            assert!(read(bytes.into(), "wal/x").is_err(), "byte {at}");
+            assert!(read(object.slice(..at), "wal/x").is_err(), "cut at {at}");
+        }
+        let mut longer = object.to_vec();
+        longer.push(0);
+        assert!(read(longer.into(), "wal/x").is_err(), "one byte more");
+    }
+}

@@ -1,0 +1,153 @@
+//! What can fail in the repository, by what failed.
+
+use crate::object::ObjectError;
+
+/// Errors of the repository. `Display` prints this error only; the chain is printed once, by the binary.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum StoreError {
+    /// The object store failed or refused.
+    #[error("the object store failed")]
+    Object(#[from] ObjectError),
+    /// Stored bytes are not what was written: named object, what is wrong.
+    #[error("object \"{name}\" is damaged: {reason}")]
+    Damaged {
+        /// Full name of the object.
+        name: String,
+        /// What does not hold.
+        reason: String,
+    },
+    /// An object with this name and other content exists.
+    #[error("object \"{name}\" exists with other content")]
+    Conflict {
+        /// Full name of the object.
+        name: String,
+    },
+    /// Written by a later version.
+    #[error("object \"{name}\" needs a newer seawall: {reason}")]
+    TooNew {
+        /// Full name of the object.
+        name: String,
+        /// Which version or feature.
+        reason: String,
+    },
+    /// The signer of an object is not one of the cluster's, or was revoked.
+    #[error("object \"{name}\" is signed by {signer}, which is not a signer of this cluster")]
+    UnknownSigner {
+        /// Full name of the object.
+        name: String,
+        /// Key id of the signer.
+        signer: String,
+    },
+    /// The key at hand does not open this.
+    #[error("{what} cannot be opened with the key at hand")]
+    WrongKey {
+        /// What was to be opened.
+        what: String,
+    },
+    /// A role's key is needed and missing.
+    #[error("the {role} key is needed for this")]
+    KeyMissing {
+        /// The role.
+        role: &'static str,
+    },
+    /// A key file cannot be read or makes no sense.
+    #[error("key file \"{path}\": {reason}")]
+    KeyFile {
+        /// Path of the key file.
+        path: String,
+        /// What is wrong.
+        reason: String,
+    },
+    /// No repository where one was expected.
+    #[error("no seawall repository at {url}")]
+    NoRepository {
+        /// Where it was looked for.
+        url: String,
+    },
+    /// The repository belongs to something else.
+    #[error("{what} does not belong here: expected {expected}, found {found}")]
+    Foreign {
+        /// What was compared.
+        what: &'static str,
+        /// Expected value.
+        expected: String,
+        /// Found value.
+        found: String,
+    },
+    /// A value is outside the format's limits.
+    #[error("{what} is over its limit: {detail}")]
+    Limit {
+        /// The thing that is limited.
+        what: &'static str,
+        /// Figures.
+        detail: String,
+    },
+    /// The decoded bytes differ from the encoded ones: nothing was sent.
+    #[error("encoding check failed for {what}: the stored form does not decode to what was read")]
+    EncodingCheck {
+        /// What was encoded.
+        what: String,
+    },
+    /// Encryption or compression failed.
+    #[error("cannot encode or decode: {0}")]
+    Codec(String),
+    /// The kernel gave no random bits.
+    #[error("no random bits from the operating system")]
+    Entropy(#[source] std::io::Error),
+    /// File I/O outside the object store (key files, local caches).
+    #[error("cannot {action} \"{path}\"")]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// On which path.
+        path: String,
+        /// The system's answer.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A worker of the pipeline stopped without an error of its own.
+    #[error("the {0} stage of the pipeline stopped early")]
+    Stage(&'static str),
+}
+
+impl StoreError {
+    /// A [`StoreError::Damaged`].
+    pub fn damaged(name: impl ToString, reason: impl ToString) -> Self {
+        StoreError::Damaged { name: name.to_string(), reason: reason.to_string() }
+    }
+
+    /// What the operator should do, if there is something general to say.
+    #[must_use]
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            StoreError::Object(error) => return error.hint().map(str::to_owned),
+            StoreError::Damaged { .. } => {
+                "The stored bytes were changed or lost after they were written. Keep the repository as it is and restore from another backup; \
+                 an older backup does not need this object unless both share it."
+                    .into()
+            }
+            StoreError::Conflict { .. } => {
+                "Two writers wrote different content under one name. Check that only one agent runs for this cluster and that nobody copied its keys."
+                    .into()
+            }
+            StoreError::TooNew { .. } => "Upgrade seawall on this host.".into(),
+            StoreError::UnknownSigner { .. } => {
+                "The object was not written by a host of this cluster. Treat it as planted; check who can write to the repository.".into()
+            }
+            StoreError::WrongKey { .. } => {
+                "Use the key files that `wal-agent init` made for this cluster and this repository.".into()
+            }
+            StoreError::KeyMissing { role } => format!(
+                "Copy the {role} key file back into the keys directory, or name it in the config under [keys]."
+            ),
+            StoreError::NoRepository { .. } => {
+                "Check the repository url, or create the repository with `wal-agent init`.".into()
+            }
+            StoreError::Foreign { .. } => {
+                "Each cluster has a repository entry and keys of its own. Check [repository] and the cluster name in the config.".into()
+            }
+            _ => return None,
+        })
+    }
+}

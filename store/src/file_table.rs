@@ -1,0 +1,146 @@
+//! The file table: every file, directory and link of a backup (FORMAT 8.3).
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use crate::chunk::{ChunkReference, ContentReference};
+use crate::error::StoreError;
+use crate::session::to_cbor;
+
+/// File, directory or link.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum EntryType {
+    /// A regular file.
+    #[n(0)]
+    File,
+    /// A directory.
+    #[n(1)]
+    Directory,
+    /// A symbolic link.
+    #[n(2)]
+    Link,
+}
+
+/// How a file is stored and where it goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(index_only)]
+pub enum EntryClass {
+    /// Pages in place.
+    #[n(0)]
+    Relation,
+    /// Content-defined chunks.
+    #[n(1)]
+    Content,
+    /// `global/pg_control`: content, placed last.
+    #[n(2)]
+    Control,
+    /// A configuration file outside the data directory; its path is absolute.
+    #[n(3)]
+    Configuration,
+}
+
+/// One entry.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct FileEntry {
+    /// Path bytes, relative to the data directory (absolute for configuration files).
+    #[n(0)]
+    pub path: ByteVec,
+    /// What it is.
+    #[n(1)]
+    pub entry_type: EntryType,
+    /// Permission bits (12).
+    #[n(2)]
+    pub mode: u32,
+    /// Bytes.
+    #[n(3)]
+    pub size: u64,
+    /// How it is stored.
+    #[n(4)]
+    pub class: EntryClass,
+    /// Extents of a relation file; absent when it has no pages.
+    #[n(5)]
+    pub extents: Option<ChunkReference>,
+    /// Page digests.
+    #[n(6)]
+    pub digests: Option<ChunkReference>,
+    /// Content chunks, in order.
+    #[n(7)]
+    #[cbor(default)]
+    pub content: Vec<ContentReference>,
+    /// Target of a link.
+    #[n(8)]
+    pub target: Option<ByteVec>,
+    /// Chunk list, in place of `content`.
+    #[n(9)]
+    pub content_list: Option<ChunkReference>,
+}
+
+impl FileEntry {
+    /// An entry without content: directory, link, empty file.
+    #[must_use]
+    pub fn bare(path: Vec<u8>, entry_type: EntryType, mode: u32) -> Self {
+        FileEntry {
+            path: path.into(),
+            entry_type,
+            mode,
+            size: 0,
+            class: EntryClass::Content,
+            extents: None,
+            digests: None,
+            content: Vec::new(),
+            target: None,
+            content_list: None,
+        }
+    }
+}
+
+/// Encodes one piece of the table.
+///
+/// # Errors
+/// Never for this type.
+pub fn encode_piece(entries: &[FileEntry]) -> Result<Vec<u8>, StoreError> {
+    to_cbor(&entries.iter().collect::<Vec<_>>())
+}
+
+/// Decodes one piece of the table.
+///
+/// # Errors
+/// It makes no sense.
+pub fn decode_piece(name: &str, bytes: &[u8]) -> Result<Vec<FileEntry>, StoreError> {
+    minicbor::decode(bytes).map_err(|error| StoreError::damaged(name, format!("file table: {error}")))
+}
+
+/// Where each piece of a table ends: after an entry whose path hashes to a boundary, so that one new file changes one piece and
+/// the others stay the same chunks; at the latest after the format's most entries.
+#[must_use]
+pub fn piece_ends(entries: &[FileEntry]) -> Vec<usize> {
+    let most = crate::limits::FILE_TABLE_PIECE_ENTRIES;
+    let mut ends = Vec::new();
+    let mut begin = 0;
+    for (at, entry) in entries.iter().enumerate() {
+        let boundary = blake3::hash(&entry.path).as_bytes().first().is_some_and(|byte| *byte == 0);
+        if at + 1 - begin >= most || (boundary && at + 1 - begin >= most / 8) || at + 1 == entries.len() {
+            ends.push(at + 1);
+            begin = at + 1;
+        }
+    }
+    ends
+}
+
+/// Encodes a chunk list.
+///
+/// # Errors
+/// Never for this type.
+pub fn encode_chunk_list(list: &[ContentReference]) -> Result<Vec<u8>, StoreError> {
+    to_cbor(&list.to_vec())
+}
+
+/// Decodes a chunk list.
+///
+/// # Errors
+/// It makes no sense.
+pub fn decode_chunk_list(name: &str, bytes: &[u8]) -> Result<Vec<ContentReference>, StoreError> {
+    minicbor::decode(bytes).map_err(|error| StoreError::damaged(name, format!("chunk list: {error}")))
+}

@@ -1,0 +1,222 @@
+//! Key files: small JSON texts, mode 0600, one a role.
+//!
+//! `host.key` stays on the database host; `maintenance.key` belongs to the keeper; `restore.key` is copied away by the
+//! operator and may then be removed from the host.
+
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::{ClusterKeys, OpeningKey, Recipient, Role, SigningKey};
+use crate::error::StoreError;
+use crate::id::{RepositoryId, hex, unhex};
+use crate::seal::Secret32;
+
+/// File names in the keys directory.
+pub const HOST_KEY: &str = "host.key";
+/// The restorer's key file.
+pub const RESTORE_KEY: &str = "restore.key";
+/// The keeper's key file.
+pub const MAINTENANCE_KEY: &str = "maintenance.key";
+
+/// What a database host holds.
+#[derive(Debug)]
+pub struct HostKeys {
+    /// The repository these keys belong to.
+    pub repository: RepositoryId,
+    /// The cluster they belong to.
+    pub cluster: String,
+    /// Ids, digests and the metadata key.
+    pub cluster_keys: ClusterKeys,
+    /// Signs what this host writes.
+    pub signing: SigningKey,
+    /// Whom session keys are sealed to.
+    pub recipients: Vec<Recipient>,
+}
+
+/// An opening key with what it belongs to.
+#[derive(Debug, Clone)]
+pub struct OpeningKeyFile {
+    /// The repository this key belongs to.
+    pub repository: RepositoryId,
+    /// The cluster it belongs to.
+    pub cluster: String,
+    /// The pair.
+    pub key: OpeningKey,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct HostText {
+    seawall_key: String,
+    version: u32,
+    repository: String,
+    cluster: String,
+    dedup_secret: String,
+    signing_seed: String,
+    recipients: Vec<RecipientText>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecipientText {
+    name: String,
+    role: String,
+    public: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct OpeningText {
+    seawall_key: String,
+    version: u32,
+    repository: String,
+    cluster: String,
+    secret: String,
+    public: String,
+}
+
+/// Writes `host.key`; refuses to overwrite.
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn write_host(path: &Path, keys: &HostKeys) -> Result<(), StoreError> {
+    let text = HostText {
+        seawall_key: "host".into(),
+        version: 1,
+        repository: keys.repository.to_string(),
+        cluster: keys.cluster.clone(),
+        dedup_secret: hex(keys.cluster_keys.dedup().expose()),
+        signing_seed: hex(keys.signing.seed().expose()),
+        recipients: keys
+            .recipients
+            .iter()
+            .map(|recipient| RecipientText {
+                name: recipient.name.clone(),
+                role: role_text(recipient.role).into(),
+                public: hex(&recipient.public),
+            })
+            .collect(),
+    };
+    write_private(path, &text)
+}
+
+/// Writes `restore.key` or `maintenance.key`; refuses to overwrite.
+///
+/// # Errors
+/// The file exists or cannot be written.
+pub fn write_opening(path: &Path, role: Role, file: &OpeningKeyFile) -> Result<(), StoreError> {
+    let text = OpeningText {
+        seawall_key: role_text(role).into(),
+        version: 1,
+        repository: file.repository.to_string(),
+        cluster: file.cluster.clone(),
+        secret: hex(file.key.secret().expose()),
+        public: hex(&file.key.public()),
+    };
+    write_private(path, &text)
+}
+
+/// Reads `host.key`.
+///
+/// # Errors
+/// Missing, readable by others, or not a host key.
+pub fn read_host(path: &Path) -> Result<HostKeys, StoreError> {
+    let text: HostText = read_private(path)?;
+    let bad = |reason: &str| key_file(path, reason);
+    if text.seawall_key != "host" || text.version != 1 {
+        return Err(bad("not a host key of version 1"));
+    }
+    let repository = text.repository.parse().map_err(|_| bad("bad repository id"))?;
+    let dedup = Secret32::new(unhex(&text.dedup_secret).ok_or_else(|| bad("bad dedup secret"))?);
+    let seed = Secret32::new(unhex(&text.signing_seed).ok_or_else(|| bad("bad signing seed"))?);
+    let recipients = text
+        .recipients
+        .into_iter()
+        .map(|recipient| {
+            Ok(Recipient {
+                role: role_of(&recipient.role).ok_or_else(|| bad("unknown role of a recipient"))?,
+                public: unhex(&recipient.public).ok_or_else(|| bad("bad public key of a recipient"))?,
+                name: recipient.name,
+            })
+        })
+        .collect::<Result<Vec<_>, StoreError>>()?;
+    Ok(HostKeys {
+        repository,
+        cluster: text.cluster,
+        cluster_keys: ClusterKeys::derive(dedup, repository)?,
+        signing: SigningKey::from_seed(seed)?,
+        recipients,
+    })
+}
+
+/// Reads `restore.key` or `maintenance.key`.
+///
+/// # Errors
+/// Missing, readable by others, another role's key, or damaged (the public half does not fit the secret one).
+pub fn read_opening(path: &Path, role: Role) -> Result<OpeningKeyFile, StoreError> {
+    let text: OpeningText = read_private(path)?;
+    let bad = |reason: &str| key_file(path, reason);
+    if text.seawall_key != role_text(role) || text.version != 1 {
+        return Err(bad(&format!("not a {} key of version 1", role_text(role))));
+    }
+    let secret = Secret32::new(unhex(&text.secret).ok_or_else(|| bad("bad secret"))?);
+    let key = OpeningKey::from_secret(secret)?;
+    if hex(&key.public()) != text.public {
+        return Err(bad("the public part does not fit the secret part: the file was mistyped or damaged"));
+    }
+    let repository = text.repository.parse().map_err(|_| bad("bad repository id"))?;
+    Ok(OpeningKeyFile { repository, cluster: text.cluster, key })
+}
+
+fn role_text(role: Role) -> &'static str {
+    match role {
+        Role::Restore => "restore",
+        Role::Maintenance => "maintenance",
+    }
+}
+
+fn role_of(text: &str) -> Option<Role> {
+    match text {
+        "restore" => Some(Role::Restore),
+        "maintenance" => Some(Role::Maintenance),
+        _ => None,
+    }
+}
+
+fn key_file(path: &Path, reason: &str) -> StoreError {
+    StoreError::KeyFile { path: path.display().to_string(), reason: reason.into() }
+}
+
+fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> {
+    let json = Zeroizing::new(serde_json::to_vec_pretty(text).map_err(|error| key_file(path, &error.to_string()))?);
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::AlreadyExists => key_file(path, "exists already; it is never overwritten"),
+        _ => key_file(path, &error.to_string()),
+    };
+    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    std::io::Write::write_all(&mut file, &json).map_err(failed)?;
+    std::io::Write::write_all(&mut file, b"\n").map_err(failed)?;
+    file.sync_all().map_err(failed)?;
+    if let Some(parent) = path.parent() {
+        crate::durable::fsync_dir(parent).map_err(failed)?;
+    }
+    Ok(())
+}
+
+fn read_private<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StoreError> {
+    let failed = |error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::NotFound => key_file(path, "does not exist"),
+        std::io::ErrorKind::PermissionDenied => key_file(path, "permission denied"),
+        _ => key_file(path, &error.to_string()),
+    };
+    let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
+    if mode & 0o027 != 0 {
+        return Err(key_file(path, &format!("mode {:04o} lets others in; make it 0600 (or 0640)", mode & 0o7777)));
+    }
+    let json = Zeroizing::new(std::fs::read(path).map_err(failed)?);
+    // The parser's message could quote a secret; only the place is told.
+    serde_json::from_slice(&json).map_err(|error| key_file(path, &format!("not a key file (line {}, column {})", error.line(), error.column())))
+}

@@ -1,0 +1,252 @@
+//! Object names (FORMAT 3): where everything lies, and what a WAL object's name says.
+
+use pg::lsn::Lsn;
+use pg::segment::{SegmentSize, segment_name};
+use pg::timeline::TimelineId;
+
+use crate::error::StoreError;
+use crate::id::{BackupId, LineageId, PackId};
+use crate::object::ObjectName;
+
+/// Name of the one clear object.
+pub const DESCRIPTION: &str = "seawall.json";
+
+/// Names under one cluster.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Layout {
+    root: String,
+}
+
+/// True for names that can stand in object names: `[a-z0-9][a-z0-9_-]{0,62}`.
+#[must_use]
+pub fn is_cluster_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    let bytes = name.as_bytes();
+    bytes.len() <= 63
+        && bytes.first().is_some_and(|byte| allowed(*byte))
+        && bytes.iter().all(|byte| allowed(*byte) || *byte == b'_' || *byte == b'-')
+}
+
+impl Layout {
+    /// The layout of a cluster.
+    ///
+    /// # Errors
+    /// The name is not a cluster name.
+    pub fn new(cluster: &str) -> Result<Self, StoreError> {
+        if !is_cluster_name(cluster) {
+            return Err(StoreError::Limit { what: "the cluster name", detail: format!("\"{cluster}\" is not [a-z0-9][a-z0-9_-]{{0,62}}") });
+        }
+        Ok(Layout { root: format!("clusters/{cluster}") })
+    }
+
+    fn name(&self, rest: &str) -> Result<ObjectName, StoreError> {
+        ObjectName::new(format!("{}/{rest}", self.root)).map_err(|error| StoreError::Limit { what: "an object name", detail: error.to_string() })
+    }
+
+    /// Public keys of a period.
+    ///
+    /// # Errors
+    /// Never in practice; names are checked when they are made.
+    pub fn keys(&self, period: u64) -> Result<ObjectName, StoreError> {
+        self.name(&format!("keys/{period}"))
+    }
+
+    /// A lineage.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn lineage(&self, lineage: LineageId) -> Result<ObjectName, StoreError> {
+        self.name(&format!("lineages/{lineage}"))
+    }
+
+    /// A lease of a writer epoch.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn lease(&self, epoch: u64) -> Result<ObjectName, StoreError> {
+        self.name(&format!("leases/{epoch:08x}"))
+    }
+
+    /// The intent of a backup.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn intent(&self, backup: BackupId) -> Result<ObjectName, StoreError> {
+        self.name(&format!("intents/{backup}/start"))
+    }
+
+    /// A pack.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn pack(&self, pack: PackId) -> Result<ObjectName, StoreError> {
+        let hex = pack.to_string();
+        self.name(&format!("packs/{}/{hex}", hex.get(..2).unwrap_or_default()))
+    }
+
+    /// The index a backup added.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn index(&self, backup: BackupId) -> Result<ObjectName, StoreError> {
+        self.name(&format!("index/{backup}"))
+    }
+
+    /// A backup's manifest.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn manifest(&self, backup: BackupId) -> Result<ObjectName, StoreError> {
+        self.name(&format!("backups/{backup}"))
+    }
+
+    /// A WAL object or tail.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn wal(&self, range: &WalRange, size: SegmentSize) -> Result<ObjectName, StoreError> {
+        let segment = segment_name(range.timeline, size.segment_of(range.start), size);
+        let lane = if range.tail { "tail" } else { "wal" };
+        self.name(&format!(
+            "{lane}/{}/{}/{segment}/{}-{}.{:08x}",
+            range.lineage,
+            range.timeline.hex8(),
+            range.start.to_hex16(),
+            range.end.to_hex16(),
+            range.epoch
+        ))
+    }
+
+    /// The history of a timeline.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn history(&self, lineage: LineageId, timeline: TimelineId, epoch: u64) -> Result<ObjectName, StoreError> {
+        self.name(&format!("wal/{lineage}/{}/history.{epoch:08x}", timeline.hex8()))
+    }
+
+    /// Prefix for listing: `directory` is one of the format's, such as `backups`.
+    #[must_use]
+    pub fn prefix(&self, directory: &str) -> String {
+        format!("{}/{directory}/", self.root)
+    }
+
+    /// Prefix of a lineage's WAL objects or tails.
+    #[must_use]
+    pub fn wal_prefix(&self, lane: Lane, lineage: LineageId) -> String {
+        format!("{}/{}/{lineage}/", self.root, lane.text())
+    }
+
+    /// Prefix of one segment's WAL objects or tails.
+    #[must_use]
+    pub fn segment_prefix(&self, lane: Lane, lineage: LineageId, timeline: TimelineId, segment: &str) -> String {
+        format!("{}{}/{segment}/", self.wal_prefix(lane, lineage), timeline.hex8())
+    }
+
+    /// What the name of a WAL object, tail or history says; `None` for any other name.
+    #[must_use]
+    pub fn parse_wal(&self, name: &str) -> Option<WalName> {
+        let rest = name.strip_prefix(&self.root)?.strip_prefix('/')?;
+        let mut parts = rest.split('/');
+        let tail = match parts.next()? {
+            "wal" => false,
+            "tail" => true,
+            _ => return None,
+        };
+        let lineage = parts.next()?.parse().ok()?;
+        let timeline = TimelineId::from_hex8(parts.next()?)?;
+        let third = parts.next()?;
+        let Some(last) = parts.next() else {
+            let epoch = u64::from_str_radix(third.strip_prefix("history.")?, 16).ok()?;
+            return (!tail).then_some(WalName::History { lineage, timeline, epoch });
+        };
+        let (range, epoch) = last.split_once('.')?;
+        let (start, end) = range.split_once('-')?;
+        let (start, end) = (Lsn::from_hex16(start)?, Lsn::from_hex16(end)?);
+        let epoch = u64::from_str_radix(epoch, 16).ok()?;
+        (parts.next().is_none() && start < end).then_some(WalName::Range(WalRange { lineage, timeline, start, end, epoch, tail }))
+    }
+}
+
+/// The two lanes of WAL.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Lane {
+    /// Whole ranges.
+    Wal,
+    /// Tails of open segments.
+    Tail,
+}
+
+impl Lane {
+    fn text(self) -> &'static str {
+        match self {
+            Lane::Wal => "wal",
+            Lane::Tail => "tail",
+        }
+    }
+}
+
+/// What a name under `wal/` or `tail/` says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WalName {
+    /// A WAL object or tail.
+    Range(WalRange),
+    /// A timeline history.
+    History {
+        /// Lineage.
+        lineage: LineageId,
+        /// Timeline whose history it is.
+        timeline: TimelineId,
+        /// Writer epoch.
+        epoch: u64,
+    },
+}
+
+/// A range of WAL that an object holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct WalRange {
+    /// Lineage.
+    pub lineage: LineageId,
+    /// Timeline.
+    pub timeline: TimelineId,
+    /// First byte.
+    pub start: Lsn,
+    /// Byte after the last.
+    pub end: Lsn,
+    /// Writer epoch.
+    pub epoch: u64,
+    /// True for a tail.
+    pub tail: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wal_name_says_what_was_put_into_it() {
+        let layout = Layout::new("main").unwrap();
+        let size = SegmentSize::new(16 << 20).unwrap();
+        let range = WalRange {
+            lineage: LineageId::from_parts(1, [1; 10]),
+            timeline: TimelineId::new(0x1A).unwrap(),
+            start: Lsn::new(0x1_0000_0000),
+            end: Lsn::new(0x1_0000_2000),
+            epoch: 3,
+            tail: true,
+        };
+        let name = layout.wal(&range, size).unwrap();
+        assert!(name.as_str().ends_with("/0000001A/0000001A0000000100000000/0000000100000000-0000000100002000.00000003"), "{name}");
+        assert_eq!(layout.parse_wal(name.as_str()), Some(WalName::Range(range)));
+        let history = layout.history(range.lineage, range.timeline, 9).unwrap();
+        assert_eq!(layout.parse_wal(history.as_str()), Some(WalName::History { lineage: range.lineage, timeline: range.timeline, epoch: 9 }));
+        assert_eq!(layout.parse_wal("clusters/other/wal/x"), None);
+    }
+
+    #[test]
+    fn cluster_names_that_could_leave_their_prefix_are_refused() {
+        for bad in ["", "-a", "A", "a/b", "..", "a.b"] {
+            assert!(Layout::new(bad).is_err(), "{bad}");
+        }
+    }
+}

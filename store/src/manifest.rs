@@ -1,0 +1,196 @@
+//! The manifest: the object whose existence makes a backup (FORMAT 8.4).
+
+use std::collections::BTreeMap;
+
+use minicbor::bytes::ByteVec;
+use minicbor::{Decode, Encode};
+
+use crate::chunk::ChunkReference;
+use crate::id::{BackupId, LineageId, PackId};
+
+/// A pack that a backup needs.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct PackNeed {
+    /// The pack.
+    #[n(0)]
+    pub id: PackId,
+    /// 1 data, 2 metadata.
+    #[n(1)]
+    pub kind: u8,
+    /// Bytes of its body.
+    #[n(2)]
+    pub body_bytes: u64,
+    /// Stored bytes of the chunks this backup needs.
+    #[n(3)]
+    pub live_bytes: u64,
+}
+
+/// A tablespace.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Tablespace {
+    /// Its OID.
+    #[n(0)]
+    pub oid: u32,
+    /// Where it was.
+    #[n(1)]
+    pub location: ByteVec,
+    /// A directory inside `pg_tblspc` (15 and later, developers' option).
+    #[n(2)]
+    pub in_place: bool,
+}
+
+/// Sizes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Totals {
+    /// Bytes of all files.
+    #[n(0)]
+    pub logical_bytes: u64,
+    /// Bytes that this backup added to the repository: packs and index.
+    #[n(1)]
+    pub new_stored_bytes: u64,
+    /// Files.
+    #[n(2)]
+    pub files: u64,
+    /// Pages of relation files.
+    #[n(3)]
+    pub pages: u64,
+    /// Pages that differed from the parent backup.
+    #[n(4)]
+    pub new_pages: u64,
+    /// Data chunks written.
+    #[n(5)]
+    pub new_chunks: u64,
+    /// Stored bytes that a restore of this backup reads.
+    #[n(6)]
+    pub needed_bytes: u64,
+}
+
+/// A page that failed its check and did not change when it was read again.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct CorruptPage {
+    /// File, relative to the data directory.
+    #[n(0)]
+    pub path: ByteVec,
+    /// Block number within the relation.
+    #[n(1)]
+    pub block: u32,
+    /// Checksum it should have.
+    #[n(2)]
+    pub expected: u16,
+    /// Checksum it has.
+    #[n(3)]
+    pub found: u16,
+    /// In words.
+    #[n(4)]
+    pub reason: String,
+}
+
+/// Paths of configuration files that lie outside the data directory.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct ConfigurationPaths {
+    /// `config_file`.
+    #[n(0)]
+    pub config: Option<ByteVec>,
+    /// `hba_file`.
+    #[n(1)]
+    pub hba: Option<ByteVec>,
+    /// `ident_file`.
+    #[n(2)]
+    pub ident: Option<ByteVec>,
+}
+
+/// A backup.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Manifest {
+    /// Its name.
+    #[n(0)]
+    pub backup: BackupId,
+    /// Lineage it was taken in.
+    #[n(1)]
+    pub lineage: LineageId,
+    /// Timeline of `start_lsn` and `end_lsn`.
+    #[n(2)]
+    pub timeline: u32,
+    /// WAL is needed from here.
+    #[n(3)]
+    pub start_lsn: u64,
+    /// Consistent from here.
+    #[n(4)]
+    pub end_lsn: u64,
+    /// Begun, microseconds since 1970, by the writer's clock.
+    #[n(5)]
+    pub started_us: i64,
+    /// Finished.
+    #[n(6)]
+    pub finished_us: i64,
+    /// `server_version_num`.
+    #[n(7)]
+    pub server_version: u32,
+    /// System identifier.
+    #[n(8)]
+    pub system_identifier: u64,
+    /// WAL segment size in bytes.
+    #[n(9)]
+    pub segment_bytes: u64,
+    /// Blocks in one relation file.
+    #[n(10)]
+    pub relation_segment_blocks: u32,
+    /// Data checksum version, 0 for none.
+    #[n(11)]
+    pub checksum_version: u32,
+    /// `backup_label`, byte for byte.
+    #[n(12)]
+    pub backup_label: ByteVec,
+    /// `tablespace_map`, byte for byte.
+    #[n(13)]
+    pub tablespace_map: ByteVec,
+    /// Tablespaces.
+    #[n(14)]
+    pub tablespaces: Vec<Tablespace>,
+    /// Pieces of the file table, in order.
+    #[n(15)]
+    pub file_table: Vec<ChunkReference>,
+    /// Packs it needs.
+    #[n(16)]
+    pub packs: Vec<PackNeed>,
+    /// Sizes.
+    #[n(17)]
+    pub totals: Totals,
+    /// Pages that are corrupt in the database itself.
+    #[n(18)]
+    pub corrupt_pages: Vec<CorruptPage>,
+    /// Settings of the server that a restore must respect.
+    #[n(19)]
+    pub settings: BTreeMap<String, String>,
+    /// Backup that was compared with.
+    #[n(20)]
+    pub parent: Option<BackupId>,
+    /// Owner of the data directory.
+    #[n(21)]
+    pub owner_user: Option<String>,
+    /// Its group.
+    #[n(22)]
+    pub owner_group: Option<String>,
+    /// `local` or `replication`.
+    #[n(23)]
+    pub source: String,
+    /// Taken on a standby.
+    #[n(24)]
+    pub from_standby: bool,
+    /// Configuration outside the data directory.
+    #[n(25)]
+    pub configuration: ConfigurationPaths,
+    /// Relation files that vanished while they were copied.
+    #[n(26)]
+    #[cbor(default)]
+    pub vanished: Vec<ByteVec>,
+    /// Operator's label.
+    #[n(27)]
+    pub label: Option<String>,
+}

@@ -1,0 +1,74 @@
+//! Small control objects: lineages, leases, intents (FORMAT 8.6, 9).
+
+use minicbor::{Decode, Encode};
+
+use crate::id::{BackupId, Digest, LineageId};
+
+/// One unbroken physical history of a cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Lineage {
+    /// Its id.
+    #[n(0)]
+    pub id: LineageId,
+    /// System identifier of the cluster.
+    #[n(1)]
+    pub system_identifier: u64,
+    /// `server_version_num`.
+    #[n(2)]
+    pub server_version: u32,
+    /// WAL segment size in bytes.
+    #[n(3)]
+    pub segment_bytes: u64,
+    /// The lineage it left, if any.
+    #[n(4)]
+    pub parent: Option<LineageId>,
+    /// Where it left it.
+    #[n(5)]
+    pub fork_lsn: Option<u64>,
+    /// Why it exists.
+    #[n(6)]
+    pub reason: String,
+    /// When, microseconds since 1970.
+    #[n(7)]
+    pub created_us: i64,
+    /// Timeline at its beginning.
+    #[n(8)]
+    pub timeline: u32,
+    /// LSN at its beginning.
+    #[n(9)]
+    pub begin_lsn: u64,
+}
+
+/// A writer epoch.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Lease {
+    /// Its number.
+    #[n(0)]
+    pub epoch: u64,
+    /// Who took it.
+    #[n(1)]
+    pub host: String,
+    /// When, microseconds since 1970.
+    #[n(2)]
+    pub taken_us: i64,
+    /// BLAKE3 of the newest WAL object head that was known: chains the epochs.
+    #[n(3)]
+    pub after: Option<Digest>,
+}
+
+/// A backup that has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Intent {
+    /// Its id.
+    #[n(0)]
+    pub backup: BackupId,
+    /// Who takes it.
+    #[n(1)]
+    pub host: String,
+    /// When, microseconds since 1970.
+    #[n(2)]
+    pub begun_us: i64,
+}

@@ -1,0 +1,251 @@
+//! The repository of one cluster: open or create it, write objects in commit order, read them back checked.
+//!
+//! Law 1 and law 3 live here. [`Repository`] reads; [`Writer`] signs and creates. A crash between two creates leaves objects that
+//! nothing names: they cost space until they are swept, and nothing else.
+
+mod create;
+mod packs;
+mod period;
+mod writer;
+
+pub use create::{Created, Description, NewRepository, create, describe};
+pub use packs::FetchedPack;
+pub use period::Period;
+pub use writer::{NewObject, Put, Writer};
+
+use std::sync::{Arc, Mutex};
+
+use bytes::Bytes;
+
+use crate::envelope::{Head, Header, Protection};
+use crate::error::StoreError;
+use crate::frame;
+use crate::id::RepositoryId;
+use crate::keys::file::{HostKeys, OpeningKeyFile};
+use crate::keys::{ClusterKeys, OpeningKey, VerifyingKey};
+use crate::layout::Layout;
+use crate::limits::ENVELOPE_PEEK_BYTES;
+use crate::object::{ByteRange, ErrorClass, ObjectName, ObjectStore};
+use crate::seal::Secret32;
+use crate::session::{Place, open_block};
+
+/// One cluster's part of a repository, open for reading.
+#[derive(Debug)]
+pub struct Repository {
+    store: Arc<dyn ObjectStore>,
+    layout: Layout,
+    id: RepositoryId,
+    cluster: String,
+    keys: ClusterKeys,
+    signers: Vec<VerifyingKey>,
+    opening: Option<OpeningKey>,
+    metadata_packs: Mutex<packs::RecentPacks>,
+}
+
+/// An object that was read and checked.
+#[derive(Debug)]
+pub struct ReadObject {
+    /// Its head.
+    pub head: Head,
+    /// Its header.
+    pub header: Header,
+    /// Its body, still sealed.
+    pub body: Bytes,
+}
+
+impl Repository {
+    /// Opens with a host's keys: metadata can be read, data cannot.
+    ///
+    /// # Errors
+    /// No repository there, another repository, or the keys do not fit.
+    pub async fn open_as_host(store: Arc<dyn ObjectStore>, keys: &HostKeys) -> Result<Self, StoreError> {
+        Self::open(store, keys.repository, &keys.cluster, Unlock::Host(keys.cluster_keys.clone()), None).await
+    }
+
+    /// Opens with the restore key: everything can be read.
+    ///
+    /// # Errors
+    /// As [`Repository::open_as_host`].
+    pub async fn open_as_restorer(store: Arc<dyn ObjectStore>, key: &OpeningKeyFile) -> Result<Self, StoreError> {
+        Self::open(store, key.repository, &key.cluster, Unlock::Opening, Some(key.key.clone())).await
+    }
+
+    async fn open(
+        store: Arc<dyn ObjectStore>,
+        expected: RepositoryId,
+        cluster: &str,
+        unlock: Unlock,
+        opening: Option<OpeningKey>,
+    ) -> Result<Self, StoreError> {
+        let description = describe(store.as_ref()).await?;
+        if description.repository != expected {
+            return Err(StoreError::Foreign {
+                what: "the repository",
+                expected: expected.to_string(),
+                found: description.repository.to_string(),
+            });
+        }
+        let layout = Layout::new(cluster)?;
+        let (newest, bytes) = period::newest(store.as_ref(), &layout).await?;
+        let head = Head::parse(newest.as_str(), &bytes)?;
+        let keys = match (unlock, &opening) {
+            (Unlock::Host(keys), _) => keys,
+            (Unlock::Opening, Some(key)) => {
+                let place = Place { repository: expected, cluster, lineage: None };
+                ClusterKeys::derive(open_block(newest.as_str(), head.session_block(), place, key)?.dedup, expected)?
+            }
+            (Unlock::Opening, None) => return Err(StoreError::KeyMissing { role: "restore" }),
+        };
+        let period = period::read(&head, &bytes, &keys)?;
+        Ok(Repository {
+            store,
+            layout,
+            id: expected,
+            cluster: cluster.to_owned(),
+            keys,
+            signers: period.valid_signers(),
+            opening,
+            metadata_packs: Mutex::new(packs::RecentPacks::default()),
+        })
+    }
+
+    /// The object store below.
+    #[must_use]
+    pub fn store(&self) -> &Arc<dyn ObjectStore> {
+        &self.store
+    }
+
+    /// Names in this cluster's part.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The repository's id.
+    #[must_use]
+    pub fn id(&self) -> RepositoryId {
+        self.id
+    }
+
+    /// The cluster's name.
+    #[must_use]
+    pub fn cluster(&self) -> &str {
+        &self.cluster
+    }
+
+    /// Ids, digests and the metadata key.
+    #[must_use]
+    pub fn keys(&self) -> &ClusterKeys {
+        &self.keys
+    }
+
+    /// True when data can be decrypted.
+    #[must_use]
+    pub fn can_decrypt(&self) -> bool {
+        self.opening.is_some()
+    }
+
+    fn signer_of(&self, head: &Head) -> Result<&VerifyingKey, StoreError> {
+        self.signers
+            .iter()
+            .find(|signer| signer.id() == head.writer)
+            .ok_or_else(|| StoreError::UnknownSigner { name: head.name().into(), signer: head.writer.to_string() })
+    }
+
+    fn open_head(&self, name: &ObjectName, bytes: &Bytes) -> Result<(Head, Header), StoreError> {
+        let head = Head::parse(name.as_str(), bytes)?;
+        let header = head.open(self.signer_of(&head)?, &self.keys)?;
+        if header.repository != self.id || header.cluster != self.cluster {
+            return Err(StoreError::Foreign {
+                what: "the object's cluster",
+                expected: format!("{}/{}", self.id, self.cluster),
+                found: format!("{}/{}", header.repository, header.cluster),
+            });
+        }
+        Ok((head, header))
+    }
+
+    /// Reads and checks only the head and header of an object; `None` when it does not exist.
+    ///
+    /// # Errors
+    /// The store failed, or the head is damaged.
+    pub async fn read_header(&self, name: &ObjectName) -> Result<Option<(Head, Header)>, StoreError> {
+        let Some(meta) = self.store.head(name).await? else { return Ok(None) };
+        let len = ENVELOPE_PEEK_BYTES.min(meta.size);
+        let mut peek = self.store.get(name, ByteRange::Slice { start: 0, len }).await?;
+        if let Ok(head_bytes) = head_bytes_needed(&peek)
+            && head_bytes > len
+            && head_bytes <= meta.size
+        {
+            peek = self.store.get(name, ByteRange::Slice { start: 0, len: head_bytes }).await?;
+        }
+        let (head, header) = self.open_head(name, &peek)?;
+        if head.object_bytes() != meta.size {
+            let reason = format!("{} bytes where {} were written", meta.size, head.object_bytes());
+            return Err(StoreError::damaged(name, reason));
+        }
+        Ok(Some((head, header)))
+    }
+
+    /// Reads a whole object and checks name, signature, length and body hash.
+    ///
+    /// # Errors
+    /// The store failed, or the object is damaged or foreign.
+    pub async fn read(&self, name: &ObjectName) -> Result<ReadObject, StoreError> {
+        let bytes = self.store.get(name, ByteRange::All).await?;
+        let (head, header) = self.open_head(name, &bytes)?;
+        let body = head.body(&bytes)?;
+        Ok(ReadObject { head, header, body })
+    }
+
+    /// Reads a single-frame object whose name may be absent.
+    ///
+    /// # Errors
+    /// As [`Repository::read_plain`], but `None` when there is no such object.
+    pub async fn try_read_plain(&self, name: &ObjectName) -> Result<Option<Vec<u8>>, StoreError> {
+        match self.read_plain(name).await {
+            Ok((_, plain)) => Ok(Some(plain)),
+            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Reads a single-frame object and opens its body.
+    ///
+    /// # Errors
+    /// As [`Repository::read`]; or the key at hand does not open it.
+    pub async fn read_plain(&self, name: &ObjectName) -> Result<(Header, Vec<u8>), StoreError> {
+        let read = self.read(name).await?;
+        self.read_plain_of(read)
+    }
+
+    pub(crate) fn read_plain_of(&self, read: ReadObject) -> Result<(Header, Vec<u8>), StoreError> {
+        let ReadObject { head, header, body } = read;
+        let session = self.session_secret(&head, &header)?;
+        let plain = frame::open(&head, header.lineage, &header.digest, &body, session.as_ref(), &self.keys)?;
+        Ok((header, plain))
+    }
+
+    /// The session key of an object, when it needs one and we hold the restore key.
+    fn session_secret(&self, head: &Head, header: &Header) -> Result<Option<Secret32>, StoreError> {
+        match (&self.opening, head.protection) {
+            (_, Protection::Metadata) => Ok(None),
+            (None, Protection::Session) => Err(StoreError::KeyMissing { role: "restore" }),
+            (Some(key), Protection::Session) => {
+                let place = Place { repository: self.id, cluster: &self.cluster, lineage: header.lineage };
+                Ok(Some(open_block(head.name(), head.session_block(), place, key)?.key))
+            }
+        }
+    }
+}
+
+enum Unlock {
+    Host(ClusterKeys),
+    Opening,
+}
+
+/// Bytes that head and signature of an object take, from its first bytes.
+fn head_bytes_needed(peek: &Bytes) -> Result<u64, ()> {
+    let field = |at: usize| peek.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes).ok_or(());
+    Ok(184 + u64::from(field(56)?) + u64::from(field(60)?))
+}

@@ -1,0 +1,204 @@
+//! Starting, stopping and killing a server.
+
+use std::fs;
+use std::sync::Once;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{
+    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
+};
+
+use super::Cluster;
+use crate::user;
+use crate::wait::{DEADLINE, wait_until};
+
+/// PostgreSQL's three ways to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StopMode {
+    Smart,
+    Fast,
+    Immediate,
+}
+
+impl StopMode {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Smart => "smart",
+            Self::Fast => "fast",
+            Self::Immediate => "immediate",
+        }
+    }
+}
+
+impl Cluster {
+    /// Starts the server and waits until it accepts connections. The error holds its log.
+    pub async fn start(&self) -> Result<()> {
+        self.start_within(DEADLINE).await
+    }
+
+    /// As [`Cluster::start`], for a recovery that takes longer.
+    pub async fn start_within(&self, deadline: Duration) -> Result<()> {
+        collect_orphans();
+        if let Some(pid) = self.last_postmaster() {
+            collect(pid);
+        }
+        let before = self.server_log().len();
+        let mut options = String::new();
+        if self.etc != self.data {
+            let file = self.etc.join("postgresql.conf");
+            options.push_str(&format!(" -c config_file={}", file.display()));
+        }
+        for (name, value) in &self.overrides {
+            options.push_str(&format!(" -c {name}='{value}'"));
+        }
+        let mut command = self.tool("pg_ctl");
+        command
+            .args(["start", "--wait", "--silent"])
+            .arg(format!("--timeout={}", deadline.as_secs()))
+            .arg("-D")
+            .arg(&self.data)
+            .arg("-l")
+            .arg(&self.log)
+            .arg("-o")
+            .arg(options);
+        let started = user::run(command, deadline + Duration::from_secs(10)).await;
+        if let Err(error) = started {
+            let log = self.server_log();
+            let new = log.get(before..).unwrap_or(&log);
+            return Err(error.context(format!("cluster {} did not start:\n{new}", self.name)));
+        }
+        Ok(())
+    }
+
+    /// Stops the server and waits until it is down.
+    pub async fn stop(&self, mode: StopMode) -> Result<()> {
+        let mut command = self.tool("pg_ctl");
+        command
+            .args(["stop", "--wait", "--silent", "-m", mode.name()])
+            .arg(format!("--timeout={}", DEADLINE.as_secs()))
+            .arg("-D")
+            .arg(&self.data);
+        user::run(command, DEADLINE + Duration::from_secs(10)).await?;
+        Ok(())
+    }
+
+    pub async fn restart(&self) -> Result<()> {
+        self.stop(StopMode::Fast).await?;
+        self.start().await
+    }
+
+    /// Reads the configuration files again, without waiting for all processes to have seen them.
+    pub async fn reload(&self) -> Result<()> {
+        self.exec("select pg_reload_conf()").await
+    }
+
+    /// The power cut: SIGKILL to the postmaster and all of its children. All are gone afterwards.
+    pub fn kill9(&self) -> Result<()> {
+        ensure!(self.postmaster().is_some(), "{} does not run", self.name);
+        self.kill_all()
+    }
+
+    pub fn is_running(&self) -> bool {
+        self.postmaster().is_some()
+    }
+
+    /// Waits until the server is down by itself (`recovery_target_action = shutdown`, a crash).
+    pub async fn wait_down(&self, deadline: Duration) -> Result<()> {
+        let what = format!("cluster {} to be down", self.name);
+        wait_until(&what, deadline, async || !self.is_running()).await
+    }
+
+    /// Waits until recovery has ended and the server accepts writes.
+    pub async fn wait_promoted(&self, deadline: Duration) -> Result<()> {
+        let what = format!("cluster {} to leave recovery", self.name);
+        let probe = async || {
+            let answer = self.query_one("select pg_is_in_recovery()").await;
+            answer.is_ok_and(|answer| answer == "f")
+        };
+        wait_until(&what, deadline, probe).await
+    }
+
+    /// The postmaster, if it lives. Its working directory proves that the id was not given to another
+    /// process since: servers of other tests must never be hit.
+    pub(super) fn postmaster(&self) -> Option<Pid> {
+        let pid = self.last_postmaster()?;
+        let cwd = fs::read_link(format!("/proc/{pid}/cwd")).ok()?;
+        let ours = fs::canonicalize(&self.data).ok()?;
+        (cwd == ours && is_alive(pid)).then_some(pid)
+    }
+
+    fn last_postmaster(&self) -> Option<Pid> {
+        let file = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        Pid::from_raw(file.lines().next()?.trim().parse().ok()?)
+    }
+
+    pub(super) fn kill_all(&self) -> Result<()> {
+        let Some(postmaster) = self.postmaster() else {
+            return Ok(());
+        };
+        // Stopped first, so that it makes no children between the listing and the killing.
+        let _ = kill_process(postmaster, Signal::STOP);
+        let mut all = children(postmaster)?;
+        all.push(postmaster);
+        for pid in &all {
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        // Not async, because it also runs when a value is dropped. The kernel ends them at once.
+        let start = Instant::now();
+        while !all.iter().all(|pid| collect(*pid)) {
+            if start.elapsed() > DEADLINE {
+                bail!("processes of cluster {} survive SIGKILL", self.name);
+            }
+            std::thread::yield_now();
+        }
+        Ok(())
+    }
+}
+
+/// Makes this process the parent of orphans below it. To PostgreSQL a killed postmaster runs as long as
+/// nobody has collected it, and in a container the process that should may never do.
+fn collect_orphans() {
+    static ONCE: Once = Once::new();
+    ONCE.call_once(|| {
+        let _ = set_child_subreaper(Some(getpid()));
+    });
+}
+
+/// True when the process is dead, and collected if that was ours to do.
+fn collect(pid: Pid) -> bool {
+    if is_alive(pid) {
+        return false;
+    }
+    let _ = waitpid(Some(pid), WaitOptions::NOHANG);
+    true
+}
+
+fn children(parent: Pid) -> Result<Vec<Pid>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").context("read /proc")? {
+        let name = entry?.file_name();
+        let Some(pid) = name.to_str().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
+        if stat(pid).is_some_and(|(_, ppid)| ppid == parent.as_raw_pid())
+            && let Some(pid) = Pid::from_raw(pid)
+        {
+            found.push(pid);
+        }
+    }
+    Ok(found)
+}
+
+/// A zombie is dead: where nobody collects orphans it stays in /proc.
+fn is_alive(pid: Pid) -> bool {
+    stat(pid.as_raw_pid()).is_some_and(|(state, _)| !matches!(state, 'Z' | 'X'))
+}
+
+/// State and parent of a process. The name before them may contain anything, a `)` too.
+fn stat(pid: i32) -> Option<(char, i32)> {
+    let text = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let mut fields = text.rsplit_once(')')?.1.split_whitespace();
+    let state = fields.next()?.chars().next()?;
+    Some((state, fields.next()?.parse().ok()?))
+}

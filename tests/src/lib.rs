@@ -1,0 +1,48 @@
+//! Harness of the end-to-end tests: real PostgreSQL, a real S3 server, the real binaries.
+//!
+//! A test is a plain function that calls [`case`]:
+//!
+//! ```text
+//! #[test]
+//! fn rows_survive_a_crash() {
+//!     tests::case("rows_survive_a_crash", async |scratch| {
+//!         let cluster = Cluster::builder(15).create(&scratch, "main").await?;
+//!         ...
+//!         Ok(())
+//!     });
+//! }
+//! ```
+//!
+//! Nothing here sleeps: [`wait::wait_until`] is the one place where time passes. Everything random
+//! comes from [`seed`]. What is started is ended by its process id when its value is dropped, so a
+//! test that panics leaves neither server nor directory; `SEAWALL_KEEP=1` keeps the directories.
+//!
+//! Start with `make setup`, which installs the servers that [`install`] finds.
+
+// A test library: to stop with a message is what it is for.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+pub mod case;
+pub mod child;
+pub mod cluster;
+pub mod config_file;
+pub mod install;
+pub mod oracle;
+pub mod pgbench;
+pub mod program;
+pub mod scratch;
+pub mod seed;
+pub mod tree;
+pub mod user;
+pub mod wait;
+pub mod weed;
+
+pub use case::case;
+pub use child::Child;
+pub use cluster::{Cluster, StopMode};
+pub use config_file::ConfigFile;
+pub use oracle::Oracle;
+pub use program::Program;
+pub use scratch::Scratch;
+pub use wait::wait_until;
+pub use weed::Weed;
