@@ -230,3 +230,31 @@ pub enum LogFormat {
     /// One JSON object a line.
     Json,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(clusters: &str) -> Config {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("seawall.toml");
+        let text = format!("[repository]\nurl = \"file:///srv/seawall\"\n{clusters}");
+        std::fs::write(&path, text).unwrap();
+        crate::load(&path, [("A", "b")]).unwrap()
+    }
+
+    #[test]
+    fn the_only_cluster_needs_no_name() {
+        let one = config("[cluster.main.wal]\n");
+        assert_eq!(one.cluster(None).unwrap().name, "main");
+        let two = config("[cluster.main.wal]\n[cluster.other.wal]\n");
+        let errors = two.cluster(None).unwrap_err().to_string();
+        assert!(
+            errors.contains("HINT: Choose one with --cluster: main, other."),
+            "{errors}"
+        );
+        let errors = two.cluster(Some("mian")).unwrap_err().to_string();
+        assert!(errors.contains("did you mean \"main\"?"), "{errors}");
+        assert!(config("").cluster(None).is_err());
+    }
+}

@@ -25,6 +25,7 @@ mod reader;
 mod repository;
 mod secret;
 mod suggest;
+mod template;
 mod units;
 mod value;
 
@@ -40,6 +41,7 @@ pub use error::{ConfigErrors, Problem};
 pub use origin::Origin;
 pub use repository::{Credentials, Repository, RepositoryUrl, S3};
 pub use secret::SecretText;
+pub use template::template;
 pub use units::ByteSize;
 
 use environment::Environment;
@@ -95,11 +97,6 @@ where
         .map(|(name, value)| (name.into(), value.into()))
         .find(|(name, value)| name == "SEAWALL_CONFIG" && !value.is_empty())
         .map_or_else(|| PathBuf::from(DEFAULT_PATH), |(_, value)| value.into())
-}
-
-/// A commented example of the file, with every key.
-pub fn template() -> &'static str {
-    include_str!("template.toml")
 }
 
 fn load_with<K, V>(

@@ -199,3 +199,26 @@ fn known(section: &'static Section, path: &str) -> String {
     }
     format!("Known keys are {}.", keys.join(", "))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_syntax_error_names_its_line_and_repeats_nothing() {
+        for line in [
+            "url = \"hunter2",
+            "url = hunter2",
+            "url = \"a\" hunter2",
+            "hunter2",
+        ] {
+            let text = format!("[repository]\n{line}\n");
+            let problem = parse(Path::new("/a.toml"), &text).unwrap_err().to_string();
+            assert!(
+                problem.contains("syntax error") && problem.contains("line 2"),
+                "{problem}"
+            );
+            assert!(!problem.contains("hunter2"), "{problem}");
+        }
+    }
+}

@@ -216,13 +216,6 @@ fn a_bad_or_missing_url_is_refused_and_not_repeated() {
         "{wrong}"
     );
     assert!(!wrong.contains("hunter2"), "{wrong}");
-    let syntax = read("[repository]\nurl = \"hunter2\n", &[])
-        .unwrap_err()
-        .to_string();
-    assert!(
-        syntax.contains("line 2") && !syntax.contains("hunter2"),
-        "{syntax}"
-    );
 }
 
 #[test]
@@ -245,21 +238,6 @@ fn numbers_without_a_unit_and_values_out_of_bounds_are_refused() {
     let config = good("[cluster.main.wal]\nship_interval = \"0s\"\n", &[]);
     assert_eq!(config.clusters["main"].wal.ship_interval, Duration::ZERO);
     assert!(bad("[keys]\ndirectory = \"keys\"\n", &[]).contains("is not an absolute path"));
-}
-
-#[test]
-fn the_only_cluster_needs_no_name() {
-    let one = good("[cluster.main.wal]\n", &[]);
-    assert_eq!(one.cluster(None).unwrap().name, "main");
-    let two = good("[cluster.main.wal]\n[cluster.other.wal]\n", &[]);
-    let errors = two.cluster(None).unwrap_err().to_string();
-    assert!(
-        errors.contains("HINT: Choose one with --cluster: main, other."),
-        "{errors}"
-    );
-    let errors = two.cluster(Some("mian")).unwrap_err().to_string();
-    assert!(errors.contains("did you mean \"main\"?"), "{errors}");
-    assert!(good("", &[]).cluster(None).is_err());
 }
 
 #[test]
@@ -307,33 +285,4 @@ fn the_file_is_named_by_a_variable_or_has_its_place() {
             .to_string()
             .starts_with("could not read configuration file")
     );
-}
-
-#[test]
-fn the_template_is_the_example_and_is_accepted() {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/seawall.toml.example");
-    assert_eq!(std::fs::read_to_string(example).unwrap(), template());
-    let config = read(template(), &[]).unwrap_or_else(|errors| panic!("{errors}"));
-    assert_eq!(config.cluster(None).unwrap().name, "main");
-}
-
-#[test]
-fn the_template_has_every_key_and_shows_the_default() {
-    let main = crate::keys::CLUSTER.flatten("cluster.main");
-    for (path, key) in crate::keys::ROOT.flatten("").into_iter().chain(main) {
-        if matches!(key.kind, crate::keys::Kind::Refused(_)) {
-            continue;
-        }
-        let table = template()
-            .split(&format!("[{path}]\n"))
-            .nth(1)
-            .unwrap_or_else(|| panic!("{path}"));
-        let table = table.split("\n[").next().unwrap();
-        let mut lines = table.lines().map(|line| line.trim_start_matches('#'));
-        let line = lines.find_map(|line| line.strip_prefix(&format!("{} = ", key.name)));
-        let line = line.unwrap_or_else(|| panic!("{path}.{}", key.name));
-        if let Some(default) = key.default {
-            assert_eq!(line.trim_matches('"'), default, "{path}.{}", key.name);
-        }
-    }
 }

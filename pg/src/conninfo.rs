@@ -14,6 +14,8 @@ use std::time::Duration;
 
 use zeroize::Zeroizing;
 
+use passfile::password_from_file;
+
 pub use passfile::passfile_lookup;
 
 /// Port of a server when nothing is said.
@@ -139,7 +141,10 @@ pub enum ConninfoError {
 }
 
 fn invalid(key: &'static str, value: &str) -> ConninfoError {
-    ConninfoError::InvalidValue { key, value: value.to_owned() }
+    ConninfoError::InvalidValue {
+        key,
+        value: value.to_owned(),
+    }
 }
 
 /// Everything needed to connect.
@@ -184,18 +189,31 @@ impl ConnectOptions {
         }
         let get = |key: &str, variable: &str| {
             let set = |text: &String| !text.is_empty();
-            keys.get(key).filter(|text| set(text)).cloned().or_else(|| env(variable).filter(set))
+            keys.get(key)
+                .filter(|text| set(text))
+                .cloned()
+                .or_else(|| env(variable).filter(set))
         };
         let host = parse_hosts(get("host", "PGHOST").as_deref())?;
         let port = parse_port(get("port", "PGPORT").as_deref())?;
-        let os_user = || env("USER").or_else(|| env("LOGNAME")).filter(|user| !user.is_empty());
-        let user = get("user", "PGUSER").or_else(os_user).ok_or(ConninfoError::NoUser)?;
+        let os_user = || {
+            env("USER")
+                .or_else(|| env("LOGNAME"))
+                .filter(|user| !user.is_empty())
+        };
+        let user = get("user", "PGUSER")
+            .or_else(os_user)
+            .ok_or(ConninfoError::NoUser)?;
         let dbname = get("dbname", "PGDATABASE");
-        let password = get("password", "PGPASSWORD").map(Password::new).or_else(|| {
-            let database = dbname.as_deref().unwrap_or(&user);
-            password_from_file(passfile_text?, &host, port, database, &user)
-        });
-        let sslmode = get("sslmode", "PGSSLMODE").map(|text| text.parse()).transpose()?;
+        let password = get("password", "PGPASSWORD")
+            .map(Password::new)
+            .or_else(|| {
+                let database = dbname.as_deref().unwrap_or(&user);
+                password_from_file(passfile_text?, &host, port, database, &user)
+            });
+        let sslmode = get("sslmode", "PGSSLMODE")
+            .map(|text| text.parse())
+            .transpose()?;
         let timeout = parse_timeout(get("connect_timeout", "PGCONNECT_TIMEOUT").as_deref())?;
         Ok(ConnectOptions {
             host,
@@ -214,7 +232,10 @@ impl ConnectOptions {
 
 fn parse_hosts(text: Option<&str>) -> Result<Vec<Host>, ConninfoError> {
     let Some(text) = text else {
-        return Ok(DEFAULT_SOCKET_DIRECTORIES.iter().map(|dir| Host::Unix(dir.into())).collect());
+        return Ok(DEFAULT_SOCKET_DIRECTORIES
+            .iter()
+            .map(|dir| Host::Unix(dir.into()))
+            .collect());
     };
     text.split(',')
         .map(|host| match host.trim() {
@@ -231,7 +252,9 @@ fn parse_port(text: Option<&str>) -> Result<u16, ConninfoError> {
     let Some(text) = text else {
         return Ok(DEFAULT_PORT);
     };
-    let mut ports = text.split(',').map(|port| port.trim().parse::<u16>().ok().filter(|p| *p > 0));
+    let mut ports = text
+        .split(',')
+        .map(|port| port.trim().parse::<u16>().ok().filter(|p| *p > 0));
     match ports.next().flatten() {
         Some(first) if ports.all(|port| port == Some(first)) => Ok(first),
         _ => Err(invalid("port", text)),
@@ -243,33 +266,15 @@ fn parse_timeout(text: Option<&str>) -> Result<Duration, ConninfoError> {
     let Some(text) = text else {
         return Ok(DEFAULT_CONNECT_TIMEOUT);
     };
-    let seconds: i32 = text.trim().parse().map_err(|_| invalid("connect_timeout", text))?;
+    let seconds: i32 = text
+        .trim()
+        .parse()
+        .map_err(|_| invalid("connect_timeout", text))?;
     Ok(match u64::try_from(seconds) {
         Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
         _ => DEFAULT_CONNECT_TIMEOUT,
     })
 }
 
-fn password_from_file(
-    text: &str,
-    hosts: &[Host],
-    port: u16,
-    database: &str,
-    user: &str,
-) -> Option<Password> {
-    let find = |name: &str| {
-        passfile_lookup(text, name, port, database, user)
-            .or_else(|| passfile_lookup(text, name, port, "replication", user))
-    };
-    hosts.iter().find_map(|host| match host {
-        Host::Tcp(name) => find(name),
-        Host::Unix(directory) => {
-            let default = DEFAULT_SOCKET_DIRECTORIES.iter().any(|dir| directory.as_os_str() == *dir);
-            if default { find("localhost") } else { find(directory.to_str()?) }
-        }
-    })
-}
-
 #[cfg(test)]
-#[path = "conninfo/tests.rs"]
 mod tests;

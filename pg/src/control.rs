@@ -150,7 +150,9 @@ impl ControlFile {
         let lsn_of = |at| u64_at(bytes, at).map(Lsn::new).ok_or_else(short);
         let timeline = TimelineId::new(u32_of(48)?);
         if u64_at(bytes, 208).map(f64::from_bits) != Some(FLOAT_FORMAT) {
-            return Err(ControlError::Field { field: "floatFormat" });
+            return Err(ControlError::Field {
+                field: "floatFormat",
+            });
         }
         let control = ControlFile {
             system_identifier: SystemIdentifier(u64_at(bytes, 0).ok_or_else(short)?),
@@ -159,7 +161,9 @@ impl ControlFile {
             state: cluster_state(u32_of(16)?).ok_or(ControlError::Field { field: "state" })?,
             checkpoint: lsn_of(32)?,
             redo: lsn_of(40)?,
-            timeline: timeline.ok_or(ControlError::Field { field: "ThisTimeLineID" })?,
+            timeline: timeline.ok_or(ControlError::Field {
+                field: "ThisTimeLineID",
+            })?,
             checkpoint_time: u64_at(bytes, 104).ok_or_else(short)?.cast_signed(),
             min_recovery_point: lsn_of(136)?,
             min_recovery_timeline: TimelineId::new(u32_of(144)?),
@@ -175,8 +179,11 @@ impl ControlFile {
             block_size: u32_of(216)?,
             relation_segment_blocks: u32_of(220)?,
             wal_block_size: u32_of(224)?,
-            segment_size: SegmentSize::new(u64::from(u32_of(228)?))
-                .map_err(|_| ControlError::Field { field: "xlog_seg_size" })?,
+            segment_size: SegmentSize::new(u64::from(u32_of(228)?)).map_err(|_| {
+                ControlError::Field {
+                    field: "xlog_seg_size",
+                }
+            })?,
             data_checksum_version: u32_of(252)?,
         };
         for (field, value) in [
@@ -202,7 +209,11 @@ fn check_crc(bytes: &[u8]) -> Result<(), ControlError> {
     };
     let expected = crc32c::crc32c(bytes.get(..crc_at).ok_or_else(short)?);
     let found = u32_at(bytes, crc_at).ok_or_else(short)?;
-    if expected == found { Ok(()) } else { Err(ControlError::Crc { expected, found }) }
+    if expected == found {
+        Ok(())
+    } else {
+        Err(ControlError::Crc { expected, found })
+    }
 }
 
 fn cluster_state(value: u32) -> Option<ClusterState> {
@@ -228,72 +239,4 @@ fn wal_level(value: i32) -> Option<WalLevel> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    fn put(file: &mut [u8], at: usize, bytes: &[u8]) {
-        file[at..at + bytes.len()].copy_from_slice(bytes);
-    }
-
-    fn sign(file: &mut [u8], crc_at: usize) {
-        let crc = crc32c::crc32c(&file[..crc_at]);
-        put(file, crc_at, &crc.to_le_bytes());
-    }
-
-    fn file(version: u32, crc_at: usize) -> Vec<u8> {
-        let mut file = vec![0; CONTROL_FILE_BYTES];
-        put(&mut file, 0, &7_000_000_000_000_000_001_u64.to_le_bytes());
-        for (at, value) in [
-            (8, version),
-            (16, 6),
-            (48, 3),
-            (172, 1),
-            (180, 100),
-            (216, 8192),
-            (220, 131_072),
-            (224, 8192),
-            (228, 16 << 20),
-            (252, 1),
-        ] {
-            put(&mut file, at, &value.to_le_bytes());
-        }
-        put(&mut file, 40, &0x300_0028_u64.to_le_bytes());
-        put(&mut file, 208, &FLOAT_FORMAT.to_le_bytes());
-        sign(&mut file, crc_at);
-        file
-    }
-
-    #[test]
-    fn every_supported_format_is_read() {
-        for (version, crc_at) in [(1300, 288), (1700, 288), (1800, 292)] {
-            let control = ControlFile::parse(&file(version, crc_at)).unwrap();
-            assert_eq!(control.control_version, version);
-            assert_eq!((control.redo, control.timeline.as_u32()), (Lsn::new(0x300_0028), 3));
-            assert_eq!(control.state, ClusterState::InProduction);
-            assert_eq!(control.min_recovery_timeline, None);
-            assert!(control.data_checksums());
-        }
-    }
-
-    #[test]
-    fn other_versions_and_damage_are_named() {
-        let parse = |file: &[u8]| ControlFile::parse(file).unwrap_err();
-        assert_eq!(parse(&file(1201, 288)), ControlError::Version { version: 1201 });
-        assert_eq!(parse(&[0; 7]), ControlError::TooShort { bytes: 7 });
-        let mut damaged = file(1300, 288);
-        damaged[180] ^= 1;
-        assert!(matches!(parse(&damaged), ControlError::Crc { .. }));
-        let mut impossible = file(1300, 288);
-        put(&mut impossible, 228, &3_u32.to_le_bytes());
-        sign(&mut impossible, 288);
-        assert_eq!(parse(&impossible), ControlError::Field { field: "xlog_seg_size" });
-    }
-
-    proptest! {
-        #[test]
-        fn any_bytes_give_an_answer(bytes in proptest::collection::vec(any::<u8>(), 0..400)) {
-            prop_assert!(ControlFile::parse(&bytes).is_err());
-        }
-    }
-}
+mod tests;

@@ -32,6 +32,13 @@ pub enum IdentityError {
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct SystemIdentifier(pub u64);
 
+impl SystemIdentifier {
+    /// The number.
+    pub const fn as_u64(self) -> u64 {
+        self.0
+    }
+}
+
 impl fmt::Display for SystemIdentifier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.0.fmt(f)
@@ -46,7 +53,9 @@ impl FromStr for SystemIdentifier {
         let parsed = if digits { text.parse().ok() } else { None };
         parsed
             .map(SystemIdentifier)
-            .ok_or_else(|| IdentityError::SystemIdentifier { text: text.to_owned() })
+            .ok_or_else(|| IdentityError::SystemIdentifier {
+                text: text.to_owned(),
+            })
     }
 }
 
@@ -85,7 +94,9 @@ impl FromStr for ServerVersion {
     fn from_str(text: &str) -> Result<Self, IdentityError> {
         parse_version(text.trim())
             .filter(|version| version.major() >= 10)
-            .ok_or_else(|| IdentityError::Version { text: text.to_owned() })
+            .ok_or_else(|| IdentityError::Version {
+                text: text.to_owned(),
+            })
     }
 }
 
@@ -101,7 +112,10 @@ fn parse_version(text: &str) -> Option<ServerVersion> {
     if minor >= 10_000 {
         return None;
     }
-    first.checked_mul(10_000)?.checked_add(minor).map(ServerVersion)
+    first
+        .checked_mul(10_000)?
+        .checked_add(minor)
+        .map(ServerVersion)
 }
 
 fn leading_number(text: &str) -> Option<(u32, &str)> {
@@ -150,7 +164,15 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ServerVersion(num)), "{text}");
         }
-        for bad in ["", "x", "9.6.24", "15.", "15.99999", "99999999999", "150018x"] {
+        for bad in [
+            "",
+            "x",
+            "9.6.24",
+            "15.",
+            "15.99999",
+            "99999999999",
+            "150018x",
+        ] {
             assert!(bad.parse::<ServerVersion>().is_err(), "{bad}");
         }
     }

@@ -66,7 +66,9 @@ impl BackupLabel {
     pub fn parse(bytes: &[u8]) -> Result<BackupLabel, LabelError> {
         let text = String::from_utf8_lossy(bytes);
         let find = |key: &'static str| {
-            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+            let line = text
+                .lines()
+                .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
             line.ok_or(LabelError::Missing { key })
         };
         const START: &str = "START WAL LOCATION";
@@ -126,22 +128,23 @@ impl TablespaceMap {
         }
         // The server refuses a last line that does not end; so do we, it may be cut off.
         if escaped || !entry.is_empty() {
-            return Err(LabelError::Tablespace { line: entries.len() + 1 });
+            return Err(LabelError::Tablespace {
+                line: entries.len() + 1,
+            });
         }
         Ok(entries)
     }
 }
 
 /// Moves a whole line, when there is one, to the entries.
-fn push_entry(
-    entries: &mut Vec<(u32, Vec<u8>)>,
-    entry: &mut Vec<u8>,
-) -> Result<(), LabelError> {
+fn push_entry(entries: &mut Vec<(u32, Vec<u8>)>, entry: &mut Vec<u8>) -> Result<(), LabelError> {
     if entry.is_empty() {
         return Ok(());
     }
     let line = std::mem::take(entry);
-    let invalid = LabelError::Tablespace { line: entries.len() + 1 };
+    let invalid = LabelError::Tablespace {
+        line: entries.len() + 1,
+    };
     let parsed = line.iter().position(|b| *b == b' ').and_then(|space| {
         let (digits, path) = line.split_at_checked(space)?;
         let oid: u32 = std::str::from_utf8(digits).ok()?.parse().ok()?;
@@ -176,32 +179,59 @@ mod tests {
         assert_eq!(label.label, "nightly: one (file x)");
         assert_eq!(label.start_time, "2026-05-04 03:02:01 UTC");
         let old = LABEL.replace("primary", "master");
-        assert_eq!(BackupLabel::parse(old.as_bytes()).unwrap().backup_from, BackupFrom::Primary);
+        assert_eq!(
+            BackupLabel::parse(old.as_bytes()).unwrap().backup_from,
+            BackupFrom::Primary
+        );
     }
 
     #[test]
     fn a_missing_or_broken_line_is_named() {
         let cut = LABEL.replace("START TIMELINE: 1\n", "");
-        let missing = LabelError::Missing { key: "START TIMELINE" };
+        let missing = LabelError::Missing {
+            key: "START TIMELINE",
+        };
         assert_eq!(BackupLabel::parse(cut.as_bytes()), Err(missing));
         for (from, to, key) in [
             ("primary", "elsewhere", "BACKUP FROM"),
             ("0/2000060", "nowhere", "CHECKPOINT LOCATION"),
-            ("000000010000000000000002)", "../../etc)", "START WAL LOCATION"),
+            (
+                "000000010000000000000002)",
+                "../../etc)",
+                "START WAL LOCATION",
+            ),
             ("TIMELINE: 1", "TIMELINE: 0", "START TIMELINE"),
         ] {
             let broken = LABEL.replace(from, to);
-            assert_eq!(BackupLabel::parse(broken.as_bytes()), Err(LabelError::Invalid { key }));
+            assert_eq!(
+                BackupLabel::parse(broken.as_bytes()),
+                Err(LabelError::Invalid { key })
+            );
         }
     }
 
     #[test]
     fn tablespace_paths_lose_their_escapes() {
         let map = TablespaceMap::parse(b"16385 /srv/a b\n16386 /srv/new\\\nline\\\\x\n").unwrap();
-        assert_eq!(map, [(16385, b"/srv/a b".to_vec()), (16386, b"/srv/new\nline\\x".to_vec())]);
+        assert_eq!(
+            map,
+            [
+                (16385, b"/srv/a b".to_vec()),
+                (16386, b"/srv/new\nline\\x".to_vec())
+            ]
+        );
         assert_eq!(TablespaceMap::parse(b""), Ok(Vec::new()));
-        for bad in [&b"16385 /cut"[..], b"x /srv\n", b"16385\n", b"0 /srv\n", b"16385 \n"] {
-            assert_eq!(TablespaceMap::parse(bad), Err(LabelError::Tablespace { line: 1 }));
+        for bad in [
+            &b"16385 /cut"[..],
+            b"x /srv\n",
+            b"16385\n",
+            b"0 /srv\n",
+            b"16385 \n",
+        ] {
+            assert_eq!(
+                TablespaceMap::parse(bad),
+                Err(LabelError::Tablespace { line: 1 })
+            );
         }
     }
 

@@ -22,11 +22,38 @@ const VALID_FLAGS: u16 = 0x0007;
 
 /// Start values of the columns (`checksumBaseOffsets`).
 const BASE: [u32; LANES] = [
-    0x5B1F_36E9, 0xB852_5960, 0x02AB_50AA, 0x1DE6_6D2A, 0x79FF_467A, 0x9BB9_F8A3, 0x217E_7CD2,
-    0x83E1_3D2C, 0xF8D4_474F, 0xE39E_B970, 0x42C6_AE16, 0x9932_16FA, 0x7B09_3B5D, 0x98DA_FF3C,
-    0xF718_902A, 0x0B1C_9CDB, 0xE58F_764B, 0x1876_36BC, 0x5D7B_3BB1, 0xE73D_E7DE, 0x92BE_C979,
-    0xCCA6_C0B2, 0x304A_0979, 0x85AA_43D4, 0x7831_25BB, 0x6CA8_EAA2, 0xE407_EAC6, 0x4B5C_FC3E,
-    0x9FBF_8C76, 0x15CA_20BE, 0xF2CA_9FD3, 0x959B_D756,
+    0x5B1F_36E9,
+    0xB852_5960,
+    0x02AB_50AA,
+    0x1DE6_6D2A,
+    0x79FF_467A,
+    0x9BB9_F8A3,
+    0x217E_7CD2,
+    0x83E1_3D2C,
+    0xF8D4_474F,
+    0xE39E_B970,
+    0x42C6_AE16,
+    0x9932_16FA,
+    0x7B09_3B5D,
+    0x98DA_FF3C,
+    0xF718_902A,
+    0x0B1C_9CDB,
+    0xE58F_764B,
+    0x1876_36BC,
+    0x5D7B_3BB1,
+    0xE73D_E7DE,
+    0x92BE_C979,
+    0xCCA6_C0B2,
+    0x304A_0979,
+    0x85AA_43D4,
+    0x7831_25BB,
+    0x6CA8_EAA2,
+    0xE407_EAC6,
+    0x4B5C_FC3E,
+    0x9FBF_8C76,
+    0x15CA_20BE,
+    0xF2CA_9FD3,
+    0x959B_D756,
 ];
 
 /// What a page looks like.
@@ -102,7 +129,11 @@ pub fn check(page: &[u8], block: u32, checksums_enabled: bool) -> PageState {
         return PageState::BadHeader;
     }
     if u16_at(page, 14) == Some(0) {
-        return if is_new(page) { PageState::New } else { PageState::BadHeader };
+        return if is_new(page) {
+            PageState::New
+        } else {
+            PageState::BadHeader
+        };
     }
     if checksums_enabled {
         let expected = checksum(page, block);
@@ -111,11 +142,20 @@ pub fn check(page: &[u8], block: u32, checksums_enabled: bool) -> PageState {
             return PageState::Corrupt { expected, found };
         }
     }
-    if header_is_sane(page) { PageState::Ok } else { PageState::BadHeader }
+    if header_is_sane(page) {
+        PageState::Ok
+    } else {
+        PageState::BadHeader
+    }
 }
 
 fn header_is_sane(page: &[u8]) -> bool {
-    let fields = (u16_at(page, 10), u16_at(page, 12), u16_at(page, 14), u16_at(page, 16));
+    let fields = (
+        u16_at(page, 10),
+        u16_at(page, 12),
+        u16_at(page, 14),
+        u16_at(page, 16),
+    );
     let (Some(flags), Some(lower), Some(upper), Some(special)) = fields else {
         return false;
     };
@@ -151,9 +191,15 @@ mod tests {
     #[test]
     fn every_flipped_byte_is_found() {
         let mut page = page();
-        for at in (0..PAGE_BYTES).step_by(97).filter(|at| !(14..16).contains(at)) {
+        for at in (0..PAGE_BYTES)
+            .step_by(97)
+            .filter(|at| !(14..16).contains(at))
+        {
             page[at] ^= 0x40;
-            assert!(matches!(check(&page, 7, true), PageState::Corrupt { .. }), "byte {at}");
+            assert!(
+                matches!(check(&page, 7, true), PageState::Corrupt { .. }),
+                "byte {at}"
+            );
             page[at] ^= 0x40;
         }
     }

@@ -98,17 +98,25 @@ pub fn check_settings(settings: &Settings) -> Vec<Finding> {
     check_role(settings, &mut findings);
     check_slots(settings, &mut findings);
     check_durability(settings, &mut findings);
-    findings.sort_by(|a, b| b.severity.cmp(&a.severity));
+    findings.sort_by_key(|finding| std::cmp::Reverse(finding.severity));
     findings
 }
 
 fn error(problem: impl Into<String>, detail: &str, hint: impl Into<String>) -> Finding {
     let (problem, hint) = (problem.into(), hint.into());
-    Finding { severity: Severity::Error, problem, detail: detail.to_owned(), hint }
+    Finding {
+        severity: Severity::Error,
+        problem,
+        detail: detail.to_owned(),
+        hint,
+    }
 }
 
 fn warning(problem: impl Into<String>, detail: &str, hint: impl Into<String>) -> Finding {
-    Finding { severity: Severity::Warning, ..error(problem, detail, hint) }
+    Finding {
+        severity: Severity::Warning,
+        ..error(problem, detail, hint)
+    }
 }
 
 fn check_server(settings: &Settings, findings: &mut Vec<Finding>) {
@@ -120,9 +128,10 @@ fn check_server(settings: &Settings, findings: &mut Vec<Finding>) {
             format!("Use a server of major version {first} to {last}."),
         ));
     }
-    for (name, bytes) in
-        [("block_size", settings.block_size), ("wal_block_size", settings.wal_block_size)]
-    {
+    for (name, bytes) in [
+        ("block_size", settings.block_size),
+        ("wal_block_size", settings.wal_block_size),
+    ] {
         if usize::try_from(bytes) != Ok(PAGE_BYTES) {
             findings.push(error(
                 format!("{name} is {bytes} bytes"),
@@ -248,8 +257,11 @@ fn check_durability(settings: &Settings, findings: &mut Vec<Finding>) {
 /// Names in `synchronous_standby_names`: `a, "b"`, `FIRST 1 (a, b)`, `ANY 1 (a, b)`, `2 (a, b)`
 /// (src/backend/replication/syncrep_gram.y).
 fn standby_names(text: &str) -> impl Iterator<Item = String> + '_ {
-    let list = text.split_once('(').map_or(text, |(_, rest)| rest.trim_end().trim_end_matches(')'));
-    list.split(',').map(|name| name.trim().trim_matches('"').replace("\"\"", "\""))
+    let list = text
+        .split_once('(')
+        .map_or(text, |(_, rest)| rest.trim_end().trim_end_matches(')'));
+    list.split(',')
+        .map(|name| name.trim().trim_matches('"').replace("\"\"", "\""))
 }
 
 /// An identifier in double quotes, as SQL takes it.
@@ -258,5 +270,4 @@ fn quote_identifier(name: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "preflight_tests.rs"]
 mod tests;

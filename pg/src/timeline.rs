@@ -38,7 +38,9 @@ impl TimelineId {
 
     /// Reads what [`TimelineId::hex8`] writes.
     pub fn from_hex8(text: &str) -> Option<Self> {
-        parse_upper_hex(text, 8).and_then(|id| u32::try_from(id).ok()).and_then(Self::new)
+        parse_upper_hex(text, 8)
+            .and_then(|id| u32::try_from(id).ok())
+            .and_then(Self::new)
     }
 }
 
@@ -66,7 +68,9 @@ pub enum TimelineError {
         line: usize,
     },
     /// Ancestors are not in increasing order, or not below the timeline itself.
-    #[error("timeline {found} in line {line} of the history file of timeline {timeline} is out of order")]
+    #[error(
+        "timeline {found} in line {line} of the history file of timeline {timeline} is out of order"
+    )]
     Order {
         /// The timeline whose file it is.
         timeline: TimelineId,
@@ -76,7 +80,9 @@ pub enum TimelineError {
         found: TimelineId,
     },
     /// A switch point lies before the one of the line above.
-    #[error("switch point {found} in line {line} of the history file of timeline {timeline} goes backwards")]
+    #[error(
+        "switch point {found} in line {line} of the history file of timeline {timeline} goes backwards"
+    )]
     SwitchPointOrder {
         /// The timeline whose file it is.
         timeline: TimelineId,
@@ -110,7 +116,10 @@ pub struct TimelineHistory {
 impl TimelineHistory {
     /// A timeline without ancestors (timeline 1 has no history file).
     pub fn root(timeline: TimelineId) -> Self {
-        TimelineHistory { timeline, entries: Vec::new() }
+        TimelineHistory {
+            timeline,
+            entries: Vec::new(),
+        }
     }
 
     /// Reads the history file of `timeline`. Comments (`#`), blank lines and what follows the
@@ -132,7 +141,11 @@ impl TimelineHistory {
             let entry = parse_entry(trimmed).ok_or(TimelineError::Syntax { timeline, line })?;
             let above = entries.last();
             if entry.timeline >= timeline || above.is_some_and(|a| entry.timeline <= a.timeline) {
-                return Err(TimelineError::Order { timeline, line, found: entry.timeline });
+                return Err(TimelineError::Order {
+                    timeline,
+                    line,
+                    found: entry.timeline,
+                });
             }
             if above.is_some_and(|a| entry.switch_point < a.switch_point) {
                 return Err(TimelineError::SwitchPointOrder {
@@ -184,8 +197,12 @@ impl TimelineHistory {
 fn parse_entry(line: &str) -> Option<HistoryEntry> {
     let mut fields = line.splitn(2, |c: char| c.is_ascii_whitespace());
     let timeline = TimelineId::new(fields.next()?.parse().ok()?)?;
-    let rest = fields.next()?.trim_start_matches(|c: char| c.is_ascii_whitespace());
-    let (lsn, reason) = rest.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((rest, ""));
+    let rest = fields
+        .next()?
+        .trim_start_matches(|c: char| c.is_ascii_whitespace());
+    let (lsn, reason) = rest
+        .split_once(|c: char| c.is_ascii_whitespace())
+        .unwrap_or((rest, ""));
     Some(HistoryEntry {
         timeline,
         switch_point: lsn.parse().ok()?,
@@ -223,7 +240,10 @@ mod tests {
         assert_eq!(history.timeline_at(Lsn::new(0x2FF_FFFF)), tli(1));
         assert_eq!(history.timeline_at(Lsn::new(0x300_0000)), tli(2));
         assert_eq!(history.timeline_at(Lsn::new(0x900_0000)), tli(5));
-        assert_eq!(history.switch_point_after(tli(2)), Some(Lsn::new(0x500_0060)));
+        assert_eq!(
+            history.switch_point_after(tli(2)),
+            Some(Lsn::new(0x500_0060))
+        );
         assert_eq!(history.switch_point_after(tli(5)), None);
     }
 
@@ -233,20 +253,32 @@ mod tests {
             TimelineHistory::parse(tli(2), b"# nothing\n"),
             Err(TimelineError::Empty { timeline: tli(2) })
         );
-        assert_eq!(TimelineHistory::parse(tli(1), b""), Ok(TimelineHistory::root(tli(1))));
+        assert_eq!(
+            TimelineHistory::parse(tli(1), b""),
+            Ok(TimelineHistory::root(tli(1)))
+        );
     }
 
     #[test]
     fn order_and_syntax_are_checked() {
         let parse = |text: &str| TimelineHistory::parse(tli(4), text.as_bytes());
-        assert!(matches!(parse("2\t0/1\n1\t0/2\n"), Err(TimelineError::Order { line: 2, .. })));
-        assert!(matches!(parse("4\t0/1\n"), Err(TimelineError::Order { line: 1, .. })));
+        assert!(matches!(
+            parse("2\t0/1\n1\t0/2\n"),
+            Err(TimelineError::Order { line: 2, .. })
+        ));
+        assert!(matches!(
+            parse("4\t0/1\n"),
+            Err(TimelineError::Order { line: 1, .. })
+        ));
         assert!(matches!(
             parse("1\t0/9\n2\t0/8\n"),
             Err(TimelineError::SwitchPointOrder { line: 2, .. })
         ));
         for bad in ["x\t0/1\n", "1\n", "1\tzero\n", "0\t0/1\n", "-1\t0/1\n"] {
-            assert!(matches!(parse(bad), Err(TimelineError::Syntax { line: 1, .. })), "{bad}");
+            assert!(
+                matches!(parse(bad), Err(TimelineError::Syntax { line: 1, .. })),
+                "{bad}"
+            );
         }
     }
 

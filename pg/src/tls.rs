@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
+use rustls::crypto::{
+    WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
+};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -66,7 +68,11 @@ pub fn client_config(
         None => None,
     };
     let check_name = sslmode == SslMode::VerifyFull;
-    let verifier = Arc::new(Verifier { algorithms, trust, check_name });
+    let verifier = Arc::new(Verifier {
+        algorithms,
+        trust,
+        check_name,
+    });
     Ok(ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
@@ -81,16 +87,24 @@ struct Trust {
 }
 
 fn read_roots(path: &Path) -> Result<Trust, TlsError> {
-    let failed = |source| TlsError::RootCert { path: path.to_owned(), source };
+    let failed = |source| TlsError::RootCert {
+        path: path.to_owned(),
+        source,
+    };
     let certificates = CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
         .map_err(failed)?;
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
     if added == 0 {
-        return Err(TlsError::NoRootCert { path: path.to_owned() });
+        return Err(TlsError::NoRootCert {
+            path: path.to_owned(),
+        });
     }
-    Ok(Trust { roots, certificates })
+    Ok(Trust {
+        roots,
+        certificates,
+    })
 }
 
 /// Checks of the server's certificate. The signatures of the handshake are always checked.
@@ -186,9 +200,18 @@ fn der_element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         if digits.is_empty() || digits.len() > 4 {
             return None;
         }
-        (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), rest)
+        (
+            digits
+                .iter()
+                .fold(0, |sum, digit| sum << 8 | usize::from(*digit)),
+            rest,
+        )
     };
-    if found == tag { rest.split_at_checked(length) } else { None }
+    if found == tag {
+        rest.split_at_checked(length)
+    } else {
+        None
+    }
 }
 
 #[cfg(test)]
@@ -209,15 +232,52 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refused = client_config(SslMode::Require, Some(file.path()));
         assert!(matches!(refused, Err(TlsError::NoRootCert { .. })));
-        let missing = client_config(SslMode::VerifyFull, Some(Path::new("/nonexistent/root.crt")));
+        let missing = client_config(
+            SslMode::VerifyFull,
+            Some(Path::new("/nonexistent/root.crt")),
+        );
         assert!(matches!(missing, Err(TlsError::RootCert { .. })));
+    }
+
+    fn certificate(arguments: &str) -> Vec<u8> {
+        let mut openssl = std::process::Command::new("openssl");
+        openssl
+            .args("req -x509 -nodes -days 1 -subj /CN=x -keyout /dev/null -outform DER".split(' '));
+        let output = openssl.args(arguments.split(' ')).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output.stdout
+    }
+
+    #[test]
+    fn the_binding_is_hashed_as_the_certificate_is_signed() {
+        const EC: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256";
+        for (arguments, bytes) in [
+            (format!("{EC} -sha1"), 32),
+            (format!("{EC} -sha256"), 32),
+            (format!("{EC} -sha384"), 48),
+            ("-newkey rsa:2048 -sha512".to_owned(), 64),
+        ] {
+            let hash = server_end_point(&certificate(&arguments)).unwrap();
+            assert_eq!(hash.len(), bytes, "{arguments}");
+        }
+        assert_eq!(server_end_point(&certificate("-newkey ed25519")), None);
     }
 
     #[test]
     fn broken_certificates_give_no_binding() {
         assert_eq!(server_end_point(b""), None);
-        assert_eq!(server_end_point(&[0x30, 0x84, 0xFF, 0xFF, 0xFF, 0xFF]), None);
+        assert_eq!(
+            server_end_point(&[0x30, 0x84, 0xFF, 0xFF, 0xFF, 0xFF]),
+            None
+        );
         assert_eq!(server_end_point(&[0x30, 0x80]), None);
-        assert_eq!(der_element(&[0x06, 0x81, 0x01, 0x2A, 0x09], 0x06), Some((&[0x2A][..], &[9][..])));
+        assert_eq!(
+            der_element(&[0x06, 0x81, 0x01, 0x2A, 0x09], 0x06),
+            Some((&[0x2A][..], &[9][..]))
+        );
     }
 }

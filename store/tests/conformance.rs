@@ -15,14 +15,16 @@ const SEED: u64 = 20_261_121;
 #[tokio::test]
 async fn the_memory_store_conforms() {
     conformance::run(&MemoryStore::new(), SEED).await;
+    conformance::race(&MemoryStore::new(), SEED, 100).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_local_store_conforms() {
-    let dir = tempfile::tempdir().unwrap();
     for group_read in [false, true] {
+        let dir = tempfile::tempdir().unwrap();
         let store = LocalStore::create_with(dir.path().join("repository"), LocalOptions { group_read }).unwrap();
         conformance::run(&store, SEED).await;
+        conformance::race(&store, SEED, 100).await;
     }
 }
 

@@ -129,6 +129,8 @@ impl Weed {
                 "-volume.max=100",
                 "-master.volumeSizeLimitMB=1024",
             ])
+            // The only candidate: by default it waits 10 to 20 seconds after a restart to elect itself.
+            .arg("-master.electionTimeout=1s")
             .args(["-master.telemetry=false", "-volume.preStopSeconds=0"]);
         if self.certificate.is_some() {
             command
@@ -206,6 +208,28 @@ impl Ports {
             filer: ports[2],
             others: ports[3..].try_into()?,
         })
+    }
+}
+
+impl Drop for Weed {
+    fn drop(&mut self) {
+        // Killed first. It names its Unix sockets by port, always in /tmp, and leaves them there.
+        self.child = None;
+        let Ports {
+            s3,
+            https,
+            filer,
+            others,
+        } = self.ports;
+        let ports = [s3, https, filer].into_iter().chain(others);
+        let endings: Vec<String> = ports.map(|port| format!("-{port}.sock")).collect();
+        for entry in std::fs::read_dir("/tmp").into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("seaweedfs-") && endings.iter().any(|end| name.ends_with(end)) {
+                let _ = std::fs::remove_file(entry.path());
+            }
+        }
     }
 }
 

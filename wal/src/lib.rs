@@ -1,9 +1,20 @@
 //! WAL as Seawall handles it: received, shipped, fetched back and scanned.
 //!
+//! [`lane`] is the list of steps from connect to disconnect. On its way WAL passes [`receive`] (one streaming session),
+//! [`assemble`] (bytes into ranges), [`ship`] (ranges into objects), [`progress`] (what may be confirmed), [`lag`] (how long it
+//! took). [`lineage`] asks on every connect whether the server is still the one we archive.
+//!
 //! [`page`], [`record`], [`commit`] and [`reader`] read the format without any I/O: bytes in, records out, every
 //! page header and every record checksum verified.
 
+pub mod assemble;
 pub mod commit;
+pub mod lag;
+pub mod lane;
+pub mod lineage;
 pub mod page;
+pub mod progress;
 pub mod reader;
+pub mod receive;
 pub mod record;
+pub mod ship;

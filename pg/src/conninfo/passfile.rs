@@ -4,7 +4,7 @@
 //! takes the meaning from a following `:` or `\`, and lines that start with `#` are comments. The
 //! first line that matches counts.
 
-use super::Password;
+use super::{DEFAULT_SOCKET_DIRECTORIES, Host, Password};
 
 /// The password for a connection, from the text of a password file.
 pub fn passfile_lookup(
@@ -15,12 +15,41 @@ pub fn passfile_lookup(
     user: &str,
 ) -> Option<Password> {
     let port = port.to_string();
-    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
-        let mut rest = line;
-        for wanted in [host, &port, database, user] {
-            rest = match_field(rest, wanted)?;
+    text.lines()
+        .filter(|line| !line.starts_with('#'))
+        .find_map(|line| {
+            let mut rest = line;
+            for wanted in [host, &port, database, user] {
+                rest = match_field(rest, wanted)?;
+            }
+            Some(Password::new(unescape(rest)))
+        })
+}
+
+/// The password for the first host that has a line for the database, or for `replication`.
+pub(super) fn password_from_file(
+    text: &str,
+    hosts: &[Host],
+    port: u16,
+    database: &str,
+    user: &str,
+) -> Option<Password> {
+    let find = |name: &str| {
+        passfile_lookup(text, name, port, database, user)
+            .or_else(|| passfile_lookup(text, name, port, "replication", user))
+    };
+    hosts.iter().find_map(|host| match host {
+        Host::Tcp(name) => find(name),
+        Host::Unix(directory) => {
+            let default = DEFAULT_SOCKET_DIRECTORIES
+                .iter()
+                .any(|dir| directory.as_os_str() == *dir);
+            if default {
+                find("localhost")
+            } else {
+                find(directory.to_str()?)
+            }
         }
-        Some(Password::new(unescape(rest)))
     })
 }
 
@@ -47,7 +76,11 @@ fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        plain.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
+        plain.push(if c == '\\' {
+            chars.next().unwrap_or(c)
+        } else {
+            c
+        });
     }
     plain
 }

@@ -52,8 +52,12 @@ const FILES: [&[u8]; 8] = [
 ];
 
 /// Files that are left out of the top of the data directory only.
-const TOP_FILES: [&[u8]; 4] =
-    [b"backup_label.old", b"tablespace_map.old", b"recovery.signal", b"standby.signal"];
+const TOP_FILES: [&[u8]; 4] = [
+    b"backup_label.old",
+    b"tablespace_map.old",
+    b"recovery.signal",
+    b"standby.signal",
+];
 
 /// Says whether, and why, a path relative to the data directory is left out of a base backup. For
 /// a directory that is left out, everything below it is too.
@@ -89,7 +93,12 @@ mod tests {
 
     #[test]
     fn emptied_directories_stay_and_their_content_goes() {
-        for directory in ["pg_wal", "pg_replslot", "pg_subtrans", "pg_wal/archive_status"] {
+        for directory in [
+            "pg_wal",
+            "pg_replslot",
+            "pg_subtrans",
+            "pg_wal/archive_status",
+        ] {
             assert_eq!(excluded(directory.as_bytes()), None, "{directory}");
         }
         assert_eq!(excluded(b"pg_wal/summaries"), None);
@@ -105,7 +114,11 @@ mod tests {
             "pg_stat_tmp/global.stat",
             "pg_subtrans/0000",
         ] {
-            assert_eq!(excluded(path.as_bytes()), Some(Exclusion::EmptiedDirectory), "{path}");
+            assert_eq!(
+                excluded(path.as_bytes()),
+                Some(Exclusion::EmptiedDirectory),
+                "{path}"
+            );
         }
     }
 
@@ -127,7 +140,11 @@ mod tests {
             "base/5/pg_internal.init.1234",
             "pg_tblspc/16385/PG_15_202209061/5/pg_internal.init",
         ] {
-            assert_eq!(excluded(path.as_bytes()), Some(Exclusion::ServerFile), "{path}");
+            assert_eq!(
+                excluded(path.as_bytes()),
+                Some(Exclusion::ServerFile),
+                "{path}"
+            );
         }
     }
 
@@ -141,9 +158,18 @@ mod tests {
             "base/5/t3_16400_fsm.1",
             "pg_tblspc/16385/PG_15_202209061/5/t12_9",
         ] {
-            assert_eq!(excluded(path.as_bytes()), Some(Exclusion::Temporary), "{path}");
+            assert_eq!(
+                excluded(path.as_bytes()),
+                Some(Exclusion::Temporary),
+                "{path}"
+            );
         }
-        for path in ["seawall.restore", "seawall.restore/plan", ".seawall", ".seawall-lock"] {
+        for path in [
+            "seawall.restore",
+            "seawall.restore/plan",
+            ".seawall",
+            ".seawall-lock",
+        ] {
             assert_eq!(excluded(path.as_bytes()), Some(Exclusion::Own), "{path}");
         }
     }

@@ -1,9 +1,9 @@
 //! Proving who we are: trust, cleartext, MD5 and SCRAM-SHA-256 (with channel binding over TLS).
 //!
-//! Docs, "SASL Authentication" and "Start-up". Refused: a password in the clear without TLS over a
-//! network is the server's choice and is followed as libpq does; methods that need a library we do
-//! not have (GSS, SSPI) are an error with the method's number. Invariant: with SCRAM the server
-//! must prove that it knows the password too, or the connection is dropped.
+//! Docs, "SASL Authentication" and "Start-up". The server chooses the method and is followed, as
+//! libpq does; who does not want a password to travel in the clear sets `sslmode`. Methods that
+//! need a library we do not have (GSS, SSPI) are an error with the method's number. Invariant: with
+//! SCRAM the server must prove that it knows the password too, or the connection is dropped.
 
 use bytes::Bytes;
 use postgres_protocol::authentication::md5_hash;
@@ -12,10 +12,10 @@ use postgres_protocol::authentication::sasl::{
 };
 use postgres_protocol::message::frontend;
 
-use super::connect::Wire;
 use super::error::ReplicationError;
 use super::frame::{Authentication, Message};
 use super::session::unexpected;
+use super::wire::Wire;
 use crate::conninfo::{ConnectOptions, Password};
 
 /// Requests that a server may make before it says yes or no.
@@ -83,13 +83,19 @@ async fn scram(
 ) -> Result<(), ReplicationError> {
     let offers = |name: &str| mechanisms.iter().any(|mechanism| mechanism == name);
     let (mechanism, binding) = match wire.channel_binding() {
-        Some(digest) if offers(SCRAM_SHA_256_PLUS) => {
-            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(digest))
-        }
+        Some(digest) if offers(SCRAM_SHA_256_PLUS) => (
+            SCRAM_SHA_256_PLUS,
+            ChannelBinding::tls_server_end_point(digest),
+        ),
         // "We could bind, you seem not to": a man in the middle who hid PLUS is found out.
         Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
-        _ => return Err(refuse(opts, "the server offers no SASL mechanism that is supported")),
+        _ => {
+            return Err(refuse(
+                opts,
+                "the server offers no SASL mechanism that is supported",
+            ));
+        }
     };
     tracing::debug!(mechanism, tls = wire.is_tls(), "SASL authentication");
     let failed = |error: std::io::Error| refuse(opts, error.to_string());
@@ -126,7 +132,9 @@ async fn send_password(wire: &mut Wire, secret: &[u8]) -> Result<(), Replication
 }
 
 fn password(opts: &ConnectOptions) -> Result<&Password, ReplicationError> {
-    opts.password.as_ref().ok_or_else(|| refuse(opts, "the server wants a password and none is set"))
+    opts.password
+        .as_ref()
+        .ok_or_else(|| refuse(opts, "the server wants a password and none is set"))
 }
 
 fn refuse(opts: &ConnectOptions, reason: impl Into<String>) -> ReplicationError {

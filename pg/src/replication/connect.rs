@@ -2,157 +2,31 @@
 //!
 //! Socket, TLS negotiation (docs, "SSL Session Encryption": SSLRequest, one byte `S` or `N`), then
 //! the startup message with `replication=true` (docs, "Streaming Replication Protocol") and
-//! authentication. [`Wire`] is what the rest of the replication modules read and write.
+//! authentication (`auth`). The outcome is a `wire::Wire` that waits for a command.
 
 use std::io;
 use std::path::Path;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::BytesMut;
 use postgres_protocol::message::frontend;
 use rustix::net::sockopt;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 
 use super::auth;
 use super::error::ReplicationError;
-use super::frame::{Decoder, Message};
-use super::session::unexpected;
+use super::wire::{Socket, Wire};
 use crate::conninfo::{ConnectOptions, Host, SslMode};
 use crate::identity::ServerVersion;
 use crate::tls;
 
-/// Bytes asked of the socket at a time, at least.
-const READ_BYTES: usize = 128 * 1024;
-/// Messages that may come between authentication and the first ReadyForQuery.
-const STARTUP_MESSAGES_MAX: usize = 1000;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
-
-/// A connected socket of any kind.
-#[derive(Debug)]
-pub(super) enum Socket {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    Tls(Box<TlsStream<TcpStream>>),
-}
-
-/// A socket with what is read but not looked at, and what is queued but not sent.
-#[derive(Debug)]
-pub(super) struct Wire {
-    socket: Socket,
-    decoder: Decoder,
-    out: BytesMut,
-    unflushed: bool,
-}
-
-impl Wire {
-    fn new(socket: Socket) -> Self {
-        Wire { socket, decoder: Decoder::default(), out: BytesMut::new(), unflushed: false }
-    }
-
-    /// Where outgoing messages are queued.
-    pub(super) fn out(&mut self) -> &mut BytesMut {
-        &mut self.out
-    }
-
-    /// Sends what is queued. Cancel-safe: what is not sent stays queued.
-    pub(super) async fn flush(&mut self) -> Result<(), ReplicationError> {
-        while !self.out.is_empty() {
-            self.unflushed = true;
-            if self.socket.write_buf(&mut self.out).await? == 0 {
-                return Err(ReplicationError::Closed);
-            }
-        }
-        if self.unflushed {
-            self.socket.flush().await?;
-            self.unflushed = false;
-        }
-        Ok(())
-    }
-
-    /// The next message but notices and settings; `None` when the server has closed. Cancel-safe.
-    pub(super) async fn read(&mut self) -> Result<Option<Message>, ReplicationError> {
-        loop {
-            match self.decoder.decode()? {
-                Some(Message::Notice(notice)) => {
-                    tracing::debug!(sqlstate = %notice.sqlstate, message = %notice.message, "server notice");
-                }
-                Some(Message::ParameterStatus(..)) => {}
-                Some(message) => return Ok(Some(message)),
-                None => {
-                    if self.fill().await? == 0 {
-                        return Ok(None);
-                    }
-                }
-            }
-        }
-    }
-
-    /// Like [`Wire::read`], where the end of the connection is an error.
-    pub(super) async fn expect(&mut self) -> Result<Message, ReplicationError> {
-        self.read().await?.ok_or(ReplicationError::Closed)
-    }
-
-    async fn fill(&mut self) -> Result<usize, ReplicationError> {
-        let missing = self.decoder.missing().max(READ_BYTES);
-        let buffer = self.decoder.buffer();
-        buffer.reserve(missing);
-        let read = self.socket.read_buf(buffer).await?;
-        if read == 0 && !self.decoder.is_empty() {
-            return Err(ReplicationError::Closed);
-        }
-        Ok(read)
-    }
-
-    /// Messages up to the first ReadyForQuery; gives the server's version.
-    async fn until_ready(&mut self) -> Result<ServerVersion, ReplicationError> {
-        let mut version = None;
-        let mut seen = 0;
-        loop {
-            let Some(message) = self.decoder.decode()? else {
-                if self.fill().await? == 0 {
-                    return Err(ReplicationError::Closed);
-                }
-                continue;
-            };
-            seen += 1;
-            match message {
-                Message::ParameterStatus(name, value) if name == "server_version" => {
-                    version = value.parse::<ServerVersion>().ok();
-                }
-                Message::ReadyForQuery => break,
-                Message::Error(message) => return Err(message.into()),
-                Message::ParameterStatus(..) | Message::Notice(_) | Message::Other(_)
-                    if seen < STARTUP_MESSAGES_MAX => {}
-                other => return Err(unexpected(&other)),
-            }
-        }
-        version.ok_or_else(|| ReplicationError::protocol("no usable server_version"))
-    }
-
-    /// Digest of the server's certificate for SCRAM channel binding.
-    pub(super) fn channel_binding(&self) -> Option<Vec<u8>> {
-        match &self.socket {
-            Socket::Tls(stream) => {
-                let certificate = stream.get_ref().1.peer_certificates()?.first()?;
-                tls::server_end_point(certificate)
-            }
-            Socket::Tcp(_) | Socket::Unix(_) => None,
-        }
-    }
-
-    pub(super) fn is_tls(&self) -> bool {
-        matches!(self.socket, Socket::Tls(_))
-    }
-}
 
 /// Tries the hosts in order.
 pub(super) async fn connect(
@@ -162,7 +36,10 @@ pub(super) async fn connect(
     for host in &opts.host {
         let after = opts.connect_timeout;
         let attempt = tokio::time::timeout(after, Box::pin(connect_host(opts, host))).await;
-        match attempt.unwrap_or(Err(ReplicationError::Timeout { what: "connecting", after })) {
+        match attempt.unwrap_or(Err(ReplicationError::Timeout {
+            what: "connecting",
+            after,
+        })) {
             Ok(connected) => return Ok(connected),
             Err(error) if error.is_transient() => last = error,
             Err(error) => return Err(error),
@@ -201,7 +78,10 @@ async fn connect_host(
         Ok((wire, version))
     } else {
         let version = version.to_string();
-        Err(ReplicationError::Unsupported { feature: "this server version", version })
+        Err(ReplicationError::Unsupported {
+            feature: "this server version",
+            version,
+        })
     }
 }
 
@@ -211,7 +91,10 @@ async fn connect_unix(directory: &Path, port: u16) -> Result<Socket, Replication
     let host = || path.display().to_string();
     stream
         .map(Socket::Unix)
-        .map_err(|source| ReplicationError::Connect { host: host(), source })
+        .map_err(|source| ReplicationError::Connect {
+            host: host(),
+            source,
+        })
 }
 
 async fn connect_tcp(
@@ -220,14 +103,23 @@ async fn connect_tcp(
     sslmode: SslMode,
 ) -> Result<Socket, ReplicationError> {
     let host = format!("{name}:{}", opts.port);
-    let failed = |source| ReplicationError::Connect { host: host.clone(), source };
-    let stream = TcpStream::connect((name, opts.port)).await.map_err(failed)?;
+    let failed = |source| ReplicationError::Connect {
+        host: host.clone(),
+        source,
+    };
+    let stream = TcpStream::connect((name, opts.port))
+        .await
+        .map_err(failed)?;
     keep_alive(&stream).map_err(failed)?;
     if sslmode == SslMode::Disable {
         return Ok(Socket::Tcp(stream));
     }
-    let config = tls::client_config(sslmode, opts.sslrootcert.as_deref())
-        .map_err(|source| ReplicationError::Tls { host: host.clone(), source })?;
+    let config = tls::client_config(sslmode, opts.sslrootcert.as_deref()).map_err(|source| {
+        ReplicationError::Tls {
+            host: host.clone(),
+            source,
+        }
+    })?;
     let (stream, offered) = ask_for_tls(stream).await?;
     if !offered {
         return if sslmode == SslMode::Prefer {
@@ -236,7 +128,10 @@ async fn connect_tcp(
             Err(ReplicationError::TlsNotOffered { host })
         };
     }
-    let handshake = |source| ReplicationError::TlsHandshake { host: host.clone(), source };
+    let handshake = |source| ReplicationError::TlsHandshake {
+        host: host.clone(),
+        source,
+    };
     let server = ServerName::try_from(name.to_owned())
         .map_err(|error| handshake(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let connector = TlsConnector::from(Arc::new(config));
@@ -265,48 +160,4 @@ fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
     Ok(())
-}
-
-impl AsyncRead for Socket {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buf),
-            Socket::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
-        }
-    }
-}
-
-impl AsyncWrite for Socket {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, buf),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, buf),
-            Socket::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Tls(stream) => Pin::new(stream).poll_flush(cx),
-        }
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
 }

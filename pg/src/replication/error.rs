@@ -99,14 +99,28 @@ pub enum ReplicationError {
 
 impl From<ServerMessage> for ReplicationError {
     fn from(message: ServerMessage) -> Self {
-        let ServerMessage { sqlstate, severity, message, detail, hint } = message;
-        ReplicationError::Server { sqlstate, severity, message, detail, hint }
+        let ServerMessage {
+            sqlstate,
+            severity,
+            message,
+            detail,
+            hint,
+        } = message;
+        ReplicationError::Server {
+            sqlstate,
+            severity,
+            message,
+            detail,
+            hint,
+        }
     }
 }
 
 impl ReplicationError {
     pub(super) fn protocol(detail: impl Into<String>) -> Self {
-        ReplicationError::Protocol { detail: detail.into() }
+        ReplicationError::Protocol {
+            detail: detail.into(),
+        }
     }
 
     /// The server's error code, when the server refused.
@@ -120,9 +134,12 @@ impl ReplicationError {
 
     fn server(&self, code: &str) -> Option<(&str, Option<&str>)> {
         match self {
-            ReplicationError::Server { sqlstate, message, detail, .. } if sqlstate == code => {
-                Some((message, detail.as_deref()))
-            }
+            ReplicationError::Server {
+                sqlstate,
+                message,
+                detail,
+                ..
+            } if sqlstate == code => Some((message, detail.as_deref())),
             _ => None,
         }
     }
@@ -181,7 +198,10 @@ impl ReplicationError {
             | ReplicationError::Timeout { .. } => true,
             ReplicationError::Server { sqlstate, .. } => {
                 matches!(sqlstate.get(..2), Some("08" | "53"))
-                    || matches!(sqlstate.as_str(), "57P01" | "57P02" | "57P03" | "57P05" | "55006")
+                    || matches!(
+                        sqlstate.as_str(),
+                        "57P01" | "57P02" | "57P03" | "57P05" | "55006"
+                    )
             }
             ReplicationError::TlsHandshake { source, .. } => {
                 source.kind() != std::io::ErrorKind::InvalidData
@@ -231,7 +251,8 @@ mod tests {
         let ahead = "angeforderter Startpunkt 0/9000000 ist vor der Position 0/3000148";
         assert!(server("XX000", ahead, None).is_ahead_of_server());
         assert!(!server("XX000", ahead, None).is_not_in_history());
-        let foreign = "requested starting point 0/9000000 on timeline 1 is not in this server's history";
+        let foreign =
+            "requested starting point 0/9000000 on timeline 1 is not in this server's history";
         let detail = Some("This server's history forked from timeline 1 at 0/3000148.");
         assert!(server("XX000", foreign, detail).is_not_in_history());
         assert!(!server("XX000", foreign, detail).is_ahead_of_server());

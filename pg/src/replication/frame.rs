@@ -5,6 +5,9 @@
 //! come out as [`Message::Other`]. Formats: PostgreSQL docs, "Message Formats" and "Streaming
 //! Replication Protocol". All integers on the wire are big-endian.
 
+mod body;
+
+use body::Body;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use crate::lsn::Lsn;
@@ -154,9 +157,15 @@ impl WalMessage {
     /// # Errors
     /// [`FrameError::Malformed`] when it is too short.
     pub fn parse(payload: Bytes) -> Result<Option<WalMessage>, FrameError> {
-        let mut body = Body { tag: b'd', rest: payload };
+        let mut body = Body {
+            tag: b'd',
+            rest: payload,
+        };
         let kind = body.u8()?;
-        let mut inner = Body { tag: kind, rest: body.rest };
+        let mut inner = Body {
+            tag: kind,
+            rest: body.rest,
+        };
         match kind {
             b'w' => Ok(Some(WalMessage::XLogData {
                 start: Lsn::new(inner.u64()?),
@@ -194,7 +203,9 @@ impl Decoder {
     /// Bytes that are still missing from the message that is under way; at least one.
     pub fn missing(&self) -> usize {
         match self.header() {
-            Some((_, length)) => (length as usize + 1).saturating_sub(self.buffer.len()).max(1),
+            Some((_, length)) => (length as usize + 1)
+                .saturating_sub(self.buffer.len())
+                .max(1),
             None => HEADER_BYTES,
         }
     }
@@ -226,125 +237,5 @@ impl Decoder {
     }
 }
 
-/// The part of a message that is not read yet.
-struct Body {
-    tag: u8,
-    rest: Bytes,
-}
-
-impl Body {
-    fn message(mut self) -> Result<Message, FrameError> {
-        Ok(match self.tag {
-            b'R' => Message::Authentication(self.authentication()?),
-            b'S' => Message::ParameterStatus(self.text()?, self.text()?),
-            b'Z' => Message::ReadyForQuery,
-            b'D' => Message::DataRow(self.row()?),
-            b'C' => Message::CommandComplete(self.text()?),
-            b'E' => Message::Error(self.server_message()?),
-            b'N' => Message::Notice(self.server_message()?),
-            b'W' => Message::CopyBoth,
-            b'd' => Message::CopyData(self.rest),
-            b'c' => Message::CopyDone,
-            other => Message::Other(other),
-        })
-    }
-
-    fn malformed(&self) -> FrameError {
-        FrameError::Malformed { tag: self.tag }
-    }
-
-    fn take(&mut self, count: usize) -> Result<Bytes, FrameError> {
-        if self.rest.len() < count {
-            return Err(self.malformed());
-        }
-        Ok(self.rest.split_to(count))
-    }
-
-    fn u8(&mut self) -> Result<u8, FrameError> {
-        self.rest.try_get_u8().map_err(|_| self.malformed())
-    }
-
-    fn u16(&mut self) -> Result<u16, FrameError> {
-        self.rest.try_get_u16().map_err(|_| self.malformed())
-    }
-
-    fn u32(&mut self) -> Result<u32, FrameError> {
-        self.rest.try_get_u32().map_err(|_| self.malformed())
-    }
-
-    fn u64(&mut self) -> Result<u64, FrameError> {
-        self.rest.try_get_u64().map_err(|_| self.malformed())
-    }
-
-    fn i64(&mut self) -> Result<i64, FrameError> {
-        self.rest.try_get_i64().map_err(|_| self.malformed())
-    }
-
-    /// A text up to its zero byte; a server may speak any encoding, so invalid UTF-8 is replaced.
-    fn text(&mut self) -> Result<String, FrameError> {
-        let end = self.rest.iter().position(|b| *b == 0).ok_or_else(|| self.malformed())?;
-        let text = self.rest.split_to(end);
-        self.rest.advance(1);
-        Ok(String::from_utf8_lossy(&text).into_owned())
-    }
-
-    fn authentication(&mut self) -> Result<Authentication, FrameError> {
-        Ok(match self.u32()? {
-            0 => Authentication::Ok,
-            3 => Authentication::Cleartext,
-            5 => {
-                let salt = self.take(4)?;
-                let salt = <[u8; 4]>::try_from(salt.as_ref()).map_err(|_| self.malformed())?;
-                Authentication::Md5(salt)
-            }
-            10 => {
-                let mut mechanisms = Vec::new();
-                loop {
-                    let name = self.text()?;
-                    if name.is_empty() {
-                        break Authentication::Sasl(mechanisms);
-                    }
-                    mechanisms.push(name);
-                }
-            }
-            11 => Authentication::SaslContinue(self.rest.clone()),
-            12 => Authentication::SaslFinal(self.rest.clone()),
-            other => Authentication::Other(other),
-        })
-    }
-
-    fn row(&mut self) -> Result<Vec<Option<Bytes>>, FrameError> {
-        let columns = self.u16()?;
-        let mut row = Vec::new();
-        for _ in 0..columns {
-            let length = self.u32()?;
-            row.push(if length == u32::MAX { None } else { Some(self.take(length as usize)?) });
-        }
-        Ok(row)
-    }
-
-    fn server_message(&mut self) -> Result<ServerMessage, FrameError> {
-        let mut message = ServerMessage::default();
-        loop {
-            match self.u8()? {
-                0 => return Ok(message),
-                b'C' => message.sqlstate = self.text()?,
-                b'V' => message.severity = self.text()?,
-                b'S' => {
-                    let localised = self.text()?;
-                    if message.severity.is_empty() {
-                        message.severity = localised;
-                    }
-                }
-                b'M' => message.message = self.text()?,
-                b'D' => message.detail = Some(self.text()?),
-                b'H' => message.hint = Some(self.text()?),
-                _ => drop(self.text()?),
-            }
-        }
-    }
-}
-
 #[cfg(test)]
-#[path = "frame_tests.rs"]
 mod tests;

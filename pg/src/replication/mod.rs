@@ -1,6 +1,6 @@
 //! The replication connection: our own walsender client.
 //!
-//! `connect` makes a wire (socket, TLS, authentication), `frame` turns bytes into messages without
+//! `connect` makes a `wire` (socket, TLS, `auth`), `frame` turns bytes into messages without
 //! any I/O, `session` runs the simple replication commands, `slot` the ones about slots, and
 //! `wal_stream` receives WAL. A session becomes a stream with
 //! [`ReplicationSession::start_physical`] and comes back with [`WalStream::finish`].
@@ -17,6 +17,7 @@ pub mod frame;
 mod session;
 mod slot;
 mod wal_stream;
+mod wire;
 
 pub use error::ReplicationError;
 pub use frame::{ServerMessage, StandbyStatus};

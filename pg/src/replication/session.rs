@@ -9,11 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use postgres_protocol::message::frontend;
 
-use super::connect::{self, Wire};
+use super::connect;
 use super::error::ReplicationError;
 use super::frame::Message;
 use super::slot::SlotName;
 use super::wal_stream::WalStream;
+use super::wire::Wire;
 use crate::conninfo::ConnectOptions;
 use crate::identity::{ServerVersion, SystemIdentifier};
 use crate::lsn::Lsn;
@@ -21,7 +22,7 @@ use crate::segment::{SegmentSize, parse_segment_size};
 use crate::timeline::TimelineId;
 
 /// How long a simple command may take when nothing else is set.
-pub const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// Rows that a simple command may answer with; all of them answer with one.
 const ROWS_MAX: usize = 1000;
@@ -54,12 +55,30 @@ impl ReplicationSession {
     /// The error of the last host tried.
     pub async fn connect(opts: &ConnectOptions) -> Result<Self, ReplicationError> {
         let (wire, server_version) = connect::connect(opts).await?;
-        Ok(ReplicationSession { wire, server_version, command_timeout: COMMAND_TIMEOUT })
+        Ok(ReplicationSession {
+            wire,
+            server_version,
+            command_timeout: COMMAND_TIMEOUT,
+        })
     }
 
     /// Sets the time limit of a simple command.
     pub fn set_command_timeout(&mut self, limit: Duration) {
         self.command_timeout = limit;
+    }
+
+    /// Says goodbye, so that the server does not log a lost connection. Dropping the session is as
+    /// good otherwise.
+    ///
+    /// # Errors
+    /// What failed; the connection is gone either way.
+    pub async fn close(mut self) -> Result<(), ReplicationError> {
+        frontend::terminate(self.wire.out());
+        let after = self.command_timeout;
+        let what = "closing the connection";
+        tokio::time::timeout(after, self.wire.flush())
+            .await
+            .map_err(|_| ReplicationError::Timeout { what, after })?
     }
 
     /// The server's version.
@@ -89,7 +108,9 @@ impl ReplicationSession {
     /// # Errors
     /// What failed; an unknown setting is a server error.
     pub async fn show(&mut self, name: &str) -> Result<String, ReplicationError> {
-        let row = self.one_row(&format!("SHOW {}", quote_identifier(name))).await?;
+        let row = self
+            .one_row(&format!("SHOW {}", quote_identifier(name)))
+            .await?;
         let value = text_column(&row, 0)?.map(str::to_owned);
         value.ok_or_else(|| ReplicationError::protocol("answer to SHOW"))
     }
@@ -111,25 +132,32 @@ impl ReplicationSession {
         &mut self,
         timeline: TimelineId,
     ) -> Result<(String, Bytes), ReplicationError> {
-        let row = self.one_row(&format!("TIMELINE_HISTORY {timeline}")).await?;
+        let row = self
+            .one_row(&format!("TIMELINE_HISTORY {timeline}"))
+            .await?;
         let name = text_column(&row, 0)?.map(str::to_owned);
         let content = row.into_iter().nth(1).flatten();
-        name.zip(content).ok_or_else(|| ReplicationError::protocol("answer to TIMELINE_HISTORY"))
+        name.zip(content)
+            .ok_or_else(|| ReplicationError::protocol("answer to TIMELINE_HISTORY"))
     }
 
     /// Starts to receive WAL of `timeline` from `from` on. When a historic timeline ends exactly
     /// at `from` there is nothing to receive, and the first event is the timeline's end.
     ///
     /// # Errors
-    /// What failed, see [`ReplicationError::is_wal_removed`], [`ReplicationError::is_ahead_of_server`],
-    /// [`ReplicationError::is_not_in_history`] and the ones about slots.
+    /// What failed, see [`ReplicationError::is_not_in_history`] and the ones about slots. That the
+    /// WAL is removed or not there yet ([`ReplicationError::is_wal_removed`],
+    /// [`ReplicationError::is_ahead_of_server`]) the server finds only after it has agreed to
+    /// stream, so it comes from [`WalStream::next`].
     pub async fn start_physical(
         self,
         slot: Option<&SlotName>,
         from: Lsn,
         timeline: TimelineId,
     ) -> Result<WalStream, ReplicationError> {
-        let slot = slot.map(|name| format!("SLOT \"{name}\" ")).unwrap_or_default();
+        let slot = slot
+            .map(|name| format!("SLOT \"{name}\" "))
+            .unwrap_or_default();
         let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}");
         WalStream::start(self, &command).await
     }
@@ -149,7 +177,9 @@ impl ReplicationSession {
         let mut rows = self.rows(command).await?;
         match (rows.pop(), rows.is_empty()) {
             (Some(row), true) => Ok(row),
-            _ => Err(ReplicationError::protocol(format!("not one row in answer to {command}"))),
+            _ => Err(ReplicationError::protocol(format!(
+                "not one row in answer to {command}"
+            ))),
         }
     }
 
@@ -161,7 +191,10 @@ impl ReplicationSession {
         let after = self.command_timeout;
         tokio::time::timeout(after, self.rows_unbounded(command))
             .await
-            .map_err(|_| ReplicationError::Timeout { what: "answer to a command", after })?
+            .map_err(|_| ReplicationError::Timeout {
+                what: "answer to a command",
+                after,
+            })?
     }
 
     async fn rows_unbounded(
@@ -242,7 +275,11 @@ mod tests {
 
     #[test]
     fn columns_may_be_null_or_missing() {
-        let row = vec![Some(Bytes::from_static(b"x")), None, Some(Bytes::from_static(b"\xFF"))];
+        let row = vec![
+            Some(Bytes::from_static(b"x")),
+            None,
+            Some(Bytes::from_static(b"\xFF")),
+        ];
         assert_eq!(text_column(&row, 0).unwrap(), Some("x"));
         assert_eq!(text_column(&row, 1).unwrap(), None);
         assert_eq!(text_column(&row, 9).unwrap(), None);

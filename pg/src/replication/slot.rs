@@ -22,7 +22,9 @@ pub struct SlotName(String);
 
 /// A text that is not a slot's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("invalid replication slot name \"{text}\": 1 to 63 lowercase letters, digits and underscores are allowed")]
+#[error(
+    "invalid replication slot name \"{text}\": 1 to 63 lowercase letters, digits and underscores are allowed"
+)]
 pub struct SlotNameError {
     /// The text.
     pub text: String,
@@ -38,7 +40,9 @@ impl SlotName {
         if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
             Ok(SlotName(text.to_owned()))
         } else {
-            Err(SlotNameError { text: text.to_owned() })
+            Err(SlotNameError {
+                text: text.to_owned(),
+            })
         }
     }
 
@@ -96,7 +100,9 @@ impl ReplicationSession {
                 version: self.server_version().to_string(),
             });
         }
-        let row = self.one_row(&format!("READ_REPLICATION_SLOT \"{slot}\"")).await?;
+        let row = self
+            .one_row(&format!("READ_REPLICATION_SLOT \"{slot}\""))
+            .await?;
         if text_column(&row, 0)?.is_none() {
             return Ok(None);
         }
@@ -105,12 +111,18 @@ impl ReplicationSession {
             .map(|text| text.parse().map_err(|_| bad("restart_lsn")))
             .transpose()?;
         let restart_timeline = match text_column(&row, 2)? {
-            Some(text) => {
-                Some(text.parse().ok().and_then(TimelineId::new).ok_or_else(|| bad("restart_tli"))?)
-            }
+            Some(text) => Some(
+                text.parse()
+                    .ok()
+                    .and_then(TimelineId::new)
+                    .ok_or_else(|| bad("restart_tli"))?,
+            ),
             None => None,
         };
-        Ok(Some(SlotState { restart_lsn, restart_timeline }))
+        Ok(Some(SlotState {
+            restart_lsn,
+            restart_timeline,
+        }))
     }
 
     /// Makes a permanent physical slot that reserves WAL at once.
@@ -136,7 +148,9 @@ impl ReplicationSession {
     /// What failed, see [`ReplicationError::is_slot_missing`] and
     /// [`ReplicationError::is_slot_in_use`].
     pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
-        self.rows(&format!("DROP_REPLICATION_SLOT \"{slot}\"")).await.map(drop)
+        self.rows(&format!("DROP_REPLICATION_SLOT \"{slot}\""))
+            .await
+            .map(drop)
     }
 }
 

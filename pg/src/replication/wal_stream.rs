@@ -57,9 +57,13 @@ pub enum StreamEvent {
 enum State {
     Streaming,
     /// CopyDone was exchanged, or there was no copy; result rows follow.
-    Ending { end: Option<(TimelineId, Lsn)> },
+    Ending {
+        end: Option<(TimelineId, Lsn)>,
+    },
     /// The server is ready for a command.
-    Ended { end: Option<(TimelineId, Lsn)> },
+    Ended {
+        end: Option<(TimelineId, Lsn)>,
+    },
     Closed,
 }
 
@@ -80,11 +84,18 @@ impl WalStream {
         command: &str,
     ) -> Result<Self, ReplicationError> {
         let after = session.command_timeout;
-        let mut stream =
-            WalStream { session, state: State::Streaming, copy_done_sent: false, clock: None };
+        let mut stream = WalStream {
+            session,
+            state: State::Streaming,
+            copy_done_sent: false,
+            clock: None,
+        };
         tokio::time::timeout(after, stream.begin(command))
             .await
-            .map_err(|_| ReplicationError::Timeout { what: "start of replication", after })??;
+            .map_err(|_| ReplicationError::Timeout {
+                what: "start of replication",
+                after,
+            })??;
         Ok(stream)
     }
 
@@ -94,7 +105,9 @@ impl WalStream {
             match self.session.wire.expect().await? {
                 Message::CopyBoth => return Ok(()),
                 Message::DataRow(row) => {
-                    self.state = State::Ending { end: Some(timeline_end(&row)?) };
+                    self.state = State::Ending {
+                        end: Some(timeline_end(&row)?),
+                    };
                     self.copy_done_sent = true;
                     return Ok(());
                 }
@@ -118,11 +131,18 @@ impl WalStream {
         loop {
             match self.state {
                 State::Closed => return Ok(StreamEvent::ServerClosed),
-                State::Ended { end: Some((next_timeline, switch_point)) } => {
-                    return Ok(StreamEvent::TimelineEnded { next_timeline, switch_point });
+                State::Ended {
+                    end: Some((next_timeline, switch_point)),
+                } => {
+                    return Ok(StreamEvent::TimelineEnded {
+                        next_timeline,
+                        switch_point,
+                    });
                 }
                 State::Ended { end: None } => {
-                    return Err(ReplicationError::protocol("end of the stream without a reason"));
+                    return Err(ReplicationError::protocol(
+                        "end of the stream without a reason",
+                    ));
                 }
                 State::Streaming | State::Ending { .. } => {}
             }
@@ -153,7 +173,9 @@ impl WalStream {
                 Ok(None)
             }
             (State::Ending { .. }, Message::DataRow(row)) => {
-                self.state = State::Ending { end: Some(timeline_end(&row)?) };
+                self.state = State::Ending {
+                    end: Some(timeline_end(&row)?),
+                };
                 Ok(None)
             }
             (State::Ending { end }, Message::ReadyForQuery) => {
@@ -172,15 +194,35 @@ impl WalStream {
 
     fn take_wal(&mut self, payload: Bytes) -> Result<Option<StreamEvent>, ReplicationError> {
         Ok(match WalMessage::parse(payload)? {
-            Some(WalMessage::XLogData { start, server_end, clock_us, data }) => {
+            Some(WalMessage::XLogData {
+                start,
+                server_end,
+                clock_us,
+                data,
+            }) => {
                 self.clock = Some((clock_us, Instant::now()));
                 let small = data.len() < COPY_BELOW_BYTES;
-                let data = if small { Bytes::copy_from_slice(&data) } else { data };
-                Some(StreamEvent::Wal { start, server_end, data })
+                let data = if small {
+                    Bytes::copy_from_slice(&data)
+                } else {
+                    data
+                };
+                Some(StreamEvent::Wal {
+                    start,
+                    server_end,
+                    data,
+                })
             }
-            Some(WalMessage::Keepalive { server_end, clock_us, reply_requested }) => {
+            Some(WalMessage::Keepalive {
+                server_end,
+                clock_us,
+                reply_requested,
+            }) => {
                 self.clock = Some((clock_us, Instant::now()));
-                Some(StreamEvent::Keepalive { server_end, reply_requested })
+                Some(StreamEvent::Keepalive {
+                    server_end,
+                    reply_requested,
+                })
             }
             None => None,
         })
@@ -211,7 +253,10 @@ impl WalStream {
         let after = self.session.command_timeout;
         tokio::time::timeout(after, self.session.wire.flush())
             .await
-            .map_err(|_| ReplicationError::Timeout { what: "sending of a status", after })?
+            .map_err(|_| ReplicationError::Timeout {
+                what: "sending of a status",
+                after,
+            })?
     }
 
     /// Ends the stream and gives the session back. WAL that is still under way is dropped.
@@ -222,7 +267,10 @@ impl WalStream {
         let after = self.session.command_timeout;
         tokio::time::timeout(after, self.drain())
             .await
-            .map_err(|_| ReplicationError::Timeout { what: "end of replication", after })??;
+            .map_err(|_| ReplicationError::Timeout {
+                what: "end of replication",
+                after,
+            })??;
         Ok(self.session)
     }
 
@@ -243,7 +291,10 @@ impl WalStream {
 
 /// Next timeline and switch point from the row at the end of a timeline.
 fn timeline_end(row: &[Option<Bytes>]) -> Result<(TimelineId, Lsn), ReplicationError> {
-    let next = text_column(row, 0)?.and_then(|text| text.parse().ok()).and_then(TimelineId::new);
+    let next = text_column(row, 0)?
+        .and_then(|text| text.parse().ok())
+        .and_then(TimelineId::new);
     let switch_point = text_column(row, 1)?.and_then(|text| text.parse().ok());
-    next.zip(switch_point).ok_or_else(|| ReplicationError::protocol("end of a timeline"))
+    next.zip(switch_point)
+        .ok_or_else(|| ReplicationError::protocol("end of a timeline"))
 }

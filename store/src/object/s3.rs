@@ -27,6 +27,7 @@ use super::{
 
 mod answer;
 mod connect;
+pub(super) mod hints;
 mod listing;
 mod options;
 

@@ -83,6 +83,7 @@ type Verdict = (Outcome, ErrorClass, Option<&'static str>);
 
 /// The exhaustive table.
 fn verdict(reason: Reason) -> Verdict {
+    use super::s3::hints::*;
     use ErrorClass::{Corrupt, Full, Misconfigured, NotFound, Permanent, Transient};
     use Outcome::{DidNotHappen, Unknown};
     match reason {
@@ -112,22 +113,6 @@ fn verdict(reason: Reason) -> Verdict {
         Reason::Tls => (DidNotHappen, Misconfigured, Some(TRUST)),
     }
 }
-
-const NOT_S3: &str = "The answer is not S3's. Check the endpoint and path_style in [repository].";
-const BUCKET: &str = "Create the bucket, or correct the repository URL, region or endpoint.";
-const RIGHTS: &str = "Give the access key the rights to list the bucket and to get and put objects under the prefix (and to \
-                      delete them, for the keeper role).";
-const KEYS: &str = "Check the access key id and the secret access key, and that they belong to this endpoint.";
-const EXPIRED: &str = "The temporary credentials have ended. Provide new ones.";
-const CLOCK: &str = "The clocks of this host and of the service differ by minutes. Synchronise this host's clock (chrony, ntpd).";
-const REGION: &str = "Set region (or endpoint) in [repository] to the one of the bucket.";
-const ARCHIVED: &str = "A lifecycle rule moved the object to an archive class. Restore it there, and remove the rule.";
-const SPACE: &str = "Raise the quota of the bucket or free space in the service. WAL waits on the server until then.";
-const SERVER_KEY: &str = "Check that the key of the server-side encryption exists, is enabled, and may be used by this access key.";
-const UNSUPPORTED: &str = "The service does not support a request that is needed. If it is If-None-Match, set conditional_put = false.";
-const ENDPOINT: &str = "Check the endpoint, its port, and the network in between.";
-const TRUST: &str = "Set ca_file in [repository] to the certificate authority of the service, and use a host name that its \
-                     certificate covers.";
 
 /// What S3's error codes mean; then what the status alone means.
 fn reason_of_answer(status: u16, code: Option<&str>) -> Reason {

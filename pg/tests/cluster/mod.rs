@@ -1,0 +1,286 @@
+//! A throw-away PostgreSQL cluster for the tests of this package.
+//!
+//! Binaries come from `SEAWALL_PG15_BIN` or Debian's place for version 15; a missing server fails
+//! the test. As root, the server runs as user `postgres`. Everything is removed on drop.
+
+use std::net::TcpListener;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pg::conninfo::{ConnectOptions, Host, Password, SslMode};
+
+pub(crate) struct Cluster {
+    pub(crate) directory: tempfile::TempDir,
+    pub(crate) data: PathBuf,
+    pub(crate) port: u16,
+    running: bool,
+}
+
+/// Clients that each method of authentication is for, all with the password `secret`.
+const HBA: &str = "\
+local all all trust
+local replication all trust
+host replication scram 127.0.0.1/32 scram-sha-256
+host replication md5 127.0.0.1/32 md5
+host replication clear 127.0.0.1/32 password
+hostssl replication tls 127.0.0.1/32 scram-sha-256
+";
+
+const CONF: &str = "\
+listen_addresses = '127.0.0.1'
+wal_level = replica
+max_wal_senders = 10
+max_replication_slots = 10
+fsync = off
+shared_buffers = 16MB
+max_wal_size = 64MB
+min_wal_size = 32MB
+autovacuum = off
+";
+
+fn bin(name: &str) -> PathBuf {
+    let directory = std::env::var("SEAWALL_PG15_BIN")
+        .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned());
+    let path = Path::new(&directory).join(name);
+    assert!(
+        path.exists(),
+        "{} is missing: set SEAWALL_PG15_BIN",
+        path.display()
+    );
+    path
+}
+
+/// The user that must run the server, when we are root.
+fn server_user() -> Option<(u32, u32)> {
+    let id = |args: &[&str]| -> u32 {
+        let output = Command::new("id").args(args).output().unwrap();
+        String::from_utf8(output.stdout)
+            .unwrap()
+            .trim()
+            .parse()
+            .unwrap()
+    };
+    (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
+}
+
+fn give_to_server(path: &Path) {
+    if let Some((uid, gid)) = server_user() {
+        chown(path, Some(uid), Some(gid)).unwrap();
+    }
+}
+
+fn command(name: &str) -> Command {
+    let mut command = Command::new(bin(name));
+    command
+        .current_dir("/")
+        .env("LC_ALL", "C")
+        .stdin(Stdio::null());
+    if let Some((uid, gid)) = server_user() {
+        command.uid(uid).gid(gid);
+    }
+    command
+}
+
+fn run(command: &mut Command) -> String {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{command:?}: {text}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port()
+}
+
+fn empty_place() -> (tempfile::TempDir, PathBuf) {
+    let directory = tempfile::tempdir().unwrap();
+    give_to_server(directory.path());
+    let data = directory.path().join("data");
+    (directory, data)
+}
+
+impl Cluster {
+    /// A new cluster with data checksums and the roles of `HBA`.
+    pub(crate) fn start() -> Cluster {
+        let (directory, data) = empty_place();
+        let mut initdb = command("initdb");
+        initdb
+            .args(["-k", "-N", "-U", "postgres", "-A", "trust", "-D"])
+            .arg(&data);
+        run(&mut initdb);
+        let conf = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
+        std::fs::write(data.join("postgresql.conf"), conf + CONF).unwrap();
+        std::fs::write(data.join("pg_hba.conf"), HBA).unwrap();
+        make_certificates(directory.path(), &data);
+        let mut cluster = Cluster {
+            directory,
+            data,
+            port: free_port(),
+            running: false,
+        };
+        cluster.up();
+        cluster.sql(
+            "CREATE ROLE scram REPLICATION LOGIN PASSWORD 'secret';
+             CREATE ROLE tls REPLICATION LOGIN PASSWORD 'secret';
+             CREATE ROLE clear REPLICATION LOGIN PASSWORD 'secret';
+             SET password_encryption = md5;
+             CREATE ROLE md5 REPLICATION LOGIN PASSWORD 'secret';",
+        );
+        cluster
+    }
+
+    /// A running standby of this cluster.
+    pub(crate) fn standby(&self) -> Cluster {
+        let (directory, data) = empty_place();
+        let mut copy = command("pg_basebackup");
+        copy.args([
+            "-R", "-N", "-c", "fast", "-X", "stream", "-U", "postgres", "-D",
+        ])
+        .arg(&data);
+        copy.arg("-h")
+            .arg(self.directory.path())
+            .args(["-p", &self.port.to_string()]);
+        run(&mut copy);
+        let mut standby = Cluster {
+            directory,
+            data,
+            port: free_port(),
+            running: false,
+        };
+        standby.up();
+        standby
+    }
+
+    fn pg_ctl(&self, args: &[&str]) {
+        let mut ctl = command("pg_ctl");
+        ctl.args(args).args(["-w", "-D"]).arg(&self.data);
+        // The server inherits these; a pipe would stay open as long as it runs.
+        let status = ctl
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .unwrap();
+        let log = std::fs::read_to_string(self.log()).unwrap_or_default();
+        assert!(status.success(), "pg_ctl {args:?}: {log}");
+    }
+
+    fn log(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    fn up(&mut self) {
+        let sockets = self.directory.path().display();
+        let options = format!("-p {} -c unix_socket_directories={sockets}", self.port);
+        let log = self.log();
+        self.pg_ctl(&["start", "-l", log.to_str().unwrap(), "-o", &options]);
+        self.running = true;
+    }
+
+    pub(crate) fn stop(&mut self) {
+        self.running = false;
+        self.pg_ctl(&["stop", "-m", "fast"]);
+    }
+
+    pub(crate) fn promote(&self) {
+        self.pg_ctl(&["promote"]);
+    }
+
+    /// Runs SQL as superuser; the answer is unaligned text.
+    pub(crate) fn sql(&self, text: &str) -> String {
+        let mut psql = command("psql");
+        psql.args([
+            "-X",
+            "-A",
+            "-t",
+            "-q",
+            "-v",
+            "ON_ERROR_STOP=1",
+            "-U",
+            "postgres",
+        ]);
+        psql.arg("-h")
+            .arg(self.directory.path())
+            .args(["-p", &self.port.to_string()]);
+        run(psql.args(["-d", "postgres", "-c", text]))
+            .trim()
+            .to_owned()
+    }
+
+    /// Output of `pg_controldata` for the label, without blanks around it.
+    pub(crate) fn controldata(&self, label: &str) -> String {
+        let text = run(command("pg_controldata").arg(&self.data));
+        let line = text
+            .lines()
+            .find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
+        line.unwrap_or_else(|| panic!("no {label} in {text}"))
+            .trim()
+            .to_owned()
+    }
+
+    pub(crate) fn by_socket(&self) -> ConnectOptions {
+        ConnectOptions {
+            host: vec![Host::Unix(self.directory.path().to_owned())],
+            port: self.port,
+            user: "postgres".to_owned(),
+            password: None,
+            dbname: None,
+            sslmode: SslMode::Prefer,
+            sslrootcert: None,
+            application_name: "pg tests".to_owned(),
+            connect_timeout: Duration::from_secs(10),
+        }
+    }
+
+    pub(crate) fn by_tcp(&self, user: &str, password: &str) -> ConnectOptions {
+        ConnectOptions {
+            host: vec![Host::Tcp("127.0.0.1".to_owned())],
+            user: user.to_owned(),
+            password: Some(Password::new(password.to_owned())),
+            sslmode: SslMode::Disable,
+            ..self.by_socket()
+        }
+    }
+}
+
+impl Drop for Cluster {
+    fn drop(&mut self) {
+        if self.running {
+            let mut ctl = command("pg_ctl");
+            ctl.args(["stop", "-m", "immediate", "-w", "-D"])
+                .arg(&self.data);
+            let _ = ctl.stdout(Stdio::null()).stderr(Stdio::null()).status();
+        }
+    }
+}
+
+/// A CA, a server certificate of it for `localhost`, and another CA; TLS is switched on.
+fn make_certificates(directory: &Path, data: &Path) {
+    let openssl = |args: &str| {
+        run(Command::new("openssl")
+            .args(args.split(' '))
+            .current_dir(directory));
+    };
+    let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
+    for ca in ["ca", "other"] {
+        openssl(&format!(
+            "req -x509 {key} -keyout {ca}.key -out {ca}.crt -subj /CN={ca}"
+        ));
+    }
+    openssl(&format!(
+        "req -x509 {key} -keyout data/server.key -out data/server.crt -subj /CN=server -CA ca.crt -CAkey \
+         ca.key -addext subjectAltName=DNS:localhost -addext basicConstraints=critical,CA:FALSE"
+    ));
+    std::fs::set_permissions(data.join("server.key"), PermissionsExt::from_mode(0o600)).unwrap();
+    for file in ["server.key", "server.crt"] {
+        give_to_server(&data.join(file));
+    }
+    let conf = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
+    std::fs::write(data.join("postgresql.conf"), conf + "ssl = on\n").unwrap();
+}

@@ -1,0 +1,164 @@
+//! Is the server at the other end still the one whose WAL we archive? Asked on every connect, before anything is uploaded.
+//!
+//! System identifier and timeline do not identify a history: a data directory that was rolled back to an older copy keeps both,
+//! and stock tools splice its WAL into the archive without a word. So the newest archived WAL is read from the server once more
+//! and compared by keyed digest; what does not compare begins a new lineage.
+
+use pg::lsn::Lsn;
+use pg::replication::{ReplicationError, ReplicationSession, StreamEvent, SystemIdentity};
+use pg::segment::SegmentSize;
+use pg::timeline::{TimelineHistory, TimelineId};
+use store::StoreError;
+use store::catalog::Coverage;
+use store::envelope::Kind;
+use store::layout::WalRange;
+use store::records::Lineage;
+use store::repository::Repository;
+
+/// What is to be done, from names and identities alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Resume {
+    /// Nothing of this lineage is archived yet.
+    Fresh,
+    /// Go on behind `archived` on `timeline`.
+    GoOn {
+        /// The newest archived timeline.
+        timeline: TimelineId,
+        /// End of its WAL.
+        archived: Lsn,
+    },
+    /// This timeline is archived up to where the server left it; go on with the server's.
+    Switch {
+        /// The newest archived timeline.
+        from: TimelineId,
+        /// Where the server's history left it.
+        switch_point: Lsn,
+    },
+    /// The server has another history than the archive.
+    Diverged(String),
+}
+
+/// Decides from the server's identity, its timeline history and what is archived. Pure.
+#[must_use]
+pub fn plan_resume(server: &SystemIdentity, history: &TimelineHistory, coverage: &Coverage) -> Resume {
+    let Some(timeline) = coverage.newest_timeline() else { return Resume::Fresh };
+    let Some(archived) = coverage.timelines.get(&timeline).and_then(store::catalog::TimelineCoverage::end) else {
+        return Resume::Fresh;
+    };
+    if server.timeline == timeline {
+        if server.flush_lsn < archived {
+            return Resume::Diverged(format!(
+                "the server's WAL ends at {} on timeline {timeline}, but {archived} is archived: it was rolled back",
+                server.flush_lsn
+            ));
+        }
+        return Resume::GoOn { timeline, archived };
+    }
+    if server.timeline < timeline {
+        return Resume::Diverged(format!("the server is on timeline {}, but timeline {timeline} is archived", server.timeline));
+    }
+    match history.switch_point_after(timeline) {
+        Some(switch_point) if archived >= switch_point => Resume::Switch { from: timeline, switch_point },
+        Some(_) => Resume::GoOn { timeline, archived },
+        None => Resume::Diverged(format!("timeline {timeline} is archived, but is not in the history of the server's timeline {}", server.timeline)),
+    }
+}
+
+/// What the comparison showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Overlap {
+    /// The server's bytes are the archived ones; the start of the last archived record and its end, if known.
+    Same {
+        /// Start and end of the last record in what was compared.
+        last_record: Option<(Lsn, Lsn)>,
+    },
+    /// They differ.
+    Different(String),
+    /// The server does not have them any more.
+    Gone(String),
+}
+
+/// Why a comparison could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum OverlapError {
+    /// The connection failed.
+    #[error("the newest archived WAL could not be read again from the server")]
+    Replication(#[from] ReplicationError),
+    /// The repository failed.
+    #[error("the newest archived WAL could not be looked up in the repository")]
+    Store(#[from] StoreError),
+}
+
+/// Reads the newest archived object's range before `until` from the server again, without a slot, and compares keyed digests.
+///
+/// # Errors
+/// The connection or the repository failed; nothing is known then.
+pub async fn compare_overlap(
+    session: ReplicationSession,
+    repository: &Repository,
+    coverage: &Coverage,
+    timeline: TimelineId,
+    until: Lsn,
+    size: SegmentSize,
+) -> Result<Overlap, OverlapError> {
+    let Some(newest) = newest_before(coverage, timeline, until) else { return Ok(Overlap::Gone("nothing is archived".into())) };
+    let Some(header) = repository.read_wal_header(&newest, size).await? else {
+        return Ok(Overlap::Gone(format!("the object of {} to {} vanished", newest.start, newest.end)));
+    };
+    let bytes = match read_again(session, newest.start, newest.end, timeline).await {
+        Ok(bytes) => bytes,
+        Err(error) if error.is_wal_removed() => return Ok(Overlap::Gone(error.to_string())),
+        Err(error) if error.is_ahead_of_server() || error.is_not_in_history() => return Ok(Overlap::Different(error.to_string())),
+        Err(error) => return Err(error.into()),
+    };
+    if bytes.len() as u64 != newest.end.distance_from(newest.start) {
+        return Ok(Overlap::Different(format!("the server has {} bytes from {} on", bytes.len(), newest.start)));
+    }
+    if repository.keys().digest(Kind::Wal.digest_kind(), &bytes) != header.digest {
+        return Ok(Overlap::Different(format!("the server's WAL from {} to {} differs from the archived", newest.start, newest.end)));
+    }
+    let facts = header.wal.unwrap_or_default();
+    let last_record = facts.last_record.zip(facts.last_record_end).map(|(start, end)| (Lsn::new(start), Lsn::new(end)));
+    Ok(Overlap::Same { last_record })
+}
+
+fn newest_before(coverage: &Coverage, timeline: TimelineId, until: Lsn) -> Option<WalRange> {
+    let ranges = &coverage.timelines.get(&timeline)?.ranges;
+    // The smallest object that ends last: a tail where there is one, so that little is read again.
+    ranges.iter().filter(|range| range.end <= until).max_by(|a, b| a.end.cmp(&b.end).then(a.start.cmp(&b.start))).copied()
+}
+
+async fn read_again(session: ReplicationSession, start: Lsn, end: Lsn, timeline: TimelineId) -> Result<Vec<u8>, ReplicationError> {
+    let mut stream = session.start_physical(None, start, timeline).await?;
+    let wanted = usize::try_from(end.distance_from(start)).unwrap_or(usize::MAX);
+    let mut bytes: Vec<u8> = Vec::with_capacity(wanted);
+    while bytes.len() < wanted {
+        match stream.next().await? {
+            StreamEvent::Wal { data, .. } => {
+                let room = wanted - bytes.len();
+                bytes.extend_from_slice(data.get(..room.min(data.len())).unwrap_or_default());
+            }
+            StreamEvent::Keepalive { .. } => {}
+            StreamEvent::TimelineEnded { .. } | StreamEvent::ServerClosed => break,
+        }
+    }
+    Ok(bytes)
+}
+
+/// Refuses a server that cannot be this lineage's: another cluster, another major version, another segment size.
+///
+/// # Errors
+/// What differs, as [`StoreError::Foreign`].
+pub fn check_identity(lineage: &Lineage, server: &SystemIdentity, major: u32, size: SegmentSize) -> Result<(), StoreError> {
+    let foreign = |what, expected: String, found: String| Err(StoreError::Foreign { what, expected, found });
+    if server.system_identifier.as_u64() != lineage.system_identifier {
+        return foreign("the server's system identifier", lineage.system_identifier.to_string(), server.system_identifier.to_string());
+    }
+    if major != lineage.server_version / 10_000 {
+        return foreign("the server's major version", (lineage.server_version / 10_000).to_string(), major.to_string());
+    }
+    if size.bytes() != lineage.segment_bytes {
+        return foreign("the WAL segment size", lineage.segment_bytes.to_string(), size.bytes().to_string());
+    }
+    Ok(())
+}

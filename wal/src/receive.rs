@@ -1,0 +1,354 @@
+//! One streaming session on one timeline: socket → assembler → shipper → feedback.
+//!
+//! The loop never waits for the repository: uploads run beside it and report back, so keepalives are answered however slow the
+//! store is. When no byte permit is left it stops reading WAL and goes on answering. What a crash leaves: objects for a prefix of
+//! the stream and perhaps some beyond a missing one; the next session begins at the segment of the contiguous end again.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use pg::lsn::Lsn;
+use pg::replication::{ReplicationError, StreamEvent, WalStream};
+use pg::timeline::TimelineId;
+use store::StoreError;
+use store::limits::WAL_OBJECT_BYTES_MAX;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+use tokio::time::Instant;
+
+use crate::assemble::{Assembler, CommitSeen, Piece};
+use crate::lag::{Lag, LagSummary};
+use crate::progress::Progress;
+use crate::reader::WalError;
+use crate::ship::{Clock, Shipped, Shipper};
+
+/// Unit of the byte permits.
+const PERMIT_BYTES: u64 = 4096;
+/// Room for one message beside the ranges.
+const MESSAGE_BYTES_MAX: u64 = 1 << 20;
+/// A status goes out at least this often: half of a low `wal_sender_timeout` would still be kept.
+const STATUS_EVERY: Duration = Duration::from_secs(2);
+
+/// How a session is run.
+#[derive(Debug, Clone)]
+pub struct ReceiveOptions {
+    /// Oldest age that unshipped bytes may reach; zero: as soon as the tail before is durable.
+    pub ship_interval: Duration,
+    /// A tail is cut early, after a quarter of the interval, when this much is waiting.
+    pub tail_bytes_max: u64,
+    /// Bytes between socket and durable.
+    pub memory_bytes_max: u64,
+    /// On shutdown, how long to wait for the last pieces.
+    pub shutdown_timeout: Duration,
+}
+
+/// What others may know about the stream while it runs.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct StreamStatus {
+    /// Timeline.
+    pub timeline: u32,
+    /// End of what came in.
+    pub received: Lsn,
+    /// End of the contiguous durable prefix.
+    pub archived: Lsn,
+    /// The server's end of WAL as it last said.
+    pub server: Lsn,
+    /// Age of the oldest unprotected commit, microseconds.
+    pub oldest_unarchived_us: u64,
+    /// Commit to archived.
+    pub lag: LagSummary,
+    /// WAL bytes made durable in whole objects by this process.
+    pub wal_bytes: u64,
+    /// Bytes stored for them and for tails.
+    pub stored_bytes: u64,
+    /// Whole objects.
+    pub objects: u64,
+    /// Tails.
+    pub tails: u64,
+}
+
+/// Why a session ended without an error.
+#[derive(Debug)]
+pub enum StreamEnd {
+    /// The server went to another timeline; all of this one is archived.
+    TimelineEnded {
+        /// The next timeline.
+        next: TimelineId,
+        /// Where this one ended.
+        switch_point: Lsn,
+        /// The connection, ready for commands; `None` when the server dropped it meanwhile.
+        stream: Box<WalStream>,
+    },
+    /// The server closed the connection in order; what came in is archived.
+    ServerClosed,
+    /// We were asked to stop; what came in is archived, unless the time was up.
+    Stopped {
+        /// False when the time was up.
+        settled: bool,
+    },
+}
+
+/// Why a session failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// The connection failed.
+    #[error("the replication connection failed")]
+    Replication(#[from] ReplicationError),
+    /// What the server sent is not WAL of this cluster.
+    #[error("the server sent what is not WAL of this cluster; nothing of it was archived")]
+    Wal(#[from] WalError),
+    /// A piece could not be made durable.
+    #[error("WAL could not be made durable in the repository")]
+    Store(#[from] StoreError),
+}
+
+/// One session.
+#[allow(missing_debug_implementations)] // holds a clock
+pub struct Receiver<'a> {
+    stream: WalStream,
+    assembler: Assembler,
+    shipper: Shipper,
+    reports: mpsc::UnboundedReceiver<Shipped>,
+    progress: Progress,
+    options: &'a ReceiveOptions,
+    clock: &'a Clock,
+    status: &'a watch::Sender<StreamStatus>,
+    lag: &'a mut Lag,
+    permits: Arc<Semaphore>,
+    held: Option<OwnedSemaphorePermit>,
+    pending: Option<(Lsn, bytes::Bytes)>,
+    unshipped_since: Option<Instant>,
+    status_due: Instant,
+}
+
+impl<'a> Receiver<'a> {
+    /// A session on an open stream; `progress` begins where the assembler does.
+    #[allow(clippy::too_many_arguments)] // one of each thing the loop owns
+    #[must_use]
+    pub fn new(
+        stream: WalStream,
+        assembler: Assembler,
+        (shipper, reports): (Shipper, mpsc::UnboundedReceiver<Shipped>),
+        progress: Progress,
+        options: &'a ReceiveOptions,
+        clock: &'a Clock,
+        status: &'a watch::Sender<StreamStatus>,
+        lag: &'a mut Lag,
+    ) -> Self {
+        // The open range must fit beside one that is on its way, or the stream would stand still.
+        let least = 2 * assembler.segment_size().bytes().min(WAL_OBJECT_BYTES_MAX) + MESSAGE_BYTES_MAX;
+        let permits = usize::try_from(options.memory_bytes_max.max(least) / PERMIT_BYTES).unwrap_or(usize::MAX >> 4);
+        Receiver {
+            stream,
+            assembler,
+            shipper,
+            reports,
+            progress,
+            options,
+            clock,
+            status,
+            lag,
+            permits: Arc::new(Semaphore::new(permits)),
+            held: None,
+            pending: None,
+            unshipped_since: None,
+            status_due: Instant::now(),
+        }
+    }
+
+    /// Streams until the timeline ends, the server goes, or `stop` turns true.
+    ///
+    /// # Errors
+    /// The connection, the WAL or the repository failed. What was archived stays archived.
+    pub async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<StreamEnd, ReceiveError> {
+        loop {
+            self.take_pending()?;
+            let tail_due = self.tail_due();
+            let can_read = self.pending.is_none();
+            tokio::select! {
+                biased;
+                Some(report) = self.reports.recv() => self.take_report(report).await?,
+                () = sleep_until(tail_due) => self.ship_tail()?,
+                () = tokio::time::sleep_until(self.status_due) => self.send_status().await?,
+                () = stopped(stop) => return self.stop().await,
+                event = self.stream.next(), if can_read => match event? {
+                    StreamEvent::Wal { start, data, server_end } => {
+                        self.note_server(server_end);
+                        self.pending = Some((start, data));
+                    }
+                    StreamEvent::Keepalive { server_end, reply_requested } => {
+                        self.note_server(server_end);
+                        if reply_requested {
+                            self.send_status().await?;
+                        }
+                    }
+                    StreamEvent::TimelineEnded { next_timeline, switch_point } => {
+                        self.settle(None).await?;
+                        return Ok(StreamEnd::TimelineEnded { next: next_timeline, switch_point, stream: Box::new(self.stream) });
+                    }
+                    StreamEvent::ServerClosed => {
+                        self.settle(None).await?;
+                        return Ok(StreamEnd::ServerClosed);
+                    }
+                },
+            }
+        }
+    }
+
+    /// Moves pending bytes into the assembler when there is room for them.
+    fn take_pending(&mut self) -> Result<(), ReceiveError> {
+        let Some((start, data)) = &self.pending else { return Ok(()) };
+        let needed = (self.assembler.buffered_bytes() + data.len() as u64).div_ceil(PERMIT_BYTES);
+        let held = self.held.as_ref().map_or(0, |held| held.num_permits() as u64);
+        let wanted = u32::try_from(needed.saturating_sub(held)).unwrap_or(u32::MAX);
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(wanted) else { return Ok(()) };
+        match &mut self.held {
+            Some(held) => held.merge(permit),
+            None => self.held = Some(permit),
+        }
+        let mut pieces = Vec::new();
+        let mut commits: Vec<CommitSeen> = Vec::new();
+        self.assembler.push(*start, data, &mut pieces, &mut commits)?;
+        self.pending = None;
+        self.progress.receive(self.assembler.position());
+        commits.into_iter().for_each(|commit| self.lag.see(commit));
+        for piece in pieces {
+            let permit = self.release();
+            self.shipper.ship(piece, self.clock, permit)?;
+        }
+        if self.assembler.unshipped_bytes() == 0 {
+            self.unshipped_since = None;
+        } else if self.unshipped_since.is_none() {
+            self.unshipped_since = Some(Instant::now());
+        }
+        self.publish();
+        Ok(())
+    }
+
+    /// The permits of a completed range: all that are held but those of the range that is open now.
+    fn release(&mut self) -> Option<OwnedSemaphorePermit> {
+        let keep = usize::try_from(self.assembler.buffered_bytes().div_ceil(PERMIT_BYTES)).unwrap_or(usize::MAX);
+        let held = self.held.as_mut()?;
+        held.split(held.num_permits().saturating_sub(keep))
+    }
+
+    fn tail_due(&self) -> Option<Instant> {
+        let since = self.unshipped_since?;
+        if self.shipper.tails_in_flight() > 0 && self.options.ship_interval.is_zero() {
+            return None;
+        }
+        let is_much = self.assembler.unshipped_bytes() >= self.options.tail_bytes_max;
+        Some(since + if is_much { self.options.ship_interval / 4 } else { self.options.ship_interval })
+    }
+
+    fn ship_tail(&mut self) -> Result<(), ReceiveError> {
+        let piece: Option<Piece> = self.assembler.cut_tail();
+        self.unshipped_since = None;
+        if let Some(piece) = piece {
+            self.shipper.ship(piece, self.clock, None)?;
+        }
+        Ok(())
+    }
+
+    async fn take_report(&mut self, report: Shipped) -> Result<(), ReceiveError> {
+        self.shipper.settle(&report);
+        let stored = report.outcome?;
+        let before = self.progress.archived();
+        self.progress.make_durable(report.start, report.end);
+        let (tail, bytes) = (report.tail, report.end.distance_from(report.start));
+        self.status.send_modify(|status| {
+            status.stored_bytes += stored;
+            if tail {
+                status.tails += 1;
+            } else {
+                status.objects += 1;
+                status.wal_bytes += bytes;
+            }
+        });
+        let archived = self.progress.archived();
+        if archived > before {
+            self.lag.settle(archived.lsn(), (self.clock)());
+            self.send_status().await?;
+        }
+        self.publish();
+        Ok(())
+    }
+
+    async fn send_status(&mut self) -> Result<(), ReceiveError> {
+        self.status_due = Instant::now() + STATUS_EVERY;
+        self.stream.send_status(self.progress.archived().status()).await?;
+        self.publish();
+        Ok(())
+    }
+
+    fn note_server(&mut self, end: Lsn) {
+        self.status.send_modify(|status| status.server = status.server.max(end));
+    }
+
+    fn publish(&self) {
+        let now_us = (self.clock)();
+        self.status.send_modify(|status| {
+            status.received = self.progress.received().0;
+            status.archived = self.progress.archived().lsn();
+            status.oldest_unarchived_us = self.lag.oldest_us(now_us);
+            status.lag = self.lag.summary();
+        });
+    }
+
+    /// Ships what there is and waits until all of it is durable; false when `limit` was reached first.
+    async fn settle(&mut self, limit: Option<Instant>) -> Result<bool, ReceiveError> {
+        while self.pending.is_some() {
+            self.take_pending()?;
+            if self.pending.is_some() {
+                let Some(report) = self.next_report(limit).await else { return Ok(false) };
+                self.take_settling_report(report)?;
+            }
+        }
+        self.ship_tail()?;
+        while self.shipper.in_flight() > 0 {
+            let Some(report) = self.next_report(limit).await else { return Ok(false) };
+            self.take_settling_report(report)?;
+        }
+        Ok(self.progress.is_settled())
+    }
+
+    async fn next_report(&mut self, limit: Option<Instant>) -> Option<Shipped> {
+        match limit {
+            Some(limit) => tokio::time::timeout_at(limit, self.reports.recv()).await.ok().flatten(),
+            None => self.reports.recv().await,
+        }
+    }
+
+    /// As [`Receiver::take_report`], when the server may be gone already: nothing is sent.
+    fn take_settling_report(&mut self, report: Shipped) -> Result<(), ReceiveError> {
+        self.shipper.settle(&report);
+        report.outcome?;
+        self.progress.make_durable(report.start, report.end);
+        self.lag.settle(self.progress.archived().lsn(), (self.clock)());
+        self.publish();
+        Ok(())
+    }
+
+    async fn stop(mut self) -> Result<StreamEnd, ReceiveError> {
+        let limit = Instant::now() + self.options.shutdown_timeout;
+        let settled = self.settle(Some(limit)).await?;
+        self.stream.send_status(self.progress.archived().status()).await?;
+        // Ending the copy in order tells the server that we leave; it sends what is under way, which we drop unconfirmed.
+        let ended = tokio::time::timeout(Duration::from_secs(2), self.stream.finish()).await;
+        if let Ok(Err(error)) = ended {
+            tracing::debug!(%error, "the server did not end the stream in order");
+        }
+        Ok(StreamEnd::Stopped { settled })
+    }
+}
+
+async fn sleep_until(due: Option<Instant>) {
+    match due {
+        Some(due) => tokio::time::sleep_until(due).await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn stopped(stop: &mut watch::Receiver<bool>) {
+    // A dropped sender means that nobody can ask any more; then we are to stop as well.
+    let _ = stop.wait_for(|stop| *stop).await;
+}

@@ -1,0 +1,160 @@
+//! Pieces into objects: encode on the blocking pool, several PUTs in flight, each reported when it is durable.
+//!
+//! Bounded by a semaphore of bytes: the permit of a piece is given back when its object is durable, and the receiver stops reading
+//! when there is none left. A crash loses nothing: what is not in the repository is still in the server's pg_wal, behind the slot.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pg::lsn::Lsn;
+use pg::segment::SegmentSize;
+use store::StoreError;
+use store::id::LineageId;
+use store::keys::Recipient;
+use store::repository::{Put, Writer};
+use store::session::{Place, Purpose, Session};
+use store::wal_object;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+
+use crate::assemble::Piece;
+
+/// Source of the time, microseconds since 1970.
+pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
+
+/// A session key of WAL is used for at most this long.
+const SESSION_AGE_MAX: Duration = Duration::from_secs(86_400);
+/// And for at most this many bytes of WAL.
+const SESSION_BYTES_MAX: u64 = 64 << 30;
+
+/// What happened to a piece.
+#[derive(Debug)]
+pub struct Shipped {
+    /// First byte.
+    pub start: Lsn,
+    /// Byte after the last.
+    pub end: Lsn,
+    /// A tail, or a whole range.
+    pub tail: bool,
+    /// Bytes of the object; an error when it could not be made durable.
+    pub outcome: Result<u64, StoreError>,
+}
+
+/// Ships the pieces of one lineage.
+#[derive(Debug)]
+pub struct Shipper {
+    writer: Arc<Writer>,
+    recipients: Arc<[Recipient]>,
+    lineage: LineageId,
+    size: SegmentSize,
+    uploads: Arc<Semaphore>,
+    session: Arc<Session>,
+    session_begun: Instant,
+    session_bytes: u64,
+    done: mpsc::UnboundedSender<Shipped>,
+    in_flight: usize,
+    tails_in_flight: usize,
+}
+
+impl Shipper {
+    /// A shipper and the receiving end of its reports. The channel holds at most as many reports as pieces that hold permits.
+    ///
+    /// # Errors
+    /// No session key could be made.
+    pub fn new(
+        writer: Arc<Writer>,
+        recipients: Arc<[Recipient]>,
+        lineage: LineageId,
+        size: SegmentSize,
+        uploads_in_flight: usize,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Shipped>), StoreError> {
+        let (done, reports) = mpsc::unbounded_channel();
+        let session = Arc::new(begin_session(&writer, &recipients, lineage)?);
+        let shipper = Shipper {
+            writer,
+            recipients,
+            lineage,
+            size,
+            uploads: Arc::new(Semaphore::new(uploads_in_flight.max(1))),
+            session,
+            session_begun: Instant::now(),
+            session_bytes: 0,
+            done,
+            in_flight: 0,
+            tails_in_flight: 0,
+        };
+        Ok((shipper, reports))
+    }
+
+    /// Sends a piece on its way; `permit` is held until it is durable.
+    ///
+    /// # Errors
+    /// A new session key was due and could not be made.
+    pub fn ship(&mut self, mut piece: Piece, clock: &Clock, permit: Option<OwnedSemaphorePermit>) -> Result<(), StoreError> {
+        let bytes = piece.bytes.len() as u64;
+        if self.session_begun.elapsed() > SESSION_AGE_MAX || self.session_bytes + bytes > SESSION_BYTES_MAX {
+            self.session = Arc::new(begin_session(&self.writer, &self.recipients, self.lineage)?);
+            self.session_begun = Instant::now();
+            self.session_bytes = 0;
+        }
+        self.session_bytes += bytes;
+        self.in_flight += 1;
+        self.tails_in_flight += usize::from(piece.range.tail);
+        piece.range.epoch = self.writer.epoch();
+        let (writer, session, size) = (Arc::clone(&self.writer), Arc::clone(&self.session), self.size);
+        let (uploads, done, clock) = (Arc::clone(&self.uploads), self.done.clone(), Arc::clone(clock));
+        tokio::spawn(async move {
+            let (start, end, tail) = (piece.range.start, piece.range.end, piece.range.tail);
+            let outcome = put_piece(writer, session, size, piece, clock, &uploads).await;
+            drop(permit);
+            // A closed channel means that the stream is being given up; the object is durable all the same.
+            let _ = done.send(Shipped { start, end, tail, outcome });
+        });
+        Ok(())
+    }
+
+    /// A report has been taken.
+    pub fn settle(&mut self, report: &Shipped) {
+        self.in_flight = self.in_flight.saturating_sub(1);
+        self.tails_in_flight = self.tails_in_flight.saturating_sub(usize::from(report.tail));
+    }
+
+    /// Pieces on their way.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    /// Tails on their way.
+    #[must_use]
+    pub fn tails_in_flight(&self) -> usize {
+        self.tails_in_flight
+    }
+}
+
+fn begin_session(writer: &Writer, recipients: &[Recipient], lineage: LineageId) -> Result<Session, StoreError> {
+    let repository = writer.repository();
+    let place = Place { repository: repository.id(), cluster: repository.cluster(), lineage: Some(lineage) };
+    Session::begin(repository.keys(), recipients, place, Purpose::Wal)
+}
+
+async fn put_piece(
+    writer: Arc<Writer>,
+    session: Arc<Session>,
+    size: SegmentSize,
+    piece: Piece,
+    clock: Clock,
+    uploads: &Semaphore,
+) -> Result<u64, StoreError> {
+    let Ok(_upload) = uploads.acquire().await else { return Err(StoreError::Stage("upload")) };
+    let encoder = Arc::clone(&writer);
+    let encoded = tokio::task::spawn_blocking(move || {
+        wal_object::encode(&encoder, &session, &piece.range, size, piece.facts, &piece.bytes, clock())
+    })
+    .await
+    .map_err(|_| StoreError::Stage("WAL encoder"))??;
+    let stored = encoded.bytes.len() as u64;
+    match writer.create(&encoded.name, encoded.bytes, encoded.digest).await? {
+        Put::Created => Ok(stored),
+        Put::Same => Ok(0),
+    }
+}
