@@ -1,1 +1,60 @@
-fn main() {}
+//! `wal-agent`: the daemon on the database host and its administration.
+//!
+//! parse → config → run → exit code. `run` is the daemon (WAL lane), `backup` the base backup lane, the rest looks or prepares.
+
+//mod backup;
+mod check;
+mod cli;
+mod exit;
+mod init;
+mod list;
+mod open;
+mod output;
+mod preflight;
+mod run;
+mod sql;
+mod status;
+//mod take_backup;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    if let Command::Completions { shell } = cli.command {
+        cli::completions(shell);
+        return ExitCode::from(exit::OK);
+    }
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("wal-agent: cannot start the runtime\nDETAIL: {error}");
+            return ExitCode::from(exit::FAILURE);
+        }
+    };
+    match runtime.block_on(dispatch(cli)) {
+        Ok(()) => ExitCode::from(exit::OK),
+        Err(error) => {
+            eprintln!("{}", exit::describe(&error));
+            ExitCode::from(exit::code(&error))
+        }
+    }
+}
+
+async fn dispatch(cli: Cli) -> anyhow::Result<()> {
+    if let Command::Check { show_config: true, json } = cli.command {
+        return check::print_config(&cli.global, json);
+    }
+    let context = open::Context::load(&cli.global)?;
+    match cli.command {
+        Command::Init(options) => init::run(&context, &options).await,
+        Command::Run => run::run(&context).await,
+        Command::Backup(_) => Ok(()),
+        Command::List { json } => list::run(&context, json).await,
+        Command::Status { json } => status::run(&context, json).await,
+        Command::Check { json, .. } => check::run(&context, json).await,
+        Command::Completions { .. } => Ok(()),
+    }
+}

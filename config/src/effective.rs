@@ -1,4 +1,4 @@
-//! The values in force, for `check --config`.
+//! The values in force, for `check --show-config`.
 
 use serde::Serialize;
 

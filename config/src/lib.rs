@@ -32,6 +32,8 @@ mod value;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub mod open;
+
 pub use checked::{
     Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
     Postgres, Restore, Status, Wal,

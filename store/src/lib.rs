@@ -23,6 +23,7 @@ pub mod manifest;
 pub mod object;
 pub mod pack;
 pub mod page_map;
+pub mod pipeline;
 pub mod records;
 pub mod repository;
 pub mod retry;

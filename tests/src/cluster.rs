@@ -2,6 +2,7 @@
 
 mod builder;
 mod control;
+mod place;
 mod query;
 
 use std::fs;
@@ -13,6 +14,7 @@ use anyhow::{Context, Result, ensure};
 
 pub use builder::ClusterBuilder;
 pub use control::StopMode;
+pub use place::Place;
 pub use query::{connect, lsn_text, parse_lsn, query_one};
 
 use crate::install::pg_bin;

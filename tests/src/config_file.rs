@@ -73,6 +73,10 @@ impl ConfigFile {
         Ok(self)
     }
 
+    pub fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
     pub fn text(&self) -> String {
         self.table.to_string()
     }

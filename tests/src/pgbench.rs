@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use crate::child::Child;
 use crate::cluster::Cluster;
@@ -59,6 +59,16 @@ impl Load {
         self.0.terminate(DEADLINE).await?;
         Ok(())
     }
+}
+
+/// pgbench's own invariant: each transaction adds the same amount to three tables and to the history.
+pub async fn assert_balanced(cluster: &Cluster) -> Result<()> {
+    let sql = "select (select sum(abalance) from pgbench_accounts), (select sum(tbalance) from pgbench_tellers),
+                      (select sum(bbalance) from pgbench_branches), (select coalesce(sum(delta), 0) from pgbench_history)";
+    let row = cluster.connect().await?.query_one(sql, &[]).await?;
+    let sums: [i64; 4] = [row.get(0), row.get(1), row.get(2), row.get(3)];
+    ensure!(sums.iter().all(|sum| *sum == sums[0]), "pgbench is out of balance: {sums:?}");
+    Ok(())
 }
 
 /// The table `mix`: uuid, jsonb, words, numbers, some nulls, and values that are stored out of line.

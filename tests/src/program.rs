@@ -134,6 +134,18 @@ impl Output {
         Ok(())
     }
 
+    /// Insists on a refusal with this code that says these words, and what to do.
+    pub fn assert_refused(&self, code: i32, words: &[&str]) -> Result<()> {
+        self.assert_code(code)?;
+        ensure!(self.stderr.contains("HINT:"), "{} gave no HINT:\n{}", self.what, self.stderr);
+        for word in words {
+            let said = self.stderr.to_lowercase().contains(&word.to_lowercase());
+            ensure!(said, "{} did not say {word:?}:\n{}", self.what, self.stderr);
+        }
+        ensure!(!self.stderr.contains("panicked at"), "{}", self.stderr);
+        Ok(())
+    }
+
     /// Standard output as JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
         serde_json::from_str(&self.stdout)

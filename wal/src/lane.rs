@@ -48,6 +48,8 @@ pub struct LaneInputs {
     pub clock: Clock,
     /// Where the slot holds WAL back, as the server says; where to begin when nothing is archived.
     pub slot_restart: Option<Lsn>,
+    /// The server is a standby.
+    pub is_standby: bool,
 }
 
 /// How a connection's life ended.
@@ -93,6 +95,9 @@ pub enum LaneError {
     /// The server's timeline history makes no sense.
     #[error("the server sent a timeline history that makes no sense: {0}")]
     History(String),
+    /// A standby that has not got as far as the archive.
+    #[error("waiting: {0}")]
+    Behind(String),
     /// WAL that was needed next is gone from the server.
     #[error("the server no longer has the WAL from {from} on timeline {timeline}")]
     WalRemoved {
@@ -172,11 +177,12 @@ async fn find_start(
     coverage: &Coverage,
     size: SegmentSize,
 ) -> Result<Result<Start, (String, Lsn)>, LaneError> {
-    let (timeline, archived, start) = match plan_resume(server, history, coverage) {
+    let (timeline, archived, start) = match plan_resume(server, inputs.is_standby, history, coverage) {
         Resume::Fresh => {
             let from = size.start_containing(inputs.slot_restart.filter(|lsn| lsn.is_valid()).unwrap_or(server.flush_lsn));
             return Ok(Ok(Start { timeline: server.timeline, from, floor: Lsn::ZERO, previous: None }));
         }
+        Resume::Wait(reason) => return Err(LaneError::Behind(reason)),
         Resume::Diverged(reason) => {
             let archived = coverage.newest_timeline().and_then(|timeline| coverage.timelines.get(&timeline)?.end());
             return Ok(Err((reason, archived.unwrap_or(Lsn::ZERO))));

@@ -34,18 +34,23 @@ pub enum Resume {
         /// Where the server's history left it.
         switch_point: Lsn,
     },
+    /// A standby that has not got as far as the archive yet.
+    Wait(String),
     /// The server has another history than the archive.
     Diverged(String),
 }
 
 /// Decides from the server's identity, its timeline history and what is archived. Pure.
 #[must_use]
-pub fn plan_resume(server: &SystemIdentity, history: &TimelineHistory, coverage: &Coverage) -> Resume {
+pub fn plan_resume(server: &SystemIdentity, is_standby: bool, history: &TimelineHistory, coverage: &Coverage) -> Resume {
     let Some(timeline) = coverage.newest_timeline() else { return Resume::Fresh };
     let Some(archived) = coverage.timelines.get(&timeline).and_then(store::catalog::TimelineCoverage::end) else {
         return Resume::Fresh;
     };
     if server.timeline == timeline {
+        if server.flush_lsn < archived && is_standby {
+            return Resume::Wait(format!("the standby's WAL ends at {}, but {archived} is archived", server.flush_lsn));
+        }
         if server.flush_lsn < archived {
             return Resume::Diverged(format!(
                 "the server's WAL ends at {} on timeline {timeline}, but {archived} is archived: it was rolled back",
@@ -53,6 +58,9 @@ pub fn plan_resume(server: &SystemIdentity, history: &TimelineHistory, coverage:
             ));
         }
         return Resume::GoOn { timeline, archived };
+    }
+    if server.timeline < timeline && is_standby {
+        return Resume::Wait(format!("the standby is on timeline {}, but timeline {timeline} is archived", server.timeline));
     }
     if server.timeline < timeline {
         return Resume::Diverged(format!("the server is on timeline {}, but timeline {timeline} is archived", server.timeline));
@@ -161,4 +169,55 @@ pub fn check_identity(lineage: &Lineage, server: &SystemIdentity, major: u32, si
         return foreign("the WAL segment size", lineage.segment_bytes.to_string(), size.bytes().to_string());
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use store::id::LineageId;
+
+    use super::*;
+
+    fn timeline(id: u32) -> TimelineId {
+        TimelineId::new(id).unwrap()
+    }
+
+    fn server(id: u32, flush: u64) -> SystemIdentity {
+        SystemIdentity { system_identifier: pg::identity::SystemIdentifier(7), timeline: timeline(id), flush_lsn: Lsn::new(flush) }
+    }
+
+    fn archived(id: u32, end: u64) -> Coverage {
+        let range = WalRange {
+            lineage: LineageId::default(),
+            timeline: timeline(id),
+            start: Lsn::new(0x100),
+            end: Lsn::new(end),
+            epoch: 1,
+            tail: false,
+        };
+        Coverage::of_ranges(LineageId::default(), [range])
+    }
+
+    fn history(of: u32, left: u32, at: u64) -> TimelineHistory {
+        let text = format!("{left}\t{}\tno reason\n", Lsn::new(at));
+        TimelineHistory::parse(timeline(of), text.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn a_primary_behind_the_archive_was_rolled_back_and_a_standby_is_waited_for() {
+        let root = TimelineHistory::root(timeline(1));
+        assert!(matches!(plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300)), Resume::Diverged(_)));
+        assert!(matches!(plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300)), Resume::Wait(_)));
+        assert!(matches!(plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300)), Resume::GoOn { .. }));
+    }
+
+    #[test]
+    fn a_timeline_is_followed_only_along_the_servers_history() {
+        let child = history(2, 1, 0x300);
+        let switch = Resume::Switch { from: timeline(1), switch_point: Lsn::new(0x300) };
+        assert_eq!(plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300)), switch);
+        assert_eq!(plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380)), switch, "both branches are kept");
+        assert!(matches!(plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280)), Resume::GoOn { .. }));
+        let stranger = history(5, 4, 0x300);
+        assert!(matches!(plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280)), Resume::Diverged(_)));
+    }
 }

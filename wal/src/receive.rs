@@ -182,11 +182,15 @@ impl<'a> Receiver<'a> {
                         }
                     }
                     StreamEvent::TimelineEnded { next_timeline, switch_point } => {
-                        self.settle(None).await?;
+                        if !self.settle(Settle::UntilStopped(stop)).await? {
+                            return Ok(StreamEnd::Stopped { settled: false });
+                        }
                         return Ok(StreamEnd::TimelineEnded { next: next_timeline, switch_point, stream: Box::new(self.stream) });
                     }
                     StreamEvent::ServerClosed => {
-                        self.settle(None).await?;
+                        if !self.settle(Settle::UntilStopped(stop)).await? {
+                            return Ok(StreamEnd::Stopped { settled: false });
+                        }
                         return Ok(StreamEnd::ServerClosed);
                     }
                 },
@@ -294,28 +298,34 @@ impl<'a> Receiver<'a> {
         });
     }
 
-    /// Ships what there is and waits until all of it is durable; false when `limit` was reached first.
-    async fn settle(&mut self, limit: Option<Instant>) -> Result<bool, ReceiveError> {
+    /// Ships what there is and waits until all of it is durable; false when the wait ended first.
+    async fn settle(&mut self, mut wait: Settle<'_>) -> Result<bool, ReceiveError> {
         while self.pending.is_some() {
             self.take_pending()?;
             if self.pending.is_some() {
-                let Some(report) = self.next_report(limit).await else { return Ok(false) };
+                let Some(report) = self.next_report(&mut wait).await else { return Ok(false) };
                 self.take_settling_report(report)?;
             }
         }
         self.ship_tail()?;
         while self.shipper.in_flight() > 0 {
-            let Some(report) = self.next_report(limit).await else { return Ok(false) };
+            let Some(report) = self.next_report(&mut wait).await else { return Ok(false) };
             self.take_settling_report(report)?;
         }
         Ok(self.progress.is_settled())
     }
 
-    async fn next_report(&mut self, limit: Option<Instant>) -> Option<Shipped> {
-        match limit {
-            Some(limit) => tokio::time::timeout_at(limit, self.reports.recv()).await.ok().flatten(),
-            None => self.reports.recv().await,
+    async fn next_report(&mut self, wait: &mut Settle<'_>) -> Option<Shipped> {
+        if let Settle::UntilStopped(stop) = wait {
+            tokio::select! {
+                biased;
+                report = self.reports.recv() => return report,
+                () = stopped(stop) => {}
+            }
+            *wait = Settle::Until(Instant::now() + self.options.shutdown_timeout);
         }
+        let Settle::Until(limit) = wait else { return None };
+        tokio::time::timeout_at(*limit, self.reports.recv()).await.ok().flatten()
     }
 
     /// As [`Receiver::take_report`], when the server may be gone already: nothing is sent.
@@ -330,7 +340,7 @@ impl<'a> Receiver<'a> {
 
     async fn stop(mut self) -> Result<StreamEnd, ReceiveError> {
         let limit = Instant::now() + self.options.shutdown_timeout;
-        let settled = self.settle(Some(limit)).await?;
+        let settled = self.settle(Settle::Until(limit)).await?;
         self.stream.send_status(self.progress.archived().status()).await?;
         // Ending the copy in order tells the server that we leave; it sends what is under way, which we drop unconfirmed.
         let ended = tokio::time::timeout(Duration::from_secs(2), self.stream.finish()).await;
@@ -339,6 +349,14 @@ impl<'a> Receiver<'a> {
         }
         Ok(StreamEnd::Stopped { settled })
     }
+}
+
+/// How long to wait for the last pieces.
+enum Settle<'a> {
+    /// For good, until we are asked to stop; then for the shutdown timeout.
+    UntilStopped(&'a mut watch::Receiver<bool>),
+    /// Until then.
+    Until(Instant),
 }
 
 async fn sleep_until(due: Option<Instant>) {

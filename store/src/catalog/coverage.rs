@@ -42,6 +42,15 @@ impl Coverage {
         Coverage { lineage, timelines: BTreeMap::new(), histories: BTreeMap::new() }
     }
 
+    /// Coverage by these ranges, without histories.
+    #[must_use]
+    pub fn of_ranges(lineage: LineageId, ranges: impl IntoIterator<Item = WalRange>) -> Self {
+        let mut coverage = Coverage::new(lineage);
+        ranges.into_iter().for_each(|range| coverage.add(range));
+        coverage.finish();
+        coverage
+    }
+
     pub(super) fn add(&mut self, range: WalRange) {
         self.timelines.entry(range.timeline).or_default().ranges.push(range);
     }

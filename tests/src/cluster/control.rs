@@ -1,6 +1,7 @@
 //! Starting, stopping and killing a server.
 
 use std::fs;
+use std::process::Command;
 use std::sync::Once;
 use std::time::{Duration, Instant};
 
@@ -44,6 +45,29 @@ impl Cluster {
             collect(pid);
         }
         let before = self.server_log().len();
+        let mut command = self.start_command();
+        command
+            .arg("--wait")
+            .arg(format!("--timeout={}", deadline.as_secs()));
+        let started = user::run(command, deadline + Duration::from_secs(10)).await;
+        if let Err(error) = started {
+            let log = self.server_log();
+            let new = log.get(before..).unwrap_or(&log);
+            return Err(error.context(format!("cluster {} did not start:\n{new}", self.name)));
+        }
+        Ok(())
+    }
+
+    /// Starts the server and waits for nothing: a recovery that is expected to fail.
+    pub async fn launch(&self) -> Result<()> {
+        collect_orphans();
+        let mut command = self.start_command();
+        command.arg("--no-wait");
+        user::run(command, DEADLINE).await?;
+        Ok(())
+    }
+
+    fn start_command(&self) -> Command {
         let mut options = String::new();
         if self.etc != self.data {
             let file = self.etc.join("postgresql.conf");
@@ -54,21 +78,13 @@ impl Cluster {
         }
         let mut command = self.tool("pg_ctl");
         command
-            .args(["start", "--wait", "--silent"])
-            .arg(format!("--timeout={}", deadline.as_secs()))
-            .arg("-D")
+            .args(["start", "--silent", "-D"])
             .arg(&self.data)
             .arg("-l")
             .arg(&self.log)
             .arg("-o")
             .arg(options);
-        let started = user::run(command, deadline + Duration::from_secs(10)).await;
-        if let Err(error) = started {
-            let log = self.server_log();
-            let new = log.get(before..).unwrap_or(&log);
-            return Err(error.context(format!("cluster {} did not start:\n{new}", self.name)));
-        }
-        Ok(())
+        command
     }
 
     /// Stops the server and waits until it is down.

@@ -1,0 +1,100 @@
+//! `wal-agent check`: preconditions, end to end. Writes a WAL record and waits until it is in the repository.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use pg::lsn::Lsn;
+use pg::preflight::Severity;
+use serde_json::json;
+use store::object::probe::probe_create_only;
+
+use crate::cli::Global;
+use crate::exit::Failure;
+use crate::open::{Context, command_policy, current_lineage, load_config};
+use crate::{output, preflight, sql};
+
+/// How long the record may take to be archived.
+const ARCHIVE_LIMIT: Duration = Duration::from_secs(30);
+/// Pause between two looks at the repository.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+
+/// `check --show-config`: effective values with their origin.
+pub fn print_config(global: &Global, as_json: bool) -> anyhow::Result<()> {
+    let effective = load_config(global)?.effective();
+    if as_json {
+        return output::print_json(&serde_json::to_value(&effective)?);
+    }
+    let mut table = output::table(&["key", "value", "origin"]);
+    for entry in effective {
+        table.add_row([entry.key, entry.value, entry.origin.to_string()]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
+    let options = context.connect_options()?;
+    let client = sql::connect(&options).await?;
+    let findings = preflight::findings(&client, &options).await?;
+    let keys = context.host_keys()?;
+    let repository = context.repository(command_policy(), &keys).await?;
+    let lineage = current_lineage(&repository).await?;
+    let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
+    let create_only = probe_create_only(repository.store().as_ref(), &suffix).await.context("cannot write to the repository")?;
+    if !as_json {
+        println!("repository   {} is readable and writable, create-only {}", context.config.repository.url, if create_only { "holds" } else { "is IGNORED by the store" });
+        for finding in &findings {
+            let word = if finding.severity == Severity::Error { "ERROR" } else { "WARNING" };
+            println!("server       {word}: {}\n             HINT: {}", finding.problem, finding.hint);
+        }
+    }
+    if findings.iter().any(|finding| finding.severity == Severity::Error) {
+        preflight::refuse_errors(&client, &options).await?;
+    }
+    let begun = Instant::now();
+    let target = write_record(&client).await?;
+    wait_until_archived(&repository, lineage.id, target, begun).await?;
+    let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
+    if as_json {
+        let findings: Vec<_> = findings.iter().map(|finding| json!({ "problem": finding.problem, "hint": finding.hint })).collect();
+        return output::print_json(&json!({ "create_only": create_only, "findings": findings, "archived_lsn": target.to_string(), "archived_ms": elapsed_ms }));
+    }
+    println!("WAL          a record written at {target} was archived after {elapsed_ms} ms");
+    Ok(())
+}
+
+/// Writes a record on a primary; on a standby takes what is there.
+async fn write_record(client: &tokio_postgres::Client) -> anyhow::Result<Lsn> {
+    if !sql::is_standby(client).await? {
+        client
+            .query_one("SELECT pg_catalog.pg_logical_emit_message(true, 'seawall', 'check')::text", &[])
+            .await
+            .context("cannot write a WAL record")?;
+    }
+    sql::flush_lsn(client).await
+}
+
+async fn wait_until_archived(
+    repository: &store::repository::Repository,
+    lineage: store::id::LineageId,
+    target: Lsn,
+    begun: Instant,
+) -> anyhow::Result<()> {
+    loop {
+        let coverage = repository.coverage(lineage).await?;
+        let end = coverage.newest_timeline().and_then(|timeline| coverage.timelines.get(&timeline)?.end());
+        if end.is_some_and(|end| end >= target) {
+            return Ok(());
+        }
+        if begun.elapsed() > ARCHIVE_LIMIT {
+            let reached = end.map_or("nothing".to_owned(), |end| end.to_string());
+            return Err(Failure::unreachable(
+                format!("a WAL record at {target} was not archived within {} s; archived so far: {reached}", ARCHIVE_LIMIT.as_secs()),
+                "Is `wal-agent run` running? Its log and `wal-agent status` say what holds it up.",
+            )
+            .into());
+        }
+        tokio::time::sleep(LOOK_EVERY).await;
+    }
+}

@@ -1,0 +1,99 @@
+//! The command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+/// Continuous disaster recovery for PostgreSQL: the agent on the database host.
+#[derive(Debug, Parser)]
+#[command(name = "wal-agent", version, about, max_term_width = 100)]
+pub struct Cli {
+    #[command(flatten)]
+    pub global: Global,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// Options of every command.
+#[derive(Debug, Args)]
+pub struct Global {
+    /// Configuration file [default: $SEAWALL_CONFIG, then /etc/seawall/seawall.toml]
+    #[arg(long, global = true, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Cluster of the configuration; may be left out when there is only one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub cluster: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Create or adopt the repository, make keys, slots and the first lineage
+    Init(InitOptions),
+    /// The daemon: stream WAL into the repository
+    Run,
+    /// Take a base backup now
+    Backup(BackupOptions),
+    /// Backups, recoverable windows, holes
+    List {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// How things are now: RPO, archived LSN, lag, slot, newest backup
+    Status {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Test the preconditions, and that a WAL record written now is archived
+    Check {
+        /// Only print the effective configuration with the origin of each value
+        #[arg(long)]
+        show_config: bool,
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print shell completions
+    Completions {
+        /// The shell
+        shell: clap_complete::Shell,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct InitOptions {
+    /// Keep the restore key on this host and do not ask (a thief of the host can then read all backups)
+    #[arg(long)]
+    pub single_host: bool,
+    /// The restore key will be copied to another place: do not ask
+    #[arg(long, conflicts_with = "single_host")]
+    pub confirm_key_copied: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct BackupOptions {
+    /// Where the data is read: this host's data directory
+    #[arg(long, value_enum, default_value = "local")]
+    pub source: Source,
+    /// A label, kept with the backup
+    #[arg(long)]
+    pub label: Option<String>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Clone, Copy, clap::ValueEnum)]
+pub enum Source {
+    /// Files of this host
+    Local,
+}
+
+/// Prints completions for a shell.
+pub fn completions(shell: clap_complete::Shell) {
+    clap_complete::generate(shell, &mut Cli::command(), "wal-agent", &mut std::io::stdout());
+}

@@ -1,0 +1,130 @@
+//! Exit codes and how an error becomes text. The table is part of the interface (docs/OPERATIONS.md).
+
+use std::fmt::Write;
+
+use pg::replication::ReplicationError;
+use store::StoreError;
+use store::object::{ErrorClass, ObjectError};
+
+/// Done.
+pub const OK: u8 = 0;
+/// Failed.
+pub const FAILURE: u8 = 1;
+/// Command line or configuration.
+pub const USAGE: u8 = 2;
+/// Refused: a precondition does not hold.
+pub const REFUSED: u8 = 3;
+/// The repository is damaged.
+pub const DAMAGED: u8 = 4;
+/// A key is missing or wrong.
+pub const KEY: u8 = 5;
+/// The object store or PostgreSQL cannot be reached.
+pub const UNREACHABLE: u8 = 6;
+
+/// An error that brings its own exit code and hint.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Exit code.
+    pub code: u8,
+    /// Primary line: lowercase, no full stop.
+    pub message: String,
+    /// What to do.
+    pub hint: Option<String>,
+}
+
+impl Failure {
+    /// A precondition does not hold.
+    pub fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Failure { code: REFUSED, message: message.into(), hint: Some(hint.into()) }
+    }
+
+    /// Something cannot be reached.
+    pub fn unreachable(message: impl Into<String>, hint: impl Into<String>) -> Self {
+        Failure { code: UNREACHABLE, message: message.into(), hint: Some(hint.into()) }
+    }
+}
+
+/// The whole chain as PostgreSQL would print it, with its hint.
+pub fn describe(error: &anyhow::Error) -> String {
+    let mut text = format!("wal-agent: {error}");
+    let mut last = error.to_string();
+    for cause in error.chain().skip(1) {
+        let line = cause.to_string();
+        if line != last {
+            let _ = write!(text, "\nDETAIL: {line}");
+        }
+        last = line;
+    }
+    if let Some(hint) = hint(error) {
+        let _ = write!(text, "\nHINT: {hint}");
+    }
+    text
+}
+
+/// The most specific advice in the chain.
+pub fn hint(error: &anyhow::Error) -> Option<String> {
+    error.chain().rev().find_map(|cause| {
+        if let Some(failure) = cause.downcast_ref::<Failure>() {
+            return failure.hint.clone();
+        }
+        if let Some(object) = cause.downcast_ref::<ObjectError>() {
+            return object.hint().map(str::to_owned);
+        }
+        if let Some(store) = cause.downcast_ref::<StoreError>() {
+            return store.hint();
+        }
+        if let Some(replication) = cause.downcast_ref::<ReplicationError>() {
+            return replication_hint(replication);
+        }
+        None
+    })
+}
+
+fn replication_hint(error: &ReplicationError) -> Option<String> {
+    Some(match error {
+        ReplicationError::Connect { .. } | ReplicationError::Timeout { .. } => {
+            "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?".into()
+        }
+        ReplicationError::Authentication { .. } => {
+            "Allow the role in pg_hba.conf for database \"replication\" and check its password (password_file or .pgpass).".into()
+        }
+        error if error.is_slot_in_use() => "Another process streams from this slot. Is a second agent running?".into(),
+        error if error.is_slot_missing() => "Run `wal-agent init` again, or restart `wal-agent run`, which creates the slot.".into(),
+        _ => return None,
+    })
+}
+
+/// The exit code for an error.
+pub fn code(error: &anyhow::Error) -> u8 {
+    error.chain().find_map(code_of).unwrap_or(FAILURE)
+}
+
+fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
+    if let Some(failure) = cause.downcast_ref::<Failure>() {
+        return Some(failure.code);
+    }
+    if cause.downcast_ref::<config::ConfigErrors>().is_some() {
+        return Some(USAGE);
+    }
+    if let Some(store) = cause.downcast_ref::<StoreError>() {
+        return match store {
+            StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::Conflict { .. } => Some(DAMAGED),
+            StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } => Some(KEY),
+            StoreError::NoRepository { .. } | StoreError::Foreign { .. } => Some(REFUSED),
+            _ => None,
+        };
+    }
+    if let Some(object) = cause.downcast_ref::<ObjectError>() {
+        return match object.class() {
+            ErrorClass::Transient | ErrorClass::Misconfigured => Some(UNREACHABLE),
+            ErrorClass::Corrupt => Some(DAMAGED),
+            _ => None,
+        };
+    }
+    if let Some(replication) = cause.downcast_ref::<ReplicationError>() {
+        let refused = matches!(replication, ReplicationError::Server { .. } | ReplicationError::Unsupported { .. });
+        return Some(if refused { REFUSED } else { UNREACHABLE });
+    }
+    None
+}

@@ -1,0 +1,115 @@
+//! `wal-agent list`: backups, what can be reached, what is missing.
+
+use serde_json::json;
+use store::catalog::Coverage;
+use store::manifest::Manifest;
+
+use crate::open::{Context, command_policy};
+use crate::output;
+
+/// Runs the command.
+pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
+    let keys = context.host_keys()?;
+    let repository = context.repository(command_policy(), &keys).await?;
+    let backups = repository.manifests().await?;
+    let mut coverages = Vec::new();
+    for lineage in repository.lineages().await? {
+        coverages.push(repository.coverage(lineage.id).await?);
+    }
+    if as_json { print_json(&backups, &coverages) } else { print_tables(&backups, &coverages) }
+}
+
+struct Window {
+    lineage: String,
+    timeline: u32,
+    from: pg::lsn::Lsn,
+    to: pg::lsn::Lsn,
+}
+
+/// For each timeline the stretch from its first usable backup's end to the end of contiguous WAL.
+fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
+    let mut out = Vec::new();
+    for coverage in coverages {
+        for timeline in coverage.timelines.keys() {
+            let reachable = backups.iter().filter(|backup| backup.lineage == coverage.lineage).filter_map(|backup| {
+                let end = pg::lsn::Lsn::new(backup.end_lsn);
+                let to = coverage.contiguous_end(*timeline, pg::lsn::Lsn::new(backup.start_lsn))?;
+                (to >= end).then_some((end, to))
+            });
+            if let Some((from, to)) = reachable.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) {
+                out.push(Window { lineage: coverage.lineage.to_string(), timeline: timeline.as_u32(), from, to });
+            }
+        }
+    }
+    out
+}
+
+fn lsn(value: u64) -> String {
+    pg::lsn::Lsn::new(value).to_string()
+}
+
+fn print_json(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()> {
+    let backups_json: Vec<_> = backups
+        .iter()
+        .map(|backup| {
+            json!({
+                "backup": backup.backup.to_string(),
+                "lineage": backup.lineage.to_string(),
+                "timeline": backup.timeline,
+                "start_lsn": lsn(backup.start_lsn),
+                "end_lsn": lsn(backup.end_lsn),
+                "started": output::time_us(backup.started_us),
+                "finished": output::time_us(backup.finished_us),
+                "logical_bytes": backup.totals.logical_bytes,
+                "new_stored_bytes": backup.totals.new_stored_bytes,
+                "needed_bytes": backup.totals.needed_bytes,
+                "pages": backup.totals.pages,
+                "new_pages": backup.totals.new_pages,
+                "corrupt_pages": backup.corrupt_pages.len(),
+                "server_version": backup.server_version,
+                "parent": backup.parent.map(|parent| parent.to_string()),
+                "label": backup.label,
+            })
+        })
+        .collect();
+    let windows: Vec<_> = windows(backups, coverages)
+        .into_iter()
+        .map(|window| json!({ "lineage": window.lineage, "timeline": window.timeline, "from_lsn": window.from.to_string(), "to_lsn": window.to.to_string() }))
+        .collect();
+    let holes: Vec<_> = coverages
+        .iter()
+        .flat_map(|coverage| {
+            let lineage = coverage.lineage.to_string();
+            coverage.holes().into_iter().map(move |hole| {
+                json!({ "lineage": lineage, "timeline": hole.timeline.as_u32(), "start": hole.start.to_string(), "end": hole.end.to_string() })
+            })
+        })
+        .collect();
+    output::print_json(&json!({ "backups": backups_json, "windows": windows, "holes": holes }))
+}
+
+fn print_tables(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()> {
+    let mut table = output::table(&["backup", "finished", "TL", "start", "end", "logical", "stored new", "pages new"]);
+    for backup in backups {
+        table.add_row([
+            backup.backup.to_string(),
+            output::time_us(backup.finished_us),
+            backup.timeline.to_string(),
+            lsn(backup.start_lsn),
+            lsn(backup.end_lsn),
+            output::bytes(backup.totals.logical_bytes),
+            output::bytes(backup.totals.new_stored_bytes),
+            format!("{} of {}", backup.totals.new_pages, backup.totals.pages),
+        ]);
+    }
+    println!("{table}");
+    for window in windows(backups, coverages) {
+        println!("Recoverable on timeline {}: {} to {} (lineage {})", window.timeline, window.from, window.to, window.lineage);
+    }
+    for coverage in coverages {
+        for hole in coverage.holes() {
+            println!("HOLE on timeline {}: {} to {} is lost (lineage {})", hole.timeline, hole.start, hole.end, coverage.lineage);
+        }
+    }
+    Ok(())
+}

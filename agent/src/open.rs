@@ -1,0 +1,117 @@
+//! From the command line to open things: configuration, log, object store, keys, repository, server.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use config::{Cluster, Config, LogFormat};
+use pg::conninfo::ConnectOptions;
+use store::StoreError;
+use store::keys::file::{HostKeys, read_host};
+use store::object::ObjectStore;
+use store::records::Lineage;
+use store::repository::Repository;
+use store::retry::RetryPolicy;
+
+use crate::cli::Global;
+use crate::exit::Failure;
+
+/// Everything a command starts from.
+pub struct Context {
+    /// The whole configuration.
+    pub config: Config,
+    /// The chosen cluster.
+    pub cluster: Cluster,
+}
+
+impl Context {
+    /// Loads the configuration and starts the log.
+    pub fn load(global: &Global) -> anyhow::Result<Self> {
+        let config = load_config(global)?;
+        start_log(&config);
+        let cluster = config.cluster(global.cluster.as_deref())?.clone();
+        Ok(Context { config, cluster })
+    }
+
+    /// The object store; a transient failure is retried for as long as the policy says.
+    pub fn object_store(&self, policy: RetryPolicy) -> anyhow::Result<Arc<dyn ObjectStore>> {
+        config::open::object_store(&self.config.repository, policy, jitter_seed())
+            .with_context(|| format!("cannot open the repository at {}", self.config.repository.url))
+    }
+
+    /// This host's keys.
+    pub fn host_keys(&self) -> anyhow::Result<HostKeys> {
+        let keys = read_host(&self.config.keys.host_key)?;
+        if keys.cluster != self.cluster.name {
+            return Err(StoreError::Foreign {
+                what: "the host key's cluster",
+                expected: self.cluster.name.clone(),
+                found: keys.cluster,
+            }
+            .into());
+        }
+        Ok(keys)
+    }
+
+    /// The repository, opened as a host.
+    pub async fn repository(&self, policy: RetryPolicy, keys: &HostKeys) -> anyhow::Result<Arc<Repository>> {
+        let opened = Repository::open_as_host(self.object_store(policy)?, keys).await;
+        Ok(Arc::new(opened.with_context(|| format!("cannot open the repository at {}", self.config.repository.url))?))
+    }
+
+    /// How to reach the server.
+    pub fn connect_options(&self) -> anyhow::Result<ConnectOptions> {
+        let postgres = &self.cluster.postgres;
+        let env = |key: &str| std::env::var(key).ok();
+        let path = postgres
+            .passfile
+            .clone()
+            .or_else(|| env("PGPASSFILE").map(Into::into))
+            .or_else(|| env("HOME").map(|home| Path::new(&home).join(".pgpass")));
+        let text = path.and_then(|path| std::fs::read_to_string(path).ok());
+        let mut options = config::open::connect_options(postgres, &env, text.as_deref()).map_err(|error| Failure {
+            code: crate::exit::USAGE,
+            message: error.to_string(),
+            hint: Some("Set host, port and user in [cluster.<name>.postgres].".into()),
+        })?;
+        options.application_name = "seawall".into();
+        Ok(options)
+    }
+}
+
+/// The lineage that is being archived: the newest.
+pub async fn current_lineage(repository: &Repository) -> anyhow::Result<Lineage> {
+    let newest = repository.lineages().await?.into_iter().max_by_key(|lineage| lineage.id);
+    newest.ok_or_else(|| Failure::refused("the repository has no lineage of this cluster", "Run `wal-agent init`.").into())
+}
+
+/// Loads the configuration only.
+pub fn load_config(global: &Global) -> anyhow::Result<Config> {
+    let path = global.config.clone().unwrap_or_else(|| config::default_path(std::env::vars_os()));
+    Ok(config::load(&path, std::env::vars_os())?)
+}
+
+/// Retries of commands that a person waits for.
+pub fn command_policy() -> RetryPolicy {
+    RetryPolicy::bounded(Duration::from_secs(60))
+}
+
+fn jitter_seed() -> u64 {
+    store::entropy::bytes().map_or(1, u64::from_le_bytes)
+}
+
+fn start_log(config: &Config) {
+    let filter = tracing_subscriber::EnvFilter::new(format!("{},hyper=warn,aws=warn,rustls=warn", config.log.level.as_str()));
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    // A second start (tests within one process) keeps the first log.
+    let _ = match config.log.format {
+        LogFormat::Json => log.json().try_init(),
+        LogFormat::Text => log.with_ansi(false).try_init(),
+    };
+}
+
+/// Name of this host, for people.
+pub fn host_name() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}

@@ -1,0 +1,101 @@
+//! What keeps lineages apart: the companion slot that leaves something to compare with, and the birth of a new lineage.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use pg::lsn::Lsn;
+use pg::replication::ReplicationSession;
+use pg::segment::{SegmentNumber, SegmentSize};
+use store::envelope::Kind;
+use store::id::LineageId;
+use store::records::Lineage;
+use store::repository::{NewObject, Writer};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use wal::receive::StreamStatus;
+
+use crate::open::Context;
+use crate::{init, output, sql};
+
+/// Between two looks whether the companion slot may move.
+const EVERY: Duration = Duration::from_secs(5);
+
+/// Moves the companion slot along, so that exactly the newest archived segment stays on the server.
+pub fn keep_overlap(
+    context: &Context,
+    lineage: &Lineage,
+    status: watch::Receiver<StreamStatus>,
+    mut stop: watch::Receiver<bool>,
+) -> anyhow::Result<JoinHandle<()>> {
+    let size = SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
+    let slot = init::overlap_slot(&context.cluster.wal.slot);
+    let connect = context.connect_options()?;
+    Ok(tokio::spawn(async move {
+        let mut advanced = Lsn::ZERO;
+        loop {
+            tokio::select! {
+                () = tokio::time::sleep(EVERY) => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            let archived = status.borrow().archived;
+            let target = overlap_target(archived, size);
+            if target <= advanced {
+                continue;
+            }
+            let moved = async { sql::advance_slot(&sql::connect(&connect).await?, &slot, target).await };
+            match moved.await {
+                Ok(()) => advanced = target,
+                Err(error) => tracing::debug!(%error, slot = %slot, "the companion slot could not be moved; trying again"),
+            }
+        }
+    }))
+}
+
+/// Start of the segment that holds the last archived byte.
+fn overlap_target(archived: Lsn, size: SegmentSize) -> Lsn {
+    match archived.as_u64().checked_sub(1) {
+        Some(last) => size.start_of(SegmentNumber(last / size.bytes())),
+        None => Lsn::ZERO,
+    }
+}
+
+/// Begins a new lineage beside the old one. Loud; a base backup must follow.
+pub async fn begin(context: &Context, writer: &Writer, old: &Lineage, reason: &str, archived: Lsn) -> anyhow::Result<Lineage> {
+    let mut session = ReplicationSession::connect(&context.connect_options()?).await?;
+    let server = session.identify_system().await?;
+    let now_us = output::now_us();
+    let id = LineageId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
+    let lineage = Lineage {
+        id,
+        parent: Some(old.id),
+        fork_lsn: Some(archived.as_u64()),
+        reason: reason.to_owned(),
+        created_us: now_us,
+        timeline: server.timeline.as_u32(),
+        begin_lsn: server.flush_lsn.as_u64(),
+        ..old.clone()
+    };
+    let plain = minicbor::to_vec(&lineage)?;
+    let object = NewObject { lineage: Some(id), ..NewObject::metadata(Kind::Lineage, &plain, now_us) };
+    writer.put(&writer.repository().layout().lineage(id)?, object).await?;
+    tracing::error!(
+        lineage = %id,
+        parent = %old.id,
+        lsn = %archived,
+        "a new lineage begins; the old one is kept. Take a base backup now: `wal-agent backup`"
+    );
+    Ok(lineage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_companion_slot_keeps_the_segment_of_the_last_archived_byte() {
+        let size = SegmentSize::new(1 << 20).unwrap();
+        assert_eq!(overlap_target(Lsn::new(0x30_0000), size), Lsn::new(0x20_0000));
+        assert_eq!(overlap_target(Lsn::new(0x30_0001), size), Lsn::new(0x30_0000));
+        assert_eq!(overlap_target(Lsn::ZERO, size), Lsn::ZERO);
+    }
+}

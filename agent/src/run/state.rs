@@ -1,0 +1,93 @@
+//! Writes the daemon's state to a file, for `status`. It is a cache: losing it loses nothing.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use store::id::LineageId;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use wal::receive::StreamStatus;
+
+use crate::open::Context;
+use crate::output;
+use crate::status::{DaemonState, LagState, state_file};
+
+/// Between two writes.
+const EVERY: Duration = Duration::from_millis(500);
+
+/// What the supervisor knows beside the stream.
+#[derive(Debug, Clone)]
+pub struct Supervision {
+    /// The lineage that is archived now.
+    pub lineage: LineageId,
+    /// Why the lane is not streaming, if it is not.
+    pub error: Option<String>,
+}
+
+/// The task that writes.
+pub struct Keeper {
+    task: JoinHandle<()>,
+    path: PathBuf,
+    status: watch::Receiver<StreamStatus>,
+    supervision: watch::Receiver<Supervision>,
+}
+
+impl Keeper {
+    /// Starts writing.
+    pub fn start(context: &Context, status: watch::Receiver<StreamStatus>, supervision: watch::Receiver<Supervision>) -> Self {
+        let path = state_file(context);
+        if let Some(directory) = path.parent()
+            && let Err(error) = std::fs::create_dir_all(directory)
+        {
+            tracing::warn!(%error, path = %directory.display(), "cannot make the state directory; `status` will know less");
+        }
+        let (file, stream, supervisor) = (path.clone(), status.clone(), supervision.clone());
+        let task = tokio::spawn(async move {
+            loop {
+                write(&file, &describe(&stream.borrow(), &supervisor.borrow(), true));
+                tokio::time::sleep(EVERY).await;
+            }
+        });
+        Keeper { task, path, status, supervision }
+    }
+
+    /// The last state; afterwards no agent runs.
+    pub async fn finish(self) {
+        self.task.abort();
+        let _ = self.task.await;
+        write(&self.path, &describe(&self.status.borrow(), &self.supervision.borrow(), false));
+    }
+}
+
+fn write(path: &std::path::Path, state: &DaemonState) {
+    if let Ok(json) = serde_json::to_vec_pretty(state)
+        && let Err(error) = store::durable::atomic_write(path, &json)
+    {
+        tracing::debug!(%error, "cannot write the state file");
+    }
+}
+
+fn describe(status: &StreamStatus, supervision: &Supervision, running: bool) -> DaemonState {
+    DaemonState {
+        pid: std::process::id(),
+        written_us: if running { output::now_us() } else { 0 },
+        streaming: running && supervision.error.is_none() && status.timeline > 0,
+        lineage: supervision.lineage.to_string(),
+        timeline: status.timeline,
+        received_lsn: status.received.to_string(),
+        archived_lsn: status.archived.to_string(),
+        server_lsn: status.server.to_string(),
+        rpo_ms: status.oldest_unarchived_us / 1000,
+        lag: LagState {
+            commits: status.lag.commits,
+            p50_us: status.lag.p50_us,
+            p99_us: status.lag.p99_us,
+            max_us: status.lag.max_us,
+        },
+        wal_bytes: status.wal_bytes,
+        stored_bytes: status.stored_bytes,
+        objects: status.objects,
+        tails: status.tails,
+        error: supervision.error.clone(),
+    }
+}

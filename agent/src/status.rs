@@ -1,0 +1,146 @@
+//! `wal-agent status`: what the daemon last said of itself, and what the repository holds.
+//!
+//! The daemon writes its state to a small file each second. The file is a convenience: nothing is decided by it.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::open::{Context, command_policy};
+use crate::{output, sql};
+
+/// A state older than this means that no agent runs.
+const STALE_US: i64 = 10_000_000;
+
+/// What the daemon says of itself.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct DaemonState {
+    /// Process id.
+    pub pid: u32,
+    /// When this was written, microseconds since 1970.
+    pub written_us: i64,
+    /// A stream is open.
+    pub streaming: bool,
+    /// Lineage that is archived.
+    pub lineage: String,
+    /// Timeline.
+    pub timeline: u32,
+    /// End of what came in.
+    pub received_lsn: String,
+    /// End of the contiguous archived prefix.
+    pub archived_lsn: String,
+    /// The server's end of WAL.
+    pub server_lsn: String,
+    /// Age of the oldest commit that is not archived, milliseconds.
+    pub rpo_ms: u64,
+    /// Commit to archived.
+    pub lag: LagState,
+    /// WAL bytes made durable in whole objects by this process.
+    pub wal_bytes: u64,
+    /// Bytes stored for them and for tails.
+    pub stored_bytes: u64,
+    /// Whole objects created.
+    pub objects: u64,
+    /// Tails created.
+    pub tails: u64,
+    /// The last error of the WAL lane, if it is not streaming.
+    pub error: Option<String>,
+}
+
+/// Lag of commits.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct LagState {
+    /// Commits counted.
+    pub commits: u64,
+    /// Median, microseconds.
+    pub p50_us: u64,
+    /// 99th percentile.
+    pub p99_us: u64,
+    /// Longest.
+    pub max_us: u64,
+}
+
+/// Where the daemon's state lies.
+pub fn state_file(context: &Context) -> PathBuf {
+    context.cluster.status.state_directory.join(format!("{}.json", context.cluster.name))
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
+    let state: Option<DaemonState> =
+        std::fs::read(state_file(context)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let running = state.as_ref().is_some_and(|state| output::now_us() - state.written_us < STALE_US);
+    let keys = context.host_keys()?;
+    let repository = context.repository(command_policy(), &keys).await?;
+    let newest = match repository.backup_ids().await?.last() {
+        Some(id) => Some(repository.manifest(*id).await?),
+        None => None,
+    };
+    let slot = slot(context).await;
+    let key_here = context.config.keys.restore_key.exists();
+    let mut warnings = Vec::new();
+    if !running {
+        warnings.push("no agent is running: WAL is not being archived".to_owned());
+    }
+    if newest.is_none() {
+        warnings.push("there is no backup yet: run `wal-agent backup`".to_owned());
+    }
+    if key_here {
+        warnings.push("the restore key lies on this host: a thief of the host can read all backups".to_owned());
+    }
+    let state = state.unwrap_or_default();
+    if json {
+        let mut value = serde_json::to_value(&state)?;
+        value["cluster"] = context.cluster.name.clone().into();
+        value["running"] = running.into();
+        value["last_backup"] = newest.as_ref().map(|manifest| manifest.backup.to_string()).into();
+        value["last_backup_finished"] = newest.as_ref().map(|manifest| output::time_us(manifest.finished_us)).into();
+        value["slot"] = slot.as_ref().map(|slot| {
+            serde_json::json!({
+                "name": context.cluster.wal.slot,
+                "active": slot.active,
+                "restart_lsn": slot.restart.map(|lsn| lsn.to_string()),
+                "wal_status": slot.wal_status,
+                "safe_wal_bytes": slot.safe_wal_bytes,
+            })
+        }).into();
+        value["warnings"] = warnings.into();
+        return output::print_json(&value);
+    }
+    let mut table = output::table(&["", ""]);
+    let agent = if running && state.streaming { "streaming" } else if running { "not connected" } else { "not running" };
+    table.add_row(["cluster", &context.cluster.name]);
+    table.add_row(["agent", agent]);
+    table.add_row(["RPO now", &format!("{} ms (age of the oldest commit not archived)", state.rpo_ms)]);
+    table.add_row(["archived", &format!("{} on timeline {} (server at {})", state.archived_lsn, state.timeline, state.server_lsn)]);
+    table.add_row([
+        "commit to archived",
+        &format!("p50 {} ms, p99 {} ms, max {} ms over {} commits", ms(state.lag.p50_us), ms(state.lag.p99_us), ms(state.lag.max_us), state.lag.commits),
+    ]);
+    table.add_row(["lineage", &state.lineage]);
+    let slot_text = slot.map_or("unknown: the server does not answer or has no such slot".into(), |slot| {
+        let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
+        format!("{} at {restart}, WAL {status}, {}", context.cluster.wal.slot, if slot.active { "in use" } else { "not in use" })
+    });
+    table.add_row(["slot", &slot_text]);
+    let last = newest.map_or("none".into(), |manifest| format!("{} ({})", manifest.backup, output::time_us(manifest.finished_us)));
+    table.add_row(["newest backup", &last]);
+    println!("{table}");
+    for warning in warnings {
+        println!("WARNING: {warning}");
+    }
+    if let Some(error) = state.error {
+        println!("ERROR: {error}");
+    }
+    Ok(())
+}
+
+/// The slot as the server sees it, where the server can be asked.
+async fn slot(context: &Context) -> Option<sql::Slot> {
+    let client = sql::connect(&context.connect_options().ok()?).await.ok()?;
+    sql::slot(&client, &context.cluster.wal.slot).await.ok()?
+}
+
+fn ms(us: u64) -> u64 {
+    us / 1000
+}

@@ -1,0 +1,78 @@
+//! `wal-agent backup`: from the command line to the base backup lane and back to a report.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use config::Checkpoint;
+
+use crate::backup::{self, BackupInputs, BackupReport, Progress};
+use crate::cli::BackupOptions;
+use crate::open::{Context, command_policy, current_lineage, host_name};
+use crate::{output, preflight, sql};
+
+/// How long the end of a backup waits for its WAL to be archived by the daemon.
+const WAL_WAIT: Duration = Duration::from_secs(120);
+
+/// Runs the command.
+pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<()> {
+    let keys = context.host_keys()?;
+    let repository = context.repository(command_policy(), &keys).await?;
+    let lineage = current_lineage(&repository).await?;
+    let connect = context.connect_options()?;
+    let client = sql::connect(&connect).await?;
+    preflight::refuse_errors(&client, &connect).await?;
+    let data_directory = match &context.cluster.postgres.data_directory {
+        Some(directory) => directory.clone(),
+        None => preflight::show(&client, "data_directory").await?.into(),
+    };
+    let server_version = preflight::show(&client, "server_version_num").await?.parse().context("the server's version makes no sense")?;
+    let progress = Arc::new(Progress::default());
+    let inputs = BackupInputs {
+        repository,
+        signing: Arc::new(keys.signing),
+        recipients: keys.recipients,
+        sql: client,
+        data_directory,
+        lineage,
+        server_version,
+        jobs: context.cluster.backup.jobs.unwrap_or_else(cores),
+        uploads_in_flight: context.cluster.backup.uploads_in_flight,
+        fast_checkpoint: context.cluster.backup.checkpoint == Checkpoint::Fast,
+        label: options.label.clone(),
+        duration_max: context.cluster.backup.duration_max,
+        progress: Arc::clone(&progress),
+        host_name: host_name(),
+        now_us: Arc::new(output::now_us),
+        wal_wait: WAL_WAIT,
+    };
+    let bar = backup::show_progress(&progress, options.json);
+    let report = backup::run(inputs).await;
+    bar.finish();
+    print(&report?, options.json)
+}
+
+/// Cores of this machine.
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(2, std::num::NonZero::get)
+}
+
+fn print(report: &BackupReport, json: bool) -> anyhow::Result<()> {
+    if json {
+        return output::print_json(&serde_json::to_value(report)?);
+    }
+    println!("Backup {} is complete: {} to {}.", report.backup, report.start_lsn, report.end_lsn);
+    println!(
+        "{} in {} files, {} of {} pages new, {} added to the repository, {:.0} MB/s.",
+        output::bytes(report.logical_bytes),
+        report.files,
+        report.new_pages,
+        report.pages,
+        output::bytes(report.new_stored_bytes),
+        report.mb_s
+    );
+    for page in &report.corrupt_pages {
+        println!("CORRUPT in the database itself: {page}");
+    }
+    Ok(())
+}

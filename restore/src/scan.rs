@@ -1,0 +1,174 @@
+//! Finds records in archived WAL: the first transaction past a time, the first record at an LSN, the last record there is.
+//!
+//! Headers of WAL objects say which times and which last record they hold, so only the objects around the answer are read. Every
+//! byte passes [`WalReader`], so a stop point is never taken from damaged WAL.
+
+mod read;
+
+use std::collections::HashMap;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use pg::lsn::Lsn;
+use store::StoreError;
+use store::catalog::Coverage;
+use store::envelope::WalFacts;
+use store::layout::WalRange;
+use store::manifest::Manifest;
+use store::object::ErrorClass;
+use store::repository::Repository;
+
+use crate::error::{RestoreError, Result};
+use crate::route::{Piece, Route};
+
+pub(crate) use read::Found;
+use read::{PAGE_BYTES, Wanted};
+
+/// Headers read at a time.
+const HEADERS_IN_FLIGHT: usize = 16;
+/// Headers that are read before the first of them is looked at.
+const HEADER_WINDOW: usize = 64;
+
+/// One lineage's WAL on the way to a timeline.
+#[derive(Debug)]
+pub(crate) struct Scanner<'a> {
+    repository: &'a Repository,
+    coverage: &'a Coverage,
+    route: &'a Route,
+    facts: HashMap<(u32, Lsn, Lsn, bool, u64), WalFacts>,
+}
+
+fn key(range: &WalRange) -> (u32, Lsn, Lsn, bool, u64) {
+    (range.timeline.as_u32(), range.start, range.end, range.tail, range.epoch)
+}
+
+impl<'a> Scanner<'a> {
+    /// A scanner.
+    pub(crate) fn new(repository: &'a Repository, coverage: &'a Coverage, route: &'a Route) -> Self {
+        Scanner { repository, coverage, route, facts: HashMap::new() }
+    }
+
+    /// Reads the headers of these pieces that are not known yet.
+    async fn read_facts(&mut self, pieces: &[Piece]) -> Result<()> {
+        let (repository, size) = (self.repository, self.route.size);
+        let unknown: Vec<WalRange> =
+            pieces.iter().map(|piece| piece.range).filter(|range| !self.facts.contains_key(&key(range))).collect();
+        let read: Vec<(WalRange, WalFacts)> = stream::iter(unknown)
+            .map(|range| async move {
+                let header = repository.read_wal_header(&range, size).await?.ok_or_else(|| vanished(&range))?;
+                Ok::<_, RestoreError>((range, header.wal.unwrap_or_default()))
+            })
+            .buffered(HEADERS_IN_FLIGHT)
+            .try_collect()
+            .await?;
+        self.facts.extend(read.into_iter().map(|(range, facts)| (key(&range), facts)));
+        Ok(())
+    }
+
+    fn facts_of(&self, piece: &Piece) -> WalFacts {
+        self.facts.get(&key(&piece.range)).cloned().unwrap_or_default()
+    }
+
+    /// The first record from `manifest`'s start on whose time is later than `time_us` (or not earlier, when `exclusive`).
+    pub(crate) async fn after_time(&mut self, manifest: &Manifest, time_us: i64, exclusive: bool) -> Result<Option<Found>> {
+        let late = move |us: i64| if exclusive { us >= time_us } else { us > time_us };
+        let holds = |facts: &WalFacts| facts.time_highest_us.is_some_and(late);
+        let wanted = move |found: &Found| found.time_us.is_some_and(late);
+        self.first(manifest, &holds, &wanted).await
+    }
+
+    /// The first record that begins at `lsn` or later.
+    pub(crate) async fn at_lsn(&mut self, manifest: &Manifest, lsn: Lsn) -> Result<Option<Found>> {
+        let holds = |facts: &WalFacts| facts.last_record.is_some_and(|last| last >= lsn.as_u64());
+        let wanted = move |found: &Found| found.start >= lsn;
+        self.first(manifest, &holds, &wanted).await
+    }
+
+    async fn first(&mut self, manifest: &Manifest, holds: &(dyn Fn(&WalFacts) -> bool + Sync), wanted: &Wanted) -> Result<Option<Found>> {
+        let from = Lsn::new(manifest.start_lsn);
+        let pieces = self.route.pieces(self.coverage, from, Lsn::new(u64::MAX));
+        let mut known_start = from;
+        let mut last_commit = None;
+        for window in pieces.chunks(HEADER_WINDOW) {
+            self.read_facts(window).await?;
+            for piece in window {
+                let facts = self.facts_of(piece);
+                if holds(&facts) {
+                    let seen = self.search(manifest, known_start.max(from), piece.to, from, wanted).await?;
+                    last_commit = seen.last_commit_us.or(last_commit);
+                    if let Some(mut found) = seen.found {
+                        found.commit_before_us = last_commit;
+                        return Ok(Some(found));
+                    }
+                }
+                if piece.reaches_end() {
+                    known_start = facts.last_record.map_or(known_start, Lsn::new);
+                    last_commit = facts.time_highest_us.or(last_commit);
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// The last complete record before the first hole, not before `manifest`'s start.
+    pub(crate) async fn last(&mut self, manifest: &Manifest) -> Result<Option<Found>> {
+        let from = Lsn::new(manifest.start_lsn);
+        let pieces = self.route.pieces(self.coverage, from, Lsn::new(u64::MAX));
+        let mut last = None;
+        for window in pieces.rchunks(HEADERS_IN_FLIGHT) {
+            self.read_facts(window).await?;
+            for piece in window.iter().rev() {
+                let facts = self.facts_of(piece);
+                if let (None, Some(start), true) = (&last, facts.last_record, piece.reaches_end()) {
+                    last = Some(Found {
+                        start: Lsn::new(start),
+                        end: Lsn::new(facts.last_record_end.unwrap_or(start)),
+                        time_us: None,
+                        commit_before_us: None,
+                    });
+                }
+                if let Some(found) = &mut last
+                    && piece.reaches_end()
+                    && facts.time_highest_us.is_some()
+                {
+                    found.commit_before_us = facts.time_highest_us;
+                    return Ok(last.filter(|found| found.start >= from));
+                }
+            }
+            if last.is_some() && window.len() == HEADERS_IN_FLIGHT && pieces.len() > HEADER_WINDOW {
+                break; // an idle server: the time is only for people
+            }
+        }
+        if last.is_none() {
+            let end = pieces.last().map_or(from, |piece| piece.to);
+            last = self.search(manifest, from, end, from, &|_| false).await?.last;
+        }
+        Ok(last.filter(|found| found.start >= from))
+    }
+
+    async fn search(&self, manifest: &Manifest, known_start: Lsn, to: Lsn, from: Lsn, wanted: &Wanted) -> Result<read::Seen> {
+        let begin = Lsn::new(known_start.as_u64() / PAGE_BYTES * PAGE_BYTES);
+        let pieces = self.route.pieces(self.coverage, begin, to);
+        let config = read::config(manifest, self.route.timeline(), self.route.size, begin)?;
+        let mut search = read::Search::new(config, from, wanted)?;
+        for piece in pieces {
+            let bytes = self.repository.read_wal(&piece.range, self.route.size).await.map_err(|error| gone(error, &piece.range))?;
+            if search.push(&piece, &bytes)? {
+                break;
+            }
+        }
+        Ok(search.finish())
+    }
+}
+
+/// A tail that was listed and is gone: its whole range has replaced it. Listing again finds it.
+pub(crate) fn vanished(range: &WalRange) -> RestoreError {
+    RestoreError::Vanished { start: range.start, end: range.end }
+}
+
+/// Tells a tail that vanished from damage.
+pub(crate) fn gone(error: StoreError, range: &WalRange) -> RestoreError {
+    match &error {
+        StoreError::Object(object) if object.class() == ErrorClass::NotFound && range.tail => vanished(range),
+        _ => error.into(),
+    }
+}

@@ -1,0 +1,172 @@
+//! Which chunks of which packs a backup needs, and how many stored bytes they are (manifest, key 16).
+//!
+//! Chunks of our own packs are counted when they are placed. For packs of earlier backups one bit a chunk is kept, for the parent
+//! and for the new backup; where both say the same, the parent's figure holds, and only for the others a footer is read.
+
+use std::collections::{BTreeMap, HashMap};
+
+use futures::{StreamExt, TryStreamExt};
+
+use super::fetch::pack_facts;
+use crate::chunk::ChunkReference;
+use crate::envelope::Kind;
+use crate::error::StoreError;
+use crate::id::PackId;
+use crate::limits::{PACK_CHUNKS_MAX, RELATION_CHUNK_PAGES_MAX};
+use crate::manifest::{Manifest, PackNeed};
+use crate::page_map::{Extents, Source};
+use crate::repository::Repository;
+
+const FOOTERS_IN_FLIGHT: usize = 8;
+
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Bits(Vec<u64>);
+
+impl Bits {
+    fn set(&mut self, at: u32) {
+        let word = at as usize / 64;
+        if word >= self.0.len() && (at as usize) < PACK_CHUNKS_MAX {
+            self.0.resize(word + 1, 0);
+        }
+        if let Some(bits) = self.0.get_mut(word) {
+            *bits |= 1 << (at % 64);
+        }
+    }
+
+    fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
+        let words = self.0.iter().enumerate().flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit));
+        words.filter_map(|at| u32::try_from(at).ok())
+    }
+}
+
+#[derive(Debug, Default)]
+struct OldPack {
+    now: Bits,
+    parent: Bits,
+}
+
+#[derive(Debug, Default)]
+struct OwnPack {
+    closed: Option<(Kind, u64)>,
+    live_bytes: u64,
+}
+
+/// The books of one backup.
+#[derive(Debug, Default)]
+pub(super) struct Accounts {
+    old: HashMap<PackId, OldPack>,
+    own: BTreeMap<PackId, OwnPack>,
+    /// Set when a map of the parent could not be read: then its sets are incomplete.
+    parent_is_incomplete: bool,
+}
+
+impl Accounts {
+    /// A chunk was placed in one of our own packs and is needed.
+    pub(super) fn placed(&mut self, pack: PackId, stored_bytes: u64) {
+        self.own.entry(pack).or_default().live_bytes += stored_bytes;
+    }
+
+    /// A chunk that was placed is not needed after all.
+    pub(super) fn dropped(&mut self, pack: PackId, stored_bytes: u64) {
+        let own = self.own.entry(pack).or_default();
+        own.live_bytes = own.live_bytes.saturating_sub(stored_bytes);
+    }
+
+    /// One of our own packs is full.
+    pub(super) fn closed(&mut self, pack: PackId, kind: Kind, body_bytes: u64) {
+        self.own.entry(pack).or_default().closed = Some((kind, body_bytes));
+    }
+
+    /// The new backup needs a chunk; one of our own packs was counted already.
+    pub(super) fn needs(&mut self, at: ChunkReference) {
+        if !self.own.contains_key(&at.pack) {
+            self.old.entry(at.pack).or_default().now.set(at.number);
+        }
+    }
+
+    /// The parent needs a chunk.
+    pub(super) fn parent_needs(&mut self, at: ChunkReference) {
+        self.old.entry(at.pack).or_default().parent.set(at.number);
+    }
+
+    /// The new backup needs all chunks that a map names.
+    pub(super) fn needs_pages(&mut self, map: &Extents) {
+        each_chunk(map, |at| self.needs(at));
+    }
+
+    /// The parent needs all chunks that a map names.
+    pub(super) fn parent_needs_pages(&mut self, map: &Extents) {
+        each_chunk(map, |at| self.parent_needs(at));
+    }
+
+    /// The parent's sets cannot be relied on.
+    pub(super) fn distrust_parent(&mut self) {
+        self.parent_is_incomplete = true;
+    }
+
+    /// Every pack that the backup needs, ours and older ones.
+    ///
+    /// # Errors
+    /// A referenced pack is missing or damaged, or the store failed.
+    pub(super) async fn settle(&self, repository: &Repository, parent: Option<&Manifest>) -> Result<Vec<PackNeed>, StoreError> {
+        let own = self.own.iter().filter(|(_, own)| own.live_bytes > 0).map(|(id, own)| {
+            let (kind, body_bytes) = own.closed.ok_or(StoreError::Stage("pack"))?;
+            Ok(PackNeed { id: *id, kind: kind as u8, body_bytes, live_bytes: own.live_bytes })
+        });
+        let mut needs = own.collect::<Result<Vec<_>, StoreError>>()?;
+        let of_parent: HashMap<PackId, &PackNeed> = parent.iter().flat_map(|manifest| manifest.packs.iter()).map(|need| (need.id, need)).collect();
+        let mut unknown = Vec::new();
+        for (id, old) in self.old.iter().filter(|(_, old)| !old.now.0.is_empty()) {
+            match of_parent.get(id) {
+                Some(need) if old.now == old.parent && !self.parent_is_incomplete => needs.push((*need).clone()),
+                _ => unknown.push((*id, &old.now)),
+            }
+        }
+        let counts = unknown.into_iter().map(|(id, bits)| count(repository, id, bits));
+        needs.extend(futures::stream::iter(counts).buffer_unordered(FOOTERS_IN_FLIGHT).try_collect::<Vec<_>>().await?);
+        needs.sort_unstable_by_key(|need| need.id);
+        Ok(needs)
+    }
+}
+
+async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<PackNeed, StoreError> {
+    let facts = pack_facts(repository, id).await?;
+    let mut live_bytes = 0;
+    for number in needed.numbers() {
+        let entry = facts.footer.entries.get(number as usize);
+        live_bytes += u64::from(entry.ok_or_else(|| StoreError::damaged(id, format!("has no chunk {number}")))?.stored_bytes);
+    }
+    Ok(PackNeed { id, kind: facts.kind as u8, body_bytes: facts.body_bytes, live_bytes })
+}
+
+fn each_chunk(map: &Extents, mut visit: impl FnMut(ChunkReference)) {
+    let per_chunk = u32::try_from(RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
+    for run in &map.runs {
+        let Source::Pack { pack, chunk, page } = run.source else { continue };
+        let last = chunk + (u32::from(page) + run.count.saturating_sub(1)) / per_chunk;
+        for number in chunk..=last {
+            visit(ChunkReference { pack, number });
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::page_map::Extent;
+
+    #[test]
+    fn a_run_needs_every_chunk_that_it_touches() {
+        let mut map = Extents::default();
+        map.push(Extent { first: 0, count: 18, source: Source::Pack { pack: PackId([1; 16]), chunk: 3, page: 15 } });
+        map.push(Extent { first: 18, count: 5, source: Source::Zero });
+        let mut seen = Vec::new();
+        each_chunk(&map, |at| seen.push(at.number));
+        assert_eq!(seen, [3, 4, 5]);
+        let mut bits = Bits::default();
+        for number in [5, 64, 3, 64] {
+            bits.set(number);
+        }
+        assert_eq!(bits.numbers().collect::<Vec<_>>(), [3, 5, 64]);
+    }
+}

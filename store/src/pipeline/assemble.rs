@@ -1,0 +1,153 @@
+//! Units of a relation file, in whatever order they come, to its page map.
+
+use std::sync::Arc;
+
+use super::packer::Packer;
+use super::worker::{Origin, RelationFile, Run, UNIT_PAGES};
+use crate::chunk::{ChunkKind, ChunkReference};
+use crate::error::StoreError;
+use crate::file_table::FileEntry;
+use crate::id::PageDigest;
+use crate::limits::{PAGE_BYTES, RELATION_CHUNK_PAGES_MAX};
+use crate::manifest::CorruptPage;
+use crate::page_map::{Extent, Extents, Source, plan_digests, plan_extents};
+
+#[derive(Debug)]
+struct UnitPacked {
+    digests: Vec<PageDigest>,
+    runs: Vec<Extent>,
+    places: Vec<(ChunkReference, u64)>,
+    new_pages: u64,
+    corrupt: Vec<CorruptPage>,
+}
+
+/// A relation file some of whose units are packed.
+#[derive(Debug)]
+pub(super) struct RelationState {
+    file: Arc<RelationFile>,
+    units: Vec<Option<UnitPacked>>,
+    missing: usize,
+}
+
+impl RelationState {
+    pub(super) fn new(file: Arc<RelationFile>) -> Self {
+        let missing = file.pages.div_ceil(UNIT_PAGES) as usize;
+        RelationState { file, units: (0..missing).map(|_| None).collect(), missing }
+    }
+
+    /// Adds a packed unit; true when it was the last.
+    pub(super) fn add(
+        &mut self,
+        number: u32,
+        digests: Vec<PageDigest>,
+        runs: &[Run],
+        places: Vec<(ChunkReference, u64)>,
+        new_pages: u64,
+        corrupt: Vec<CorruptPage>,
+    ) -> bool {
+        let mut extents = Extents::default();
+        for run in runs {
+            match run.from {
+                Origin::Zero => extents.push(Extent { first: run.first, count: run.count, source: Source::Zero }),
+                Origin::Parent => {
+                    for part in self.file.parent.map.extents.slice(run.first, run.first + run.count) {
+                        extents.push(part);
+                    }
+                }
+                Origin::Chunks(at) => place_run(&mut extents, *run, at, &places),
+            }
+        }
+        if let Some(slot) = self.units.get_mut(number as usize)
+            && slot.replace(UnitPacked { digests, runs: extents.runs, places, new_pages, corrupt }).is_none()
+        {
+            self.missing -= 1;
+        }
+        self.missing == 0
+    }
+}
+
+/// The extents of a run whose pages begin at page `at` of the unit's chunks.
+fn place_run(extents: &mut Extents, run: Run, at: u32, places: &[(ChunkReference, u64)]) {
+    let per_chunk = u32::try_from(RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
+    let mut done = 0;
+    while done < run.count {
+        let (chunk, page) = ((at + done) / per_chunk, (at + done) % per_chunk);
+        let count = (per_chunk - page).min(run.count - done);
+        let Some((place, _)) = places.get(chunk as usize) else { return };
+        let source = Source::Pack { pack: place.pack, chunk: place.number, page: u16::try_from(page).unwrap_or(0) };
+        extents.push(Extent { first: run.first + done, count, source });
+        done += count;
+    }
+}
+
+impl Packer {
+    /// Writes the page map of a file whose units are all packed, and its entry. A file that was truncated meanwhile ends at its first
+    /// short unit; what was read behind that is not part of it (WAL brings it back).
+    pub(super) fn finish_relation(&mut self, state: RelationState) -> Result<(), StoreError> {
+        let RelationState { file, units, .. } = state;
+        let mut map = Extents::default();
+        let mut digests = Vec::with_capacity(file.pages as usize);
+        let mut is_cut = false;
+        for unit in units.into_iter().flatten() {
+            if is_cut {
+                for (at, stored_bytes) in unit.places {
+                    self.accounts.dropped(at.pack, stored_bytes);
+                }
+                continue;
+            }
+            is_cut = unit.digests.len() < UNIT_PAGES as usize;
+            for run in unit.runs {
+                map.push(run);
+            }
+            digests.extend(unit.digests);
+            self.totals.new_pages += unit.new_pages;
+            self.corrupt.extend(unit.corrupt);
+        }
+        if !map.is_whole() || map.pages as usize != digests.len() {
+            return Err(StoreError::Stage("pack"));
+        }
+        self.totals.pages += u64::from(map.pages);
+        self.accounts_of_parent(&file.parent);
+        let entry = file.job.entry(u64::from(map.pages) * PAGE_BYTES as u64);
+        let entry = if map.pages == 0 { entry } else { self.write_map(&file, &map, &digests, entry)? };
+        self.add_entry(entry);
+        Ok(())
+    }
+
+    fn write_map(&mut self, file: &RelationFile, map: &Extents, digests: &[PageDigest], entry: FileEntry) -> Result<FileEntry, StoreError> {
+        self.accounts.needs_pages(map);
+        let parent = &file.parent;
+        let extents = match plan_extents(map, &parent.map)? {
+            None => parent.map.extents_at.map(|(at, _)| at),
+            Some((bytes, depth)) => {
+                let at = self.place_metadata(ChunkKind::Extents, bytes)?;
+                self.need_chain(depth, &parent.extents_chain);
+                Some(at)
+            }
+        };
+        if extents == parent.map.extents_at.map(|(at, _)| at) {
+            self.need_chain(1, &parent.extents_chain);
+        }
+        let digests = match plan_digests(digests, &parent.map) {
+            None => parent.map.digests_at.map(|(at, _)| at),
+            Some((bytes, depth)) => {
+                let at = self.place_metadata(ChunkKind::Digests, bytes)?;
+                self.need_chain(depth, &parent.digests_chain);
+                Some(at)
+            }
+        };
+        if digests == parent.map.digests_at.map(|(at, _)| at) {
+            self.need_chain(1, &parent.digests_chain);
+        }
+        Ok(FileEntry { extents, digests, ..entry })
+    }
+
+    /// A delta (depth above 0) needs the whole chain below it.
+    fn need_chain(&mut self, depth: u16, chain: &[ChunkReference]) {
+        if depth > 0 {
+            for at in chain {
+                self.accounts.needs(*at);
+            }
+        }
+    }
+}

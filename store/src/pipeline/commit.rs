@@ -1,0 +1,60 @@
+//! The objects around a backup's packs, in the order of law 1: intent, (packs), index, manifest.
+//!
+//! A crash before the manifest leaves packs and perhaps an index that no manifest needs: space, nothing else. The caller proves
+//! between index and manifest that the WAL is archived.
+
+use crate::envelope::Kind;
+use crate::error::StoreError;
+use crate::id::BackupId;
+use crate::index::ChunkIndex;
+use crate::limits::FRAME_BYTES_MAX;
+use crate::manifest::Manifest;
+use crate::records::Intent;
+use crate::repository::{NewObject, Put, Writer};
+use crate::session::to_cbor;
+
+/// Announces a backup. Before its first pack.
+///
+/// # Errors
+/// The store failed, or the id is taken by another backup.
+pub async fn put_intent(writer: &Writer, intent: &Intent) -> Result<Put, StoreError> {
+    let name = writer.repository().layout().intent(intent.backup)?;
+    let plain = to_cbor(intent)?;
+    writer.put(&name, NewObject::metadata(Kind::Intent, &plain, intent.begun_us)).await
+}
+
+/// Writes the content chunks that a backup added; nothing when there are none. After its last pack is durable. Returns its bytes.
+///
+/// # Errors
+/// The store failed.
+pub async fn put_index(writer: &Writer, backup: BackupId, index: &ChunkIndex, now_us: i64) -> Result<u64, StoreError> {
+    if index.is_empty() {
+        return Ok(0);
+    }
+    let name = writer.repository().layout().index(backup)?;
+    let plain = index.encode();
+    check_frame("the index of a backup", plain.len())?;
+    let (bytes, digest) = writer.encode(&name, NewObject::metadata(Kind::Index, &plain, now_us))?;
+    let stored = bytes.len() as u64;
+    writer.create(&name, bytes, digest).await?;
+    Ok(stored)
+}
+
+/// Makes the backup exist. Last, and only when all of its WAL is archived.
+///
+/// # Errors
+/// The store failed.
+pub async fn put_manifest(writer: &Writer, manifest: &Manifest) -> Result<Put, StoreError> {
+    let name = writer.repository().layout().manifest(manifest.backup)?;
+    let plain = to_cbor(manifest)?;
+    check_frame("a manifest", plain.len())?;
+    let object = NewObject { lineage: Some(manifest.lineage), ..NewObject::metadata(Kind::Manifest, &plain, manifest.finished_us) };
+    writer.put(&name, object).await
+}
+
+fn check_frame(what: &'static str, bytes: usize) -> Result<(), StoreError> {
+    if bytes <= FRAME_BYTES_MAX {
+        return Ok(());
+    }
+    Err(StoreError::Limit { what, detail: format!("{bytes} bytes where {FRAME_BYTES_MAX} are allowed") })
+}

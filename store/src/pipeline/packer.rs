@@ -1,0 +1,255 @@
+//! The one thread that fills packs and knows what every file has become.
+//!
+//! Order rule: a file's extents are complete when all its units are packed; only then is its page map written, as a delta upon the
+//! parent's where that is shorter, or not at all where nothing changed.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use minicbor::bytes::ByteVec;
+
+use super::account::Accounts;
+use super::assemble::RelationState;
+use super::content::Piece;
+use super::job::FileJob;
+use super::parent::ChainedMap;
+use super::progress::Progress;
+use super::upload::Uploads;
+use super::worker::{UnitDone, encode};
+use super::Clock;
+use crate::chunk::{ChunkKind, ChunkReference, ContentReference, EncodedChunk};
+use crate::codec::{Codec, Compressor};
+use crate::envelope::Kind;
+use crate::error::StoreError;
+use crate::file_table::FileEntry;
+use crate::id::{Digest, LineageId};
+use crate::index::ChunkIndex;
+use crate::keys::ClusterKeys;
+use crate::limits::{METADATA_CHUNK_BYTES_MAX, PACK_BYTES_TARGET, WAL_ZSTD_LEVEL};
+use crate::manifest::{CorruptPage, Totals};
+use crate::pack::PackWriter;
+use crate::seal::TAG_BYTES;
+
+/// Room beyond the target: the chunk that fills a pack.
+const PACK_CAPACITY_BYTES: usize = PACK_BYTES_TARGET + (1 << 20);
+
+/// What the other stages tell the packer.
+#[derive(Debug)]
+pub(super) enum Message {
+    /// A unit of a relation file.
+    Unit(UnitDone),
+    /// A relation file without pages.
+    Empty(FileJob, ChainedMap),
+    /// Some pieces of a content file, in order.
+    Pieces(u64, Vec<Piece>),
+    /// The content file is complete, with its size.
+    ContentDone(u64, FileJob, u64),
+    /// The file went away before it was opened.
+    Vanished(FileJob, ChainedMap),
+    /// A file of the parent that is not in this backup.
+    Gone(ChainedMap),
+    /// The parent has a map for some file that cannot be read.
+    Unreadable,
+}
+
+/// State of a backup that is being packed.
+pub(super) struct Packer {
+    pub(super) uploads: Uploads,
+    pub(super) accounts: Accounts,
+    pub(super) entries: Vec<FileEntry>,
+    pub(super) totals: Totals,
+    pub(super) corrupt: Vec<CorruptPage>,
+    pub(super) vanished: Vec<ByteVec>,
+    pub(super) index: ChunkIndex,
+    pub(super) known_metadata: HashMap<Digest, ChunkReference>,
+    pub(super) keys: ClusterKeys,
+    pub(super) progress: Arc<Progress>,
+    lineage: LineageId,
+    now_us: Clock,
+    data: Option<PackWriter>,
+    metadata: Option<PackWriter>,
+    compressor: Compressor,
+    scratch: Vec<u8>,
+    relations: HashMap<u64, RelationState>,
+    contents: HashMap<u64, Vec<ContentReference>>,
+}
+
+impl Packer {
+    pub(super) fn new(uploads: Uploads, lineage: LineageId, now_us: Clock, progress: Arc<Progress>) -> Result<Self, StoreError> {
+        Ok(Packer {
+            keys: uploads.writer().repository().keys().clone(),
+            uploads,
+            accounts: Accounts::default(),
+            entries: Vec::new(),
+            totals: Totals::default(),
+            corrupt: Vec::new(),
+            vanished: Vec::new(),
+            index: ChunkIndex::default(),
+            known_metadata: HashMap::new(),
+            progress,
+            lineage,
+            now_us,
+            data: None,
+            metadata: None,
+            compressor: Compressor::new(WAL_ZSTD_LEVEL)?,
+            scratch: Vec::new(),
+            relations: HashMap::new(),
+            contents: HashMap::new(),
+        })
+    }
+
+    /// Takes one message. Blocks while too many packs are in flight.
+    ///
+    /// # Errors
+    /// A limit, the encoding check, or an upload that failed.
+    pub(super) fn take(&mut self, message: Message) -> Result<(), StoreError> {
+        match message {
+            Message::Unit(unit) => self.take_unit(unit),
+            Message::Empty(job, parent) => {
+                self.accounts_of_parent(&parent);
+                self.add_entry(job.entry(0));
+                Ok(())
+            }
+            Message::Pieces(number, pieces) => self.take_pieces(number, pieces),
+            Message::ContentDone(number, job, size) => {
+                let content = self.contents.remove(&number).unwrap_or_default();
+                self.add_entry(FileEntry { content, ..job.entry(size) });
+                Ok(())
+            }
+            Message::Vanished(job, parent) => {
+                self.accounts_of_parent(&parent);
+                self.vanished.push(job.path.into());
+                self.progress.file_done();
+                Ok(())
+            }
+            Message::Gone(parent) => {
+                self.accounts_of_parent(&parent);
+                Ok(())
+            }
+            Message::Unreadable => {
+                self.accounts.distrust_parent();
+                Ok(())
+            }
+        }
+    }
+
+    fn take_unit(&mut self, unit: UnitDone) -> Result<(), StoreError> {
+        let UnitDone { file, number, digests, runs, chunks, new_pages, corrupt } = unit;
+        let mut places = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            places.push(self.place(chunk)?);
+        }
+        let id = file.number;
+        let state = self.relations.entry(id).or_insert_with(|| RelationState::new(file));
+        if state.add(number, digests, &runs, places, new_pages, corrupt)
+            && let Some(state) = self.relations.remove(&id)
+        {
+            self.finish_relation(state)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_pieces(&mut self, number: u64, pieces: Vec<Piece>) -> Result<(), StoreError> {
+        for piece in pieces {
+            let at = match piece {
+                Piece::Known(at) => {
+                    self.accounts.needs(ChunkReference { pack: at.pack, number: at.number });
+                    at
+                }
+                Piece::New(chunk) => match self.index.get(&chunk.id) {
+                    Some(at) => at,
+                    None => {
+                        let (id, plain_bytes) = (chunk.id, chunk.plain_bytes);
+                        let (place, _) = self.place(chunk)?;
+                        let at = ContentReference { pack: place.pack, number: place.number, plain_bytes };
+                        self.index.insert(id, at);
+                        at
+                    }
+                },
+            };
+            self.contents.entry(number).or_default().push(at);
+        }
+        Ok(())
+    }
+
+    pub(super) fn take_content(&mut self, number: u64) -> Vec<ContentReference> {
+        self.contents.remove(&number).unwrap_or_default()
+    }
+
+    pub(super) fn add_entry(&mut self, entry: FileEntry) {
+        if entry.entry_type == crate::file_table::EntryType::File {
+            self.totals.files += 1;
+            self.totals.logical_bytes += entry.size;
+            self.progress.file_done();
+        }
+        self.entries.push(entry);
+    }
+
+    pub(super) fn accounts_of_parent(&mut self, parent: &ChainedMap) {
+        self.accounts.parent_needs_pages(&parent.map.extents);
+        for at in parent.extents_chain.iter().chain(&parent.digests_chain) {
+            self.accounts.parent_needs(*at);
+        }
+    }
+
+    /// Puts a chunk into the pack for its kind; returns its place and its stored bytes.
+    pub(super) fn place(&mut self, chunk: EncodedChunk) -> Result<(ChunkReference, u64), StoreError> {
+        let is_metadata = chunk.kind.is_metadata();
+        let slot = if is_metadata { &mut self.metadata } else { &mut self.data };
+        let pack = match slot {
+            Some(pack) => pack,
+            None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, PACK_CAPACITY_BYTES)?),
+            None => slot.insert(PackWriter::data(self.uploads.session().key(), self.lineage, PACK_CAPACITY_BYTES)?),
+        };
+        let stored_bytes = (chunk.payload.len() + TAG_BYTES) as u64;
+        let at = ChunkReference { pack: pack.id(), number: pack.append(chunk)? };
+        let is_full = pack.body_bytes() >= PACK_BYTES_TARGET;
+        self.accounts.placed(at.pack, stored_bytes);
+        self.totals.new_chunks += u64::from(!is_metadata);
+        if is_full {
+            self.close(if is_metadata { Kind::MetadataPack } else { Kind::DataPack })?;
+        }
+        Ok((at, stored_bytes))
+    }
+
+    /// Writes a metadata chunk; one that the parent has already is referenced.
+    pub(super) fn place_metadata(&mut self, kind: ChunkKind, plain: Vec<u8>) -> Result<ChunkReference, StoreError> {
+        if plain.len() > METADATA_CHUNK_BYTES_MAX {
+            return Err(StoreError::Limit { what: "a metadata chunk", detail: format!("{} bytes", plain.len()) });
+        }
+        let id = self.keys.metadata_chunk_id(kind as u8, &plain);
+        if let Some(at) = self.known_metadata.get(&id) {
+            self.accounts.needs(*at);
+            return Ok(*at);
+        }
+        let chunk = if kind == ChunkKind::Digests {
+            // Digests look random: no attempt to compress them.
+            let plain_bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
+            EncodedChunk { kind, id, plain_bytes, codec: Codec::Stored, payload: plain }
+        } else {
+            encode(&mut self.compressor, &mut self.scratch, kind, id, &plain)?
+        };
+        Ok(self.place(chunk)?.0)
+    }
+
+    fn close(&mut self, kind: Kind) -> Result<(), StoreError> {
+        let slot = if kind == Kind::DataPack { &mut self.data } else { &mut self.metadata };
+        let Some(pack) = slot.take().filter(|pack| !pack.is_empty()) else { return Ok(()) };
+        let body = pack.finish(&self.keys)?;
+        self.accounts.closed(body.id, kind, body.body.len() as u64);
+        self.totals.new_stored_bytes += self.uploads.start(body, (self.now_us)())?;
+        Ok(())
+    }
+
+    /// Closes what is open. No file may be unfinished.
+    ///
+    /// # Errors
+    /// As [`Packer::take`].
+    pub(super) fn close_all(&mut self) -> Result<(), StoreError> {
+        if !self.relations.is_empty() || !self.contents.is_empty() {
+            return Err(StoreError::Stage("pack"));
+        }
+        self.close(Kind::DataPack)?;
+        self.close(Kind::MetadataPack)
+    }
+}

@@ -1,0 +1,5 @@
+//! Backups over generations of changing files, read back through the public readers.
+
+mod faults;
+mod fixture;
+mod generations;

@@ -1,0 +1,264 @@
+//! One worker: reads a unit, checks and digests its pages, compares them with the parent, and encodes what is new.
+//!
+//! Reading and encoding are done by the same thread, while the unit is in its cache; the kernel is told about the next unit, so the
+//! disk works while the thread compresses.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::sync::Arc;
+
+use super::job::{FileJob, PackFilter, PageCheck};
+use super::parent::ChainedMap;
+use super::progress::Progress;
+use crate::chunk::{ChunkKind, EncodedChunk};
+use crate::codec::Compressor;
+use crate::error::StoreError;
+use crate::id::{Digest, PageDigest};
+use crate::index::ChunkIndex;
+use crate::keys::ClusterKeys;
+use crate::limits::{PAGE_BYTES, RELATION_CHUNK_BYTES_MAX, RELATION_CHUNK_PAGES_MAX, RELATION_ZSTD_LEVEL};
+use crate::manifest::CorruptPage;
+use crate::page_map::Source;
+use crate::seal::TAG_BYTES;
+
+/// Pages that are read at once: 1 MiB.
+pub(super) const UNIT_PAGES: u32 = 128;
+const UNIT_BYTES: usize = UNIT_PAGES as usize * PAGE_BYTES;
+/// How far ahead of a unit the kernel is asked to read.
+const AHEAD_BYTES: u64 = 4 << 20;
+
+/// An open relation file, shared by the workers that have a part of it.
+#[derive(Debug)]
+pub(super) struct RelationFile {
+    pub(super) number: u64,
+    pub(super) job: FileJob,
+    pub(super) file: File,
+    /// Pages when it was opened; what it grows afterwards comes from WAL.
+    pub(super) pages: u32,
+    pub(super) parent: ChainedMap,
+}
+
+/// A run of pages of a unit and where it comes from.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Run {
+    pub(super) first: u32,
+    pub(super) count: u32,
+    pub(super) from: Origin,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Origin {
+    /// All zero.
+    Zero,
+    /// The same as in the parent.
+    Parent,
+    /// In the unit's own chunks, from this page of them on (counted through).
+    Chunks(u32),
+}
+
+/// A unit that was read and encoded.
+#[derive(Debug)]
+pub(super) struct UnitDone {
+    pub(super) file: Arc<RelationFile>,
+    pub(super) number: u32,
+    pub(super) digests: Vec<PageDigest>,
+    pub(super) runs: Vec<Run>,
+    pub(super) chunks: Vec<EncodedChunk>,
+    pub(super) new_pages: u64,
+    pub(super) corrupt: Vec<CorruptPage>,
+}
+
+/// What all workers share.
+#[derive(Debug)]
+pub(super) struct Common {
+    pub(super) keys: ClusterKeys,
+    pub(super) check: Arc<dyn PageCheck>,
+    pub(super) filter: PackFilter,
+    pub(super) index: ChunkIndex,
+    pub(super) progress: Arc<Progress>,
+}
+
+/// Buffers and codec of one worker: 1 MiB for the unit, two of 128 KiB, and 2 MiB once it met a content file.
+#[derive(Debug)]
+pub(super) struct Worker {
+    pub(super) common: Arc<Common>,
+    pub(super) compressor: Compressor,
+    pub(super) window: Vec<u8>,
+    unit: Vec<u8>,
+    gathered: Vec<u8>,
+    encoded: Vec<u8>,
+    zero_digest: PageDigest,
+}
+
+impl Worker {
+    pub(super) fn new(common: Arc<Common>) -> Result<Self, StoreError> {
+        let zero_digest = common.keys.page_digest(&[0; PAGE_BYTES]);
+        Ok(Worker {
+            common,
+            compressor: Compressor::new(RELATION_ZSTD_LEVEL)?,
+            window: Vec::new(),
+            unit: vec![0; UNIT_BYTES],
+            gathered: Vec::with_capacity(RELATION_CHUNK_BYTES_MAX),
+            encoded: Vec::new(),
+            zero_digest,
+        })
+    }
+
+    /// Reads and encodes unit `number` of a file. A file that has become shorter gives fewer pages, or none.
+    ///
+    /// # Errors
+    /// It cannot be read; the encoding check.
+    pub(super) fn unit(&mut self, file: &Arc<RelationFile>, number: u32) -> Result<UnitDone, StoreError> {
+        let first = number * UNIT_PAGES;
+        let pages = self.read_unit(file, first)?;
+        let mut done = UnitDone {
+            file: Arc::clone(file),
+            number,
+            digests: Vec::with_capacity(pages as usize),
+            runs: Vec::new(),
+            chunks: Vec::new(),
+            new_pages: 0,
+            corrupt: Vec::new(),
+        };
+        let stale = self.stale_pages(file, first, pages);
+        let mut listed: Vec<u32> = Vec::new();
+        for (at, page) in (0..pages).zip(self.unit.chunks_exact_mut(PAGE_BYTES)) {
+            let number = first + at;
+            let before = file.parent.map.digests.get(number as usize);
+            let digest = if is_zero(page) {
+                push(&mut done.runs, number, Origin::Zero);
+                self.zero_digest
+            } else {
+                done.corrupt.extend(self.common.check.examine(&file.job, number, page, &mut |page| read_page(file, number, page))?);
+                let digest = self.common.keys.page_digest(page);
+                if before == Some(&digest) && !stale.get(at as usize).is_some_and(|stale| *stale) {
+                    push(&mut done.runs, number, Origin::Parent);
+                } else {
+                    push(&mut done.runs, number, Origin::Chunks(u32::try_from(listed.len()).unwrap_or(u32::MAX)));
+                    listed.push(at);
+                }
+                digest
+            };
+            done.new_pages += u64::from(before != Some(&digest));
+            done.digests.push(digest);
+        }
+        for group in listed.chunks(RELATION_CHUNK_PAGES_MAX) {
+            let chunk = self.encode_pages(group, &done.digests)?;
+            done.chunks.push(chunk);
+        }
+        self.common.progress.read(u64::from(pages) * PAGE_BYTES as u64);
+        Ok(done)
+    }
+
+    fn read_unit(&mut self, file: &RelationFile, first: u32) -> Result<u32, StoreError> {
+        let pages = file.pages.saturating_sub(first).min(UNIT_PAGES);
+        let at = u64::from(first) * PAGE_BYTES as u64;
+        let end = at + u64::from(pages) * PAGE_BYTES as u64;
+        if end < u64::from(file.pages) * PAGE_BYTES as u64 {
+            // A hint; a file system that cannot take it loses nothing but time.
+            let _ = rustix::fs::fadvise(&file.file, end, std::num::NonZeroU64::new(AHEAD_BYTES), rustix::fs::Advice::WillNeed);
+        }
+        let buffer = self.unit.get_mut(..pages as usize * PAGE_BYTES).unwrap_or_default();
+        let got = read_up_to(&file.file, buffer, at).map_err(|error| file.job.io_error("read", error))?;
+        // A part of a page at the end is an extension that is under way: the server does not count it either.
+        Ok(u32::try_from(got / PAGE_BYTES).unwrap_or(0))
+    }
+
+    /// Pages of the unit whose stored form lies in a pack that may not be referenced again. Empty when there is none.
+    fn stale_pages(&self, file: &RelationFile, first: u32, pages: u32) -> Vec<bool> {
+        let mut stale = Vec::new();
+        for run in file.parent.map.extents.slice(first, first + pages) {
+            let Source::Pack { pack, .. } = run.source else { continue };
+            if !self.common.filter.is_usable(pack) {
+                stale.resize(pages as usize, false);
+                let range = (run.first - first) as usize..(run.end() - first) as usize;
+                stale.get_mut(range).unwrap_or_default().fill(true);
+            }
+        }
+        stale
+    }
+
+    /// A chunk of the pages of the unit that `group` lists.
+    fn encode_pages(&mut self, group: &[u32], digests: &[PageDigest]) -> Result<EncodedChunk, StoreError> {
+        let group_digests: Vec<PageDigest> = group.iter().filter_map(|at| digests.get(*at as usize).copied()).collect();
+        let id = self.common.keys.relation_chunk_id(&group_digests);
+        let place = |at: u32, count: usize| at as usize * PAGE_BYTES..(at as usize + count) * PAGE_BYTES;
+        let first = group.first().copied().unwrap_or(0);
+        let is_one_run = group.last().copied().unwrap_or(0) - first == u32::try_from(group.len()).unwrap_or(0).saturating_sub(1);
+        let plain = if is_one_run {
+            self.unit.get(place(first, group.len())).unwrap_or_default()
+        } else {
+            self.gathered.clear();
+            for at in group {
+                self.gathered.extend_from_slice(self.unit.get(place(*at, 1)).unwrap_or_default());
+            }
+            &self.gathered
+        };
+        encode(&mut self.compressor, &mut self.encoded, ChunkKind::Relation, id, plain)
+    }
+
+    /// A content chunk.
+    pub(super) fn encode_content(&mut self, id: Digest, plain: &[u8]) -> Result<EncodedChunk, StoreError> {
+        encode(&mut self.compressor, &mut self.encoded, ChunkKind::Content, id, plain)
+    }
+}
+
+/// Compresses into `scratch` and takes what was used, with room for the tag: a chunk that waits in a lane is no larger than it
+/// must be.
+pub(super) fn encode(
+    compressor: &mut Compressor,
+    scratch: &mut Vec<u8>,
+    kind: ChunkKind,
+    id: Digest,
+    plain: &[u8],
+) -> Result<EncodedChunk, StoreError> {
+    scratch.clear();
+    let codec = compressor.encode(plain, scratch)?;
+    let mut payload = Vec::with_capacity(scratch.len() + TAG_BYTES);
+    payload.extend_from_slice(scratch);
+    let plain_bytes = u32::try_from(plain.len()).map_err(|_| StoreError::Limit { what: "a chunk", detail: "4 GiB".into() })?;
+    Ok(EncodedChunk { kind, id, plain_bytes, codec, payload })
+}
+
+fn push(runs: &mut Vec<Run>, page: u32, from: Origin) {
+    if let Some(last) = runs.last_mut() {
+        let goes_on = match (last.from, from) {
+            (Origin::Zero, Origin::Zero) | (Origin::Parent, Origin::Parent) => true,
+            (Origin::Chunks(begin), Origin::Chunks(here)) => begin + last.count == here,
+            _ => false,
+        };
+        if goes_on {
+            last.count += 1;
+            return;
+        }
+    }
+    runs.push(Run { first: page, count: 1, from });
+}
+
+fn is_zero(page: &[u8]) -> bool {
+    page.iter().take(32).all(|byte| *byte == 0) && page.iter().fold(0, |all, byte| all | byte) == 0
+}
+
+/// Fills the buffer from `at` on, or up to the end of the file; returns how much.
+pub(super) fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> Result<usize, std::io::Error> {
+    let mut got = 0;
+    while let Some(rest) = buffer.get_mut(got..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, at + got as u64) {
+            Ok(0) => break,
+            Ok(read) => got += read,
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(got)
+}
+
+fn read_page(file: &RelationFile, page: u32, buffer: &mut [u8]) -> Result<bool, StoreError> {
+    let mut fresh = [0; PAGE_BYTES];
+    let got = read_up_to(&file.file, &mut fresh, u64::from(page) * PAGE_BYTES as u64).map_err(|error| file.job.io_error("read", error))?;
+    if got < PAGE_BYTES || buffer.len() != PAGE_BYTES {
+        return Ok(false);
+    }
+    buffer.copy_from_slice(&fresh);
+    Ok(true)
+}

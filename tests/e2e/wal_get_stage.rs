@@ -1,0 +1,231 @@
+//! A restored, never started cluster, and what a fault may do to copies of it: end or wait, never promote.
+
+use std::cell::Cell;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tests::scratch::write_private;
+use tests::wait::DEADLINE;
+use tests::{Cluster, Scratch, Seawall, Weed, user};
+
+/// A server that has not ended by then is one that waits; both are right.
+const PATIENCE: Duration = Duration::from_secs(20);
+const ROWS: &str = "5007";
+
+/// Something that goes wrong, and is repaired.
+pub(crate) struct Fault<'a> {
+    set: Box<dyn Fn() -> Result<()> + 'a>,
+    repair: Box<dyn Fn() -> Result<()> + 'a>,
+    /// Whether `wal-get` itself can be asked while it lasts.
+    direct: bool,
+}
+
+impl<'a> Fault<'a> {
+    pub(crate) fn new(
+        set: impl Fn() -> Result<()> + 'a,
+        repair: impl Fn() -> Result<()> + 'a,
+    ) -> Self {
+        Self {
+            set: Box::new(set),
+            repair: Box::new(repair),
+            direct: true,
+        }
+    }
+
+    pub(crate) fn indirect(mut self) -> Self {
+        self.direct = false;
+        self
+    }
+}
+
+pub(crate) struct Stage {
+    pub(crate) seawall: Seawall,
+    /// In the middle of the WAL that recovery needs.
+    pub(crate) segment: String,
+    base: PathBuf,
+    scratch: Scratch,
+    copies: Cell<u32>,
+}
+
+impl Stage {
+    pub(crate) async fn local(scratch: &Scratch, major: u32) -> Result<Self> {
+        let cluster = create(scratch, major).await?;
+        let seawall = Seawall::local(scratch, &cluster).await?;
+        Self::set(scratch, seawall, cluster).await
+    }
+
+    pub(crate) async fn s3(scratch: &Scratch, major: u32, weed: &Weed) -> Result<Self> {
+        let cluster = create(scratch, major).await?;
+        let seawall = Seawall::s3(scratch, &cluster, weed).await?;
+        Self::set(scratch, seawall, cluster).await
+    }
+
+    async fn set(scratch: &Scratch, seawall: Seawall, cluster: Cluster) -> Result<Self> {
+        let agent = seawall.run().await?;
+        cluster.exec("create table t (i int)").await?;
+        seawall.backup().await?;
+        let mut segment = String::new();
+        for round in 1..=5 {
+            let sql = "insert into t select generate_series(1, 1000)";
+            cluster.exec(sql).await?;
+            if round == 3 {
+                let sql = "select pg_walfile_name(pg_current_wal_flush_lsn())";
+                segment = cluster.query_one(sql).await?;
+            }
+            cluster.switch_wal().await?;
+        }
+        cluster.exec("insert into t select generate_series(1, 7)").await?;
+        seawall.wait_archived(&cluster).await?;
+        agent.stop(DEADLINE).await?;
+        cluster.kill9()?;
+        cluster.destroy_data_directory()?;
+        let base = seawall
+            .restore_files("base", &["--target", "latest"])
+            .await?;
+        Ok(Self {
+            seawall,
+            segment,
+            base,
+            scratch: scratch.clone(),
+            copies: Cell::new(0),
+        })
+    }
+
+    /// The object that holds the segment.
+    pub(crate) fn victim(&self) -> Result<PathBuf> {
+        let mut objects = self.seawall.wal_objects(&self.segment)?;
+        objects.sort_by_key(|path| path.metadata().map_or(0, |meta| meta.len()));
+        objects
+            .pop()
+            .with_context(|| format!("no object of segment {}", self.segment))
+    }
+
+    /// Asks `wal-get` itself, and insists on its exit code and on what that promises.
+    pub(crate) async fn get(&self, file: &str, code: i32) -> Result<()> {
+        let destination = self.scratch.dir("direct")?.join("RECOVERYXLOG");
+        let path = destination.display().to_string();
+        let output = self.seawall.restore.run(&["wal-get", file, &path]).await?;
+        output.assert_code(code)?;
+        if code == 0 {
+            fs::remove_file(&destination)?;
+        } else {
+            ensure!(!destination.exists(), "code {code}, and a file all the same");
+        }
+        if code > 1 {
+            ensure!(output.stderr.contains("HINT"), "no HINT: {}", output.stderr);
+        }
+        Ok(())
+    }
+
+    /// 0 for what is there; 1 for what is proven not to be there, which PostgreSQL asks for routinely.
+    pub(crate) async fn answers_when_all_is_well(&self) -> Result<()> {
+        self.get(&self.segment, 0).await?;
+        self.get("00000001.history", 1).await?;
+        self.get("00000002.history", 1).await?;
+        self.get("000000010000000F000000F0", 1).await?;
+        self.get("not-a-wal-file", 255).await?;
+        let untouched = self.copy("healthy", None, true).await?;
+        self.recovers(untouched).await
+    }
+
+    pub(crate) async fn survives(&self, name: &str, fault: &Fault<'_>) -> Result<()> {
+        self.survives_with(name, fault, None).await
+    }
+
+    /// Breaks, looks, repairs, looks again: with `wal-get` alone and with two servers.
+    pub(crate) async fn survives_with(
+        &self,
+        name: &str,
+        fault: &Fault<'_>,
+        command: Option<&str>,
+    ) -> Result<()> {
+        let run = async {
+            if fault.direct {
+                (fault.set)()?;
+                self.get(&self.segment, 255).await?;
+                (fault.repair)()?;
+                self.get(&self.segment, 0).await?;
+            }
+            for open_end in [false, true] {
+                (fault.set)()?;
+                let failed = self.fail(name, command, open_end).await?;
+                (fault.repair)()?;
+                self.recovers(failed).await?;
+            }
+            anyhow::Ok(())
+        };
+        Box::pin(run).await.with_context(|| name.to_owned())
+    }
+
+    /// Starts a copy into the fault. It ends or it waits; it has not promoted.
+    pub(crate) async fn fail(&self, name: &str, command: Option<&str>, open_end: bool) -> Result<Cluster> {
+        let server = self.copy(name, command, open_end).await?;
+        server.launch().await?;
+        let ended = server.wait_down(PATIENCE).await.is_ok();
+        let log = server.server_log();
+        println!("{name}, open end {open_end}: {}", if ended { "ended" } else { "waits" });
+        for line in log.lines().filter(|line| line.contains("FATAL")) {
+            println!("  {line}");
+        }
+        ensure!(
+            !server.has_left_timeline(1)? && !log.contains("selected new timeline"),
+            "promoted early:\n{log}"
+        );
+        ensure!(log.contains("starting"), "it was never started:\n{log}");
+        if !ended {
+            let answer = server.query_one("select pg_is_in_recovery()").await;
+            ensure!(!answer.is_ok_and(|answer| answer == "f"), "left recovery:\n{log}");
+            server.kill9()?;
+        }
+        Ok(server)
+    }
+
+    /// After the repair the same directory recovers to the end.
+    pub(crate) async fn recovers(&self, server: Cluster) -> Result<()> {
+        server.start().await?;
+        server.wait_promoted(DEADLINE).await?;
+        let rows = server.query_one("select count(*) from t").await?;
+        ensure!(rows == ROWS, "{rows} rows of {ROWS}");
+        ensure!(server.has_left_timeline(1)?, "promoted without a timeline of its own");
+        Ok(())
+    }
+
+    async fn copy(&self, name: &str, command: Option<&str>, open_end: bool) -> Result<Cluster> {
+        let n = self.copies.replace(self.copies.get() + 1);
+        let place = format!("c{n}");
+        let target = self.scratch.dir(&place)?.join("data");
+        let mut cp = user::command("cp");
+        cp.arg("-a").arg(&self.base).arg(&target);
+        user::run(cp, DEADLINE).await.context(name.to_owned())?;
+        let mut server = Cluster::adopt(&self.scratch, &place, &target)?;
+        if let Some(command) = command {
+            server.override_setting("restore_command", command);
+        }
+        if open_end {
+            server.override_setting("recovery_target_lsn", "");
+            server.override_setting("recovery_target_action", "promote");
+        }
+        Ok(server)
+    }
+}
+
+async fn create(scratch: &Scratch, major: u32) -> Result<Cluster> {
+    Cluster::builder(major)
+        .segment_size_mib(1)
+        .setting("autovacuum", "off")
+        .create(scratch, "main")
+        .await
+}
+
+/// The whole content at once, as the server user wrote it.
+pub(crate) fn replace_file(path: &Path, content: &[u8]) -> Result<()> {
+    write_private(path, content)
+}
+
+pub(crate) fn change_byte(content: &[u8], at: usize) -> Vec<u8> {
+    let mut changed = content.to_vec();
+    changed[at] ^= 0x20;
+    changed
+}

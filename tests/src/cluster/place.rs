@@ -1,0 +1,56 @@
+//! A place for a server that somebody else makes and starts.
+
+use std::fs;
+use std::path::PathBuf;
+
+use anyhow::Result;
+
+use super::{Cluster, free_ports};
+use crate::scratch::Scratch;
+
+/// Directories and a port that are free: given to a program that restores and starts a server there.
+#[derive(Debug)]
+pub struct Place {
+    name: String,
+    /// Does not exist yet.
+    pub data: PathBuf,
+    pub sockets: PathBuf,
+    pub port: u16,
+}
+
+impl Cluster {
+    /// A place below `<scratch>/<name>`.
+    pub fn place(scratch: &Scratch, name: &str) -> Result<Place> {
+        Ok(Place {
+            name: name.to_owned(),
+            data: scratch.dir(name)?.join("data"),
+            sockets: scratch.dir(format!("{name}/s"))?,
+            port: free_ports(1)?[0],
+        })
+    }
+
+    /// True when the server is up, or was ever up, with a timeline of its own: promoted.
+    pub fn has_left_timeline(&self, timeline: u32) -> Result<bool> {
+        let history = format!("{:08X}.history", timeline + 1);
+        for entry in fs::read_dir(self.data.join("pg_wal"))? {
+            if entry?.file_name().to_string_lossy() == history {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+}
+
+impl Place {
+    /// The server that now runs there.
+    pub fn adopt(self, scratch: &Scratch) -> Result<Cluster> {
+        let mut cluster = Cluster::adopt(scratch, &self.name, &self.data)?;
+        for (name, value) in &mut cluster.overrides {
+            if name == "port" {
+                *value = self.port.to_string();
+            }
+        }
+        cluster.port = self.port;
+        Ok(cluster)
+    }
+}
