@@ -99,13 +99,18 @@ async fn supervise(
                 daemon.lineage = lineages::begin(context, &daemon.writer, &daemon.lineage, &reason, archived).await?;
                 supervision.send_modify(|supervision| supervision.lineage = daemon.lineage.id);
             }
-            Err(failure) if is_hopeless(&failure) => return Err(failure),
+            Err(failure) if is_hopeless(&failure, is_ready) => return Err(failure),
             Err(failure) => {
                 let text = exit::describe(&failure);
                 supervision.send_modify(|supervision| supervision.error = Some(text));
                 let detail = failure.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ");
                 let hint = exit::hint(&failure).unwrap_or_default();
-                tracing::error!(error = %failure, %detail, %hint, retry_ms = pause.as_millis(), "the WAL lane failed; trying again");
+                let retry_ms = pause.as_millis();
+                if exit::code(&failure) == exit::UNREACHABLE {
+                    tracing::warn!(error = %failure, %detail, %hint, retry_ms, "not streaming; trying again");
+                } else {
+                    tracing::error!(error = %failure, %detail, %hint, retry_ms, "the WAL lane failed; trying again");
+                }
                 wait_or_stop(pause, stop).await;
                 pause = (pause * 2).min(RECONNECT.1);
             }
@@ -167,8 +172,8 @@ async fn connect_and_stream(
 }
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.
-fn is_hopeless(failure: &anyhow::Error) -> bool {
-    let refused_by_us = failure.downcast_ref::<Failure>().is_some_and(|failure| failure.code == exit::REFUSED);
+fn is_hopeless(failure: &anyhow::Error, is_ready: bool) -> bool {
+    let refused_by_us = !is_ready && failure.downcast_ref::<Failure>().is_some_and(|failure| failure.code == exit::REFUSED);
     let foreign = failure.chain().any(|cause| matches!(cause.downcast_ref(), Some(store::StoreError::Foreign { .. })));
     refused_by_us || foreign || exit::code(failure) == exit::KEY
 }

@@ -42,7 +42,11 @@ pub async fn connect(options: &ConnectOptions) -> anyhow::Result<Client> {
 }
 
 fn unreachable_or_refused(error: tokio_postgres::Error) -> Failure {
-    if let Some(refusal) = error.as_db_error() {
+    // 57P: starting up, shutting down; 53: out of connections. All of them pass.
+    let passes = |code: &str| code.starts_with("57P") || code.starts_with("53");
+    if let Some(refusal) = error.as_db_error()
+        && !passes(refusal.code().code())
+    {
         let hint = match refusal.code().code() {
             "28P01" | "28000" => "Check the role and its password (password_file or .pgpass), and its line in pg_hba.conf.".to_owned(),
             "3D000" => "Set dbname in [cluster.<name>.postgres] to a database that exists.".to_owned(),
@@ -50,7 +54,8 @@ fn unreachable_or_refused(error: tokio_postgres::Error) -> Failure {
         };
         return Failure::refused(format!("PostgreSQL refused the connection: {}", refusal.message()), hint);
     }
-    let cause = std::error::Error::source(&error).map_or_else(|| error.to_string(), ToString::to_string);
+    let cause = error.as_db_error().map(|refusal| refusal.message().to_owned());
+    let cause = cause.or_else(|| std::error::Error::source(&error).map(ToString::to_string)).unwrap_or_else(|| error.to_string());
     Failure::unreachable(
         format!("cannot connect to PostgreSQL: {cause}"),
         "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?",

@@ -4,7 +4,6 @@
 
 use std::fs;
 
-use anyhow::Result;
 use tests::wait::DEADLINE;
 use tests::{Cluster, Program, Seawall, case};
 
@@ -19,13 +18,21 @@ fn a_wrong_or_missing_key_of_the_configuration_is_named_with_the_nearest() {
     case("bad_config", async |scratch| {
         let good = "[repository]\nurl = \"file:///nowhere\"\n[cluster.main.postgres]\nhost = \"/nowhere\"\nuser = \"postgres\"\n";
         let cases: [(&str, String, &[&str]); 6] = [
-            ("typo", good.replace("url", "ulr"), &["ulr", "did you mean \"url\"", "repository"]),
+            (
+                "typo",
+                good.replace("url", "ulr"),
+                &["ulr", "did you mean \"url\"", "repository"],
+            ),
             (
                 "nested",
                 format!("{good}[cluster.main.wal]\nship_intervall = \"1s\"\n"),
                 &["ship_intervall", "ship_interval\"", "cluster.main.wal"],
             ),
-            ("missing", "[cluster.main.postgres]\nhost = \"/x\"\n".to_owned(), &["url"]),
+            (
+                "missing",
+                "[cluster.main.postgres]\nhost = \"/x\"\n".to_owned(),
+                &["url"],
+            ),
             (
                 "unit",
                 format!("{good}[cluster.main.wal]\nship_interval = 1\n"),
@@ -83,10 +90,7 @@ fn a_server_without_the_needed_settings_is_told_the_statement_that_fixes_it() {
             .await?;
         let seawall = Seawall::configure(Seawall::local_config(&scratch, &cluster)?)?;
         let output = seawall.agent.run(&["init", "--single-host"]).await?;
-        output.assert_refused(
-            REFUSED,
-            &["wal_level", "ALTER SYSTEM SET wal_level", "max_wal_senders"],
-        )?;
+        output.assert_refused(REFUSED, &["wal_level", "ALTER SYSTEM SET wal_level", "max_wal_senders"])?;
         // The statements that it names are the fix.
         for statement in statements(&output.stderr) {
             cluster.exec(&statement).await?;
@@ -102,8 +106,7 @@ fn a_role_without_privileges_is_told_the_statements_that_grant_them() {
     case("privileges", async |scratch| {
         let cluster = Cluster::builder(15).create(&scratch, "main").await?;
         cluster.exec("create role tides login").await?;
-        let config = Seawall::local_config(&scratch, &cluster)?
-            .set("cluster.main.postgres.user", "tides")?;
+        let config = Seawall::local_config(&scratch, &cluster)?.set("cluster.main.postgres.user", "tides")?;
         let seawall = Seawall::configure(config)?;
         let output = seawall.agent.run(&["init", "--single-host"]).await?;
         output.assert_refused(REFUSED, &["tides", "REPLICATION", "ALTER ROLE"])?;

@@ -69,7 +69,10 @@ fn a_server_with_tablespaces_and_outside_configuration_is_restored_beside_itself
             targets.push(fs::read_link(link?.path())?);
         }
         assert_eq!(targets.len(), 2);
-        assert!(targets.iter().all(|path| path.starts_with(scratch.join("two/ts"))), "{targets:?}");
+        assert!(
+            targets.iter().all(|path| path.starts_with(scratch.join("two/ts"))),
+            "{targets:?}"
+        );
 
         // Both go their own way from here.
         restored.exec("delete from hot").await?;

@@ -2,7 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use anyhow::Result;
 use tests::wait::DEADLINE;
 use tests::{Cluster, Seawall, Tmpfs, case, wait_until};
 

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tests::wait::DEADLINE;
-use tests::{
-    Child, Cluster, Scratch, StopMode, Weed, case, install, pgbench, tree, user, wait_until,
-};
+use tests::{Child, Cluster, Scratch, StopMode, Weed, case, install, pgbench, tree, user, wait_until};
 
 /// Copies a stopped cluster, as the simplest restore there is.
 async fn copy(cluster: &Cluster, scratch: &Scratch, name: &str) -> Result<std::path::PathBuf> {
@@ -71,16 +69,12 @@ async fn life_of_a_cluster(scratch: &Scratch, major: u32) -> Result<()> {
 
 #[test]
 fn postgres_15_lives_dies_and_is_adopted() {
-    case("postgres_15", async |scratch| {
-        life_of_a_cluster(&scratch, 15).await
-    });
+    case("postgres_15", async |scratch| life_of_a_cluster(&scratch, 15).await);
 }
 
 #[test]
 fn postgres_17_lives_dies_and_is_adopted() {
-    case("postgres_17", async |scratch| {
-        life_of_a_cluster(&scratch, 17).await
-    });
+    case("postgres_17", async |scratch| life_of_a_cluster(&scratch, 17).await);
 }
 
 #[test]
@@ -179,10 +173,7 @@ fn a_child_is_stopped_by_its_id_and_its_output_is_kept() {
         command.args(["-c", "echo ready; echo ' WARN careful' >&2; exec sleep 600"]);
         let mut child = Child::spawn(&scratch, "sleeper", command)?;
         child.wait_for_log("ready", DEADLINE).await?;
-        wait_until("the warning", DEADLINE, async || {
-            child.log().contains("careful")
-        })
-        .await?;
+        wait_until("the warning", DEADLINE, async || child.log().contains("careful")).await?;
         assert!(child.assert_no_unexpected_warnings(&[]).is_err());
         child.assert_no_unexpected_warnings(&["careful"])?;
         let id = child.id();
@@ -215,9 +206,7 @@ fn a_wait_ends_at_its_deadline_with_its_name() {
 fn commands_run_as_a_user_that_postgres_accepts() {
     case("user", async |scratch| {
         let mut command = user::command("sh");
-        command
-            .args(["-c", "id -u && touch mine"])
-            .current_dir(scratch.path());
+        command.args(["-c", "id -u && touch mine"]).current_dir(scratch.path());
         let uid = user::run(command, DEADLINE).await?;
         assert_ne!(uid.trim(), "0");
         let own = Command::new("id").arg("-u").output()?;

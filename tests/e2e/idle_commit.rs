@@ -46,9 +46,7 @@ async fn idle_commit(scratch: &Scratch, major: u32) -> Result<()> {
     println!("commit to archived on an idle server: {measured:.0?}");
     assert!(measured.iter().all(|time| *time < PROMISE), "{measured:?}");
 
-    let restored = seawall
-        .restore_to("latest", &["--target", "latest"])
-        .await?;
+    let restored = seawall.restore_to("latest", &["--target", "latest"]).await?;
     let rows = restored
         .query_one("select string_agg(i::text, ' ' order by i) from t")
         .await?;

@@ -61,9 +61,7 @@ fn an_agent_killed_twenty_times_leaves_no_hole_and_loses_no_commit() {
         assert_eq!(windows.len(), 1, "one unbroken window: {list}");
         assert!(json_lsn(&windows[0], "from_lsn")? <= json_lsn(&backup, "start_lsn")?);
 
-        let restored = seawall
-            .restore_to("latest", &["--target", "latest"])
-            .await?;
+        let restored = seawall.restore_to("latest", &["--target", "latest"]).await?;
         let client = restored.connect().await?;
         let expected = history.expected_now();
         let comparison = history.assert_exact(&client, &expected).await?;
@@ -82,7 +80,10 @@ async fn kept_its_word(seawall: &Seawall, cluster: &Cluster, before: u64) -> Res
     let list = seawall.list().await?;
     assert_eq!(json_array(&list, "holes")?.len(), 0, "{list}");
     let archived = archived_to(&list)?;
-    assert!(archived >= confirmed, "confirmed {confirmed:X}, in the repository {archived:X}");
+    assert!(
+        archived >= confirmed,
+        "confirmed {confirmed:X}, in the repository {archived:X}"
+    );
     Ok(confirmed)
 }
 

@@ -89,7 +89,9 @@ async fn both_branches_are_whole(before: &Before, agent: Child) -> Result<()> {
     } = before;
     let new = new_lineage(seawall, lineage).await?;
     let log = agent.log();
-    let loud = log.lines().any(|line| line.contains("ERROR") && line.contains("lineage"));
+    let loud = log
+        .lines()
+        .any(|line| line.contains("ERROR") && line.contains("lineage"));
     assert!(loud, "no ERROR about the lineage:\n{log}");
     write(cluster, "more", 100).await?;
     seawall.backup().await?;
@@ -104,7 +106,10 @@ async fn both_branches_are_whole(before: &Before, agent: Child) -> Result<()> {
     let windows = json_array(&list, "windows")?;
     let mut of_old = windows.iter().filter(|window| window["lineage"] == lineage.as_str());
     let old_window = of_old.next().expect("the old lineage is still there");
-    assert!(of_old.next().is_none() && windows.iter().any(|window| window["lineage"] == new.as_str()), "{list}");
+    assert!(
+        of_old.next().is_none() && windows.iter().any(|window| window["lineage"] == new.as_str()),
+        "{list}"
+    );
     // Not a byte was added to the old lineage: it ends where it was when the directory went back.
     assert_eq!(json_lsn(old_window, "to_lsn")?, *lost_end, "{list}");
 

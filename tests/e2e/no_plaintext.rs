@@ -51,10 +51,7 @@ fn assert_in(root: &Path, noise: &[u8], expected: bool) -> Result<()> {
 #[test]
 fn neither_rows_nor_wal_are_found_in_a_directory() {
     case("plaintext_local", async |scratch| {
-        let cluster = Cluster::builder(15)
-            .tcp(true)
-            .create(&scratch, "main")
-            .await?;
+        let cluster = Cluster::builder(15).tcp(true).create(&scratch, "main").await?;
         let config = password_login(&scratch, &cluster).await?;
         let watch = Watch::start();
         let seawall = Seawall::configure(config)?;
@@ -75,9 +72,7 @@ fn neither_rows_nor_wal_are_found_in_a_directory() {
         assert_in(&seawall.repository(), &in_wal, false)?;
 
         printed += &ask_everything(&seawall, &scratch).await?;
-        let (restored, report) = seawall
-            .restore_and_start("two", &["--target", "latest"])
-            .await?;
+        let (restored, report) = seawall.restore_and_start("two", &["--target", "latest"]).await?;
         let rows = restored.query_one("select count(*) from secrets").await?;
         assert_eq!(rows, "1");
         printed += &report.to_string();
@@ -189,7 +184,11 @@ fn secrets(scratch: &Scratch, more: &[&str]) -> Result<BTreeSet<String>> {
         let raw = bytes.iter().map(|byte| format!("{byte:02x}"));
         secrets.insert(raw.collect::<String>());
     }
-    ensure!(secrets.len() > more.len() + 2, "no keys in {}", scratch.join("keys").display());
+    ensure!(
+        secrets.len() > more.len() + 2,
+        "no keys in {}",
+        scratch.join("keys").display()
+    );
     Ok(secrets)
 }
 

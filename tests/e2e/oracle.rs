@@ -30,11 +30,7 @@ fn the_oracle_knows_a_live_cluster_through_marks_and_crashes() {
         let client = cluster.connect().await?;
         let now = history.expected_now();
         history.assert_exact(&client, &now).await?;
-        assert!(
-            now.must.len() >= 500 && now.may.len() <= 4,
-            "{}",
-            now.may.len()
-        );
+        assert!(now.must.len() >= 500 && now.may.len() <= 4, "{}", now.may.len());
 
         // Both ways to look back agree with the mark, which saw it.
         assert_eq!(mark.expected.may.len(), 0);
@@ -57,16 +53,9 @@ fn the_oracle_knows_a_live_cluster_through_marks_and_crashes() {
         );
         cluster.exec(&sql).await?;
         let comparison = history.compare(&client, &now).await?;
-        assert_eq!(
-            (comparison.missing, comparison.lost),
-            (vec![victim], vec![victim])
-        );
+        assert_eq!((comparison.missing, comparison.lost), (vec![victim], vec![victim]));
         assert_eq!(comparison.damaged, [*now.must.last().unwrap()]);
-        assert!(
-            comparison.inconsistent.len() >= 2,
-            "{:?}",
-            comparison.inconsistent
-        );
+        assert!(comparison.inconsistent.len() >= 2, "{:?}", comparison.inconsistent);
         Ok(())
     });
 }
@@ -86,19 +75,14 @@ fn the_oracle_agrees_with_recovery_to_a_time_an_lsn_and_a_name() {
             .segment_size_mib(1)
             .setting("track_commit_timestamp", "on")
             .setting("archive_mode", "on")
-            .setting(
-                "archive_command",
-                &format!("cp %p {}/%f", archive.display()),
-            )
+            .setting("archive_command", &format!("cp %p {}/%f", archive.display()))
             .create(&scratch, "main")
             .await?;
         let oracle = Oracle::start(&cluster, Options::default()).await?;
         oracle.wait_for(50).await?;
         let base = scratch.join("base");
         let mut command = cluster.tool("pg_basebackup");
-        command
-            .args(["--checkpoint=fast", "--no-sync", "-D"])
-            .arg(&base);
+        command.args(["--checkpoint=fast", "--no-sync", "-D"]).arg(&base);
         user::run(command, DEADLINE).await?;
         oracle.wait_for(100).await?;
         let mark = oracle.mark(Some("here")).await?;
@@ -118,10 +102,7 @@ fn the_oracle_agrees_with_recovery_to_a_time_an_lsn_and_a_name() {
             user::run(command, DEADLINE).await?;
             scratch.write(format!("{kind}/data/recovery.signal"), "")?;
             let mut restored = Cluster::adopt(&scratch, kind, &target_dir)?;
-            restored.override_setting(
-                "restore_command",
-                &format!("cp {}/%f %p", archive.display()),
-            );
+            restored.override_setting("restore_command", &format!("cp {}/%f %p", archive.display()));
             restored.override_setting(&format!("recovery_target_{kind}"), &target);
             restored.override_setting("recovery_target_action", "promote");
             restored.override_setting("archive_mode", "off");

@@ -81,19 +81,13 @@ async fn every_stop_point(seawall: &Seawall, cluster: Cluster) -> Result<()> {
             let name = format!("{name}{}", kind.trim_start_matches('-'));
             let target = [kind, target.as_str()];
             let restored = seawall.restore_to(&name, &target).await?;
-            judge(restored, history, &mark.expected)
-                .await
-                .with_context(|| name)?;
+            judge(restored, history, &mark.expected).await.with_context(|| name)?;
         }
     }
-    let restored = seawall
-        .restore_to("immediate", &["--target", "immediate"])
-        .await?;
+    let restored = seawall.restore_to("immediate", &["--target", "immediate"]).await?;
     let expected = history.expected_at_lsn(story.backup_end);
     assert!(expected.must.len() < history.expected_now().must.len());
-    judge(restored, history, &expected)
-        .await
-        .context("immediate")?;
+    judge(restored, history, &expected).await.context("immediate")?;
 
     let restored = seawall.restore_to("latest", &["--target", "latest"]).await?;
     judge(restored, history, &history.expected_now())
@@ -142,9 +136,7 @@ async fn judge(restored: Cluster, history: &History, expected: &Expected) -> Res
     pgbench::assert_balanced(&restored).await?;
     restored.amcheck().await?;
     // It is a server like any other: it takes writes.
-    restored
-        .exec("create table afterwards as select 1 as i")
-        .await?;
+    restored.exec("create table afterwards as select 1 as i").await?;
     wait_until("the clients to be gone", DEADLINE, async || {
         let others = "select count(*) from pg_stat_activity where backend_type = 'client backend'";
         restored.query_one(others).await.is_ok_and(|n| n == "1")

@@ -184,7 +184,9 @@ fn a_damaged_repository_gives_a_named_error_and_no_server_that_starts() {
                 // Without its manifest a backup does not exist, and there was only this one.
                 let gone = (kind, damage) == ("backups", "missing");
                 let code = if gone { REFUSED } else { DAMAGED };
-                output.assert_refused(code, &[]).map_err(|error| error.context(place.clone()))?;
+                output
+                    .assert_refused(code, &[])
+                    .map_err(|error| error.context(place.clone()))?;
                 assert!(!scratch.join(&place).join("global/pg_control").exists(), "{place}");
                 tests::scratch::write_private(&victim, &whole)?;
             }

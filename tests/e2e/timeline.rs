@@ -83,11 +83,17 @@ fn the_agent_follows_a_promoted_standby_and_both_timelines_are_restored() {
         assert_eq!(json_array(&list, "holes")?.len(), 0, "{list}");
         let mut timelines = Vec::new();
         for window in json_array(&list, "windows")? {
-            assert_eq!(window["lineage"], backup["lineage"].as_str().map_or(window["lineage"].clone(), Into::into));
+            assert_eq!(
+                window["lineage"],
+                backup["lineage"].as_str().map_or(window["lineage"].clone(), Into::into)
+            );
             timelines.push(json_u64(window, "timeline")?);
         }
         assert_eq!(timelines, [1, 2], "{list}");
-        seawall.restore.run_ok(&["wal-get", "00000002.history", &path(&scratch, "history")]).await?;
+        seawall
+            .restore
+            .run_ok(&["wal-get", "00000002.history", &path(&scratch, "history")])
+            .await?;
 
         // A backup of the new timeline, then rows that only it can be rolled forward to.
         seawall.backup().await?;

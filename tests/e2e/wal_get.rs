@@ -34,12 +34,16 @@ fn postgres_17_never_promotes_early_when_the_repository_fails() {
 
 #[test]
 fn postgres_15_never_promotes_early_when_the_tool_fails() {
-    case("wal_get_tool_15", async |scratch| Box::pin(tool_faults(&scratch, 15)).await);
+    case("wal_get_tool_15", async |scratch| {
+        Box::pin(tool_faults(&scratch, 15)).await
+    });
 }
 
 #[test]
 fn postgres_17_never_promotes_early_when_the_tool_fails() {
-    case("wal_get_tool_17", async |scratch| Box::pin(tool_faults(&scratch, 17)).await);
+    case("wal_get_tool_17", async |scratch| {
+        Box::pin(tool_faults(&scratch, 17)).await
+    });
 }
 
 /// Store down, access refused, object missing, truncated, flipped.
@@ -49,16 +53,22 @@ async fn repository_faults(scratch: &Scratch, major: u32) -> Result<()> {
     let repository = stage.seawall.repository();
     let away = scratch.join("away");
     stage
-        .survives("store down", &Fault::new(
-            || Ok(fs::rename(&repository, &away)?),
-            || Ok(fs::rename(&away, &repository)?),
-        ))
+        .survives(
+            "store down",
+            &Fault::new(
+                || Ok(fs::rename(&repository, &away)?),
+                || Ok(fs::rename(&away, &repository)?),
+            ),
+        )
         .await?;
     stage
-        .survives("access refused", &Fault::new(
-            || Ok(fs::set_permissions(&repository, fs::Permissions::from_mode(0o000))?),
-            || Ok(fs::set_permissions(&repository, fs::Permissions::from_mode(0o700))?),
-        ))
+        .survives(
+            "access refused",
+            &Fault::new(
+                || Ok(fs::set_permissions(&repository, fs::Permissions::from_mode(0o000))?),
+                || Ok(fs::set_permissions(&repository, fs::Permissions::from_mode(0o700))?),
+            ),
+        )
         .await?;
 
     let object = stage.victim()?;
@@ -91,19 +101,22 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
     let config = scratch.join("etc/seawall.toml");
     let good = fs::read(&config)?;
     stage
-        .survives("configuration gone", &Fault::new(
-            || Ok(fs::remove_file(&config)?),
-            || replace_file(&config, &good),
-        ))
+        .survives(
+            "configuration gone",
+            &Fault::new(|| Ok(fs::remove_file(&config)?), || replace_file(&config, &good)),
+        )
         .await?;
 
     let foreign = other_keys(&stage.seawall, scratch).await?;
     let wrong = stage.seawall.config.clone().set("keys.restore_key", foreign)?;
     stage
-        .survives("wrong restore key", &Fault::new(
-            || replace_file(&config, wrong.text().as_bytes()),
-            || replace_file(&config, &good),
-        ))
+        .survives(
+            "wrong restore key",
+            &Fault::new(
+                || replace_file(&config, wrong.text().as_bytes()),
+                || replace_file(&config, &good),
+            ),
+        )
         .await?;
 
     // As the kernel does it when memory is short: in the middle of one segment.
@@ -121,9 +134,7 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
         || Ok(fs::remove_file(scratch.join("kill"))?),
     );
     let command = format!("SEAWALL_CONFIG={} {} %f %p", config.display(), wrapper.display());
-    stage
-        .survives_with("killed", &fault.indirect(), Some(&command))
-        .await
+    stage.survives_with("killed", &fault.indirect(), Some(&command)).await
 }
 
 /// A restore key of another installation: whole, and not the one.
@@ -151,10 +162,13 @@ fn postgres_15_never_promotes_early_when_the_bucket_fails() {
         let secret = scratch.join("etc/s3-secret");
         let good = fs::read(&secret)?;
         stage
-            .survives("wrong secret", &Fault::new(
-                || replace_file(&secret, b"not-the-secret-key"),
-                || replace_file(&secret, &good),
-            ))
+            .survives(
+                "wrong secret",
+                &Fault::new(
+                    || replace_file(&secret, b"not-the-secret-key"),
+                    || replace_file(&secret, &good),
+                ),
+            )
             .await?;
         weed.kill9()?;
         let waiting = stage.fail("bucket down", None, false).await?;

@@ -23,10 +23,7 @@ pub(crate) struct Fault<'a> {
 }
 
 impl<'a> Fault<'a> {
-    pub(crate) fn new(
-        set: impl Fn() -> Result<()> + 'a,
-        repair: impl Fn() -> Result<()> + 'a,
-    ) -> Self {
+    pub(crate) fn new(set: impl Fn() -> Result<()> + 'a, repair: impl Fn() -> Result<()> + 'a) -> Self {
         Self {
             set: Box::new(set),
             repair: Box::new(repair),
@@ -81,9 +78,7 @@ impl Stage {
         agent.stop(DEADLINE).await?;
         cluster.kill9()?;
         cluster.destroy_data_directory()?;
-        let base = seawall
-            .restore_files("base", &["--target", "latest"])
-            .await?;
+        let base = seawall.restore_files("base", &["--target", "latest"]).await?;
         Ok(Self {
             seawall,
             segment,
@@ -135,12 +130,7 @@ impl Stage {
     }
 
     /// Breaks, looks, repairs, looks again: with `wal-get` alone and with two servers.
-    pub(crate) async fn survives_with(
-        &self,
-        name: &str,
-        fault: &Fault<'_>,
-        command: Option<&str>,
-    ) -> Result<()> {
+    pub(crate) async fn survives_with(&self, name: &str, fault: &Fault<'_>, command: Option<&str>) -> Result<()> {
         let run = async {
             if fault.direct {
                 (fault.set)()?;

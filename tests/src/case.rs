@@ -31,10 +31,7 @@ pub fn case(name: &str, body: impl AsyncFnOnce(Scratch) -> Result<()>) {
         return;
     }
     eprintln!("{}", scratch.log_tails());
-    eprintln!(
-        "test {name} failed; run it again with SEAWALL_SEED={}",
-        seed()
-    );
+    eprintln!("test {name} failed; run it again with SEAWALL_SEED={}", seed());
     if !keep() {
         eprintln!("SEAWALL_KEEP=1 keeps its directory");
     }

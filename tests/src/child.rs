@@ -123,11 +123,7 @@ impl Child {
         .await?;
         match early_end {
             Some(status) if !self.log().contains(text) => {
-                bail!(
-                    "{} ended with {status} before {what}\n{}",
-                    self.name,
-                    self.log()
-                )
+                bail!("{} ended with {status} before {what}\n{}", self.name, self.log())
             }
             _ => Ok(()),
         }
@@ -191,9 +187,6 @@ mod tests {
                    \u{1b}[33m WARN\u{1b}[0m slot is far behind\n\
                    thread 'main' panicked at src/main.rs:1:1";
         assert_eq!(unexpected_warnings(log, &[]).len(), 4);
-        assert_eq!(
-            unexpected_warnings(log, &["request failed", "far behind"]).len(),
-            2
-        );
+        assert_eq!(unexpected_warnings(log, &["request failed", "far behind"]).len(), 2);
     }
 }

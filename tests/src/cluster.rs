@@ -54,10 +54,7 @@ impl Cluster {
         let major = version.trim().parse()?;
         let mut cluster = Self::at(scratch, name, major, data.to_owned())?;
         for (name, value) in [
-            (
-                "unix_socket_directories",
-                cluster.socket_dir.display().to_string(),
-            ),
+            ("unix_socket_directories", cluster.socket_dir.display().to_string()),
             ("port", cluster.port.to_string()),
             ("listen_addresses", String::new()),
         ] {
@@ -167,8 +164,7 @@ impl Cluster {
             "{} still runs; stop or kill9 it first",
             self.name
         );
-        fs::remove_dir_all(&self.data)
-            .with_context(|| format!("remove {}", self.data.display()))?;
+        fs::remove_dir_all(&self.data).with_context(|| format!("remove {}", self.data.display()))?;
         for (_, dir) in &self.tablespaces {
             for entry in fs::read_dir(dir)? {
                 let path = entry?.path();

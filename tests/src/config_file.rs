@@ -31,10 +31,7 @@ impl ConfigFile {
             .set("repository.s3.region", "us-east-1")?
             .set("repository.s3.path_style", true)?
             .set("repository.s3.access_key_id", weed.access_key_id())?;
-        config.set(
-            "repository.s3.secret_access_key_file",
-            secret.display().to_string(),
-        )
+        config.set("repository.s3.secret_access_key_file", secret.display().to_string())
     }
 
     fn empty(scratch: &Scratch) -> Result<Self> {
@@ -105,10 +102,7 @@ mod tests {
         let path = config.write().unwrap();
         let read: Table = std::fs::read_to_string(path).unwrap().parse().unwrap();
         assert_eq!(read["repository"]["url"].as_str(), Some("file:///srv/repo"));
-        assert_eq!(
-            read["cluster"]["main"]["backup"]["jobs"].as_integer(),
-            Some(3)
-        );
+        assert_eq!(read["cluster"]["main"]["backup"]["jobs"].as_integer(), Some(3));
         assert!(config.set("repository.url.more", 1).is_err());
     }
 }

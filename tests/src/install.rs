@@ -14,7 +14,11 @@ use crate::user;
 /// The directory of a major version's programs.
 pub fn pg_bin(major: u32) -> Result<PathBuf> {
     let name = format!("SEAWALL_PG{major}_BIN");
-    lookup(&name).with_context(|| format!("PostgreSQL {major} is not installed ({name} is not set)\nHINT: run: make setup MAJORS=\"15 17 {major}\""))
+    lookup(&name).with_context(|| {
+        format!(
+            "PostgreSQL {major} is not installed ({name} is not set)\nHINT: run: make setup MAJORS=\"15 17 {major}\""
+        )
+    })
 }
 
 /// The majors of this machine out of those asked for. Two always are: 15 and 17.
@@ -105,9 +109,8 @@ fn open_copy(built: &Path) -> Result<PathBuf> {
 
     let copy = dir.join(built.file_name().context("no file name")?);
     let (source, present) = (fs::metadata(built)?, fs::metadata(&copy));
-    let current = present.is_ok_and(|present| {
-        present.len() == source.len() && present.modified().ok() == source.modified().ok()
-    });
+    let current =
+        present.is_ok_and(|present| present.len() == source.len() && present.modified().ok() == source.modified().ok());
     if !current {
         let aside = copy.with_extension(format!("{}", std::process::id()));
         fs::copy(built, &aside).with_context(|| format!("copy to {}", aside.display()))?;

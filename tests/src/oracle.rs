@@ -149,12 +149,7 @@ impl Oracle {
     /// Holds all connections between two transactions, notes LSN and time, optionally names a restore
     /// point there, and lets them go on.
     pub async fn mark(&self, restore_point: Option<&str>) -> Result<Mark> {
-        let _held = within(
-            "open transactions to end",
-            DEADLINE,
-            self.shared.gate.write(),
-        )
-        .await?;
+        let _held = within("open transactions to end", DEADLINE, self.shared.gate.write()).await?;
         let client = connect(&self.shared.client).await?;
         let row = client
             .query_one(

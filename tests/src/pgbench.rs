@@ -67,7 +67,10 @@ pub async fn assert_balanced(cluster: &Cluster) -> Result<()> {
                       (select sum(bbalance) from pgbench_branches), (select coalesce(sum(delta), 0) from pgbench_history)";
     let row = cluster.connect().await?.query_one(sql, &[]).await?;
     let sums: [i64; 4] = [row.get(0), row.get(1), row.get(2), row.get(3)];
-    ensure!(sums.iter().all(|sum| *sum == sums[0]), "pgbench is out of balance: {sums:?}");
+    ensure!(
+        sums.iter().all(|sum| *sum == sums[0]),
+        "pgbench is out of balance: {sums:?}"
+    );
     Ok(())
 }
 

@@ -35,21 +35,11 @@ pub struct Output {
 
 impl Program {
     pub fn agent(scratch: &Scratch, config: &Path) -> Result<Self> {
-        Ok(Self::new(
-            scratch,
-            "wal-agent",
-            install::agent_bin()?,
-            config,
-        ))
+        Ok(Self::new(scratch, "wal-agent", install::agent_bin()?, config))
     }
 
     pub fn restore(scratch: &Scratch, config: &Path) -> Result<Self> {
-        Ok(Self::new(
-            scratch,
-            "wal-restore",
-            install::restore_bin()?,
-            config,
-        ))
+        Ok(Self::new(scratch, "wal-restore", install::restore_bin()?, config))
     }
 
     fn new(scratch: &Scratch, name: &'static str, path: PathBuf, config: &Path) -> Self {
@@ -137,7 +127,12 @@ impl Output {
     /// Insists on a refusal with this code that says these words, and what to do.
     pub fn assert_refused(&self, code: i32, words: &[&str]) -> Result<()> {
         self.assert_code(code)?;
-        ensure!(self.stderr.contains("HINT:"), "{} gave no HINT:\n{}", self.what, self.stderr);
+        ensure!(
+            self.stderr.contains("HINT:"),
+            "{} gave no HINT:\n{}",
+            self.what,
+            self.stderr
+        );
         for word in words {
             let said = self.stderr.to_lowercase().contains(&word.to_lowercase());
             ensure!(said, "{} did not say {word:?}:\n{}", self.what, self.stderr);
@@ -148,18 +143,12 @@ impl Output {
 
     /// Standard output as JSON.
     pub fn json(&self) -> Result<serde_json::Value> {
-        serde_json::from_str(&self.stdout)
-            .with_context(|| format!("{} printed no JSON:\n{}", self.what, self.stdout))
+        serde_json::from_str(&self.stdout).with_context(|| format!("{} printed no JSON:\n{}", self.what, self.stdout))
     }
 
     pub fn assert_no_unexpected_warnings(&self, allow: &[&str]) -> Result<()> {
         let unexpected = unexpected_warnings(&self.stderr, allow);
-        ensure!(
-            unexpected.is_empty(),
-            "{}:\n{}",
-            self.what,
-            unexpected.join("\n")
-        );
+        ensure!(unexpected.is_empty(), "{}:\n{}", self.what, unexpected.join("\n"));
         Ok(())
     }
 }

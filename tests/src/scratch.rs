@@ -139,10 +139,7 @@ mod tests {
         let file = scratch.write("a/b/c.txt", "x").unwrap();
         drop(scratch);
         assert!(file.exists());
-        assert_eq!(
-            fs::metadata(&file).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
         drop(clone);
         assert!(keep() || !file.exists());
     }

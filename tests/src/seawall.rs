@@ -140,11 +140,7 @@ impl Seawall {
     }
 
     /// As [`Seawall::restore_to`], but the program itself starts and proves it. Returns its report too.
-    pub async fn restore_and_start(
-        &self,
-        name: &str,
-        target: &[&str],
-    ) -> Result<(Cluster, Value)> {
+    pub async fn restore_and_start(&self, name: &str, target: &[&str]) -> Result<(Cluster, Value)> {
         let running = Cluster::place(&self.scratch, name)?;
         let port = running.port.to_string();
         let (data, sockets) = (running.data.display(), running.sockets.display());
@@ -201,9 +197,7 @@ pub fn json_lsn(value: &Value, key: &str) -> Result<u64> {
 }
 
 pub fn json_str<'a>(value: &'a Value, key: &str) -> Result<&'a str> {
-    value[key]
-        .as_str()
-        .with_context(|| format!("no text {key} in {value}"))
+    value[key].as_str().with_context(|| format!("no text {key} in {value}"))
 }
 
 pub fn json_u64(value: &Value, key: &str) -> Result<u64> {

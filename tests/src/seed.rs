@@ -77,9 +77,7 @@ impl Rng {
 
     /// Lower-case letters and spaces: text that compresses like text.
     pub fn words(&mut self, len: usize) -> String {
-        (0..len)
-            .map(|_| *self.pick(b"etaoinshrdlu  ") as char)
-            .collect()
+        (0..len).map(|_| *self.pick(b"etaoinshrdlu  ") as char).collect()
     }
 }
 

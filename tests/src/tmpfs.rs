@@ -30,11 +30,7 @@ impl Tmpfs {
             .arg(&path)
             .status()
             .context("could not run mount")?;
-        ensure!(
-            status.success(),
-            "could not mount a tmpfs at {}",
-            path.display()
-        );
+        ensure!(status.success(), "could not mount a tmpfs at {}", path.display());
         let tmpfs = Self {
             path,
             _scratch: scratch.clone(),

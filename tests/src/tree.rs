@@ -121,9 +121,7 @@ pub fn find_bytes(root: &Path, needle: &[u8]) -> Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for path in files(root)? {
         let relative = path.strip_prefix(root)?;
-        if contains(relative.as_os_str().as_encoded_bytes(), needle)
-            || file_contains(&path, needle)?
-        {
+        if contains(relative.as_os_str().as_encoded_bytes(), needle) || file_contains(&path, needle)? {
             found.push(path);
         }
     }
@@ -182,11 +180,7 @@ mod tests {
         let lines = differences(&a, &b, &[]).unwrap();
         assert_eq!(
             lines,
-            [
-                "changed: content differs at 1",
-                "only left: x/less",
-                "only right: more"
-            ]
+            ["changed: content differs at 1", "only left: x/less", "only right: more"]
         );
         assert_same(&a, &b, &["changed", "more", "x"]).unwrap();
     }
@@ -199,14 +193,8 @@ mod tests {
         scratch.write("dir/hay", &content).unwrap();
         scratch.write("dir/other", b"need le").unwrap();
         let root = scratch.path();
-        assert_eq!(
-            find_bytes(root, b"needle in").unwrap(),
-            [scratch.join("dir/hay")]
-        );
-        assert_eq!(
-            find_bytes(root, b"other").unwrap(),
-            [scratch.join("dir/other")]
-        );
+        assert_eq!(find_bytes(root, b"needle in").unwrap(), [scratch.join("dir/hay")]);
+        assert_eq!(find_bytes(root, b"other").unwrap(), [scratch.join("dir/other")]);
         assert!(find_bytes(root, b"needles").unwrap().is_empty());
     }
 }

@@ -57,8 +57,9 @@ pub fn command(program: impl AsRef<OsStr>) -> Command {
 /// Gives a file or a directory to the server user.
 pub fn give(path: &Path) -> Result<()> {
     match server_user() {
-        Some((uid, gid)) => chown(path, Some(uid), Some(gid))
-            .with_context(|| format!("could not give {} away", path.display())),
+        Some((uid, gid)) => {
+            chown(path, Some(uid), Some(gid)).with_context(|| format!("could not give {} away", path.display()))
+        }
         None => Ok(()),
     }
 }

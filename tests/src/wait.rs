@@ -12,20 +12,12 @@ pub const DEADLINE: Duration = Duration::from_secs(60);
 const POLL_INTERVAL: Duration = Duration::from_millis(20);
 
 /// Polls `condition` until it holds. The error names what was waited for.
-pub async fn wait_until(
-    what: &str,
-    deadline: Duration,
-    mut condition: impl AsyncFnMut() -> bool,
-) -> Result<()> {
+pub async fn wait_until(what: &str, deadline: Duration, mut condition: impl AsyncFnMut() -> bool) -> Result<()> {
     wait_for(what, deadline, async || condition().await.then_some(())).await
 }
 
 /// Polls `probe` until it has a value, and returns it.
-pub async fn wait_for<T>(
-    what: &str,
-    deadline: Duration,
-    mut probe: impl AsyncFnMut() -> Option<T>,
-) -> Result<T> {
+pub async fn wait_for<T>(what: &str, deadline: Duration, mut probe: impl AsyncFnMut() -> Option<T>) -> Result<T> {
     let start = Instant::now();
     let mut pace = Pace::every(POLL_INTERVAL);
     loop {
@@ -41,11 +33,7 @@ pub async fn wait_for<T>(
 }
 
 /// Ends `future` at the deadline, with an error that names it.
-pub async fn within<T>(
-    what: &str,
-    deadline: Duration,
-    future: impl Future<Output = T>,
-) -> Result<T> {
+pub async fn within<T>(what: &str, deadline: Duration, future: impl Future<Output = T>) -> Result<T> {
     tokio::time::timeout(deadline, future)
         .await
         .with_context(|| format!("{what} took longer than {deadline:.0?}"))

@@ -93,26 +93,13 @@ impl Weed {
     }
 
     fn command(&self) -> Result<std::process::Command> {
-        let [
-            master,
-            master_grpc,
-            volume,
-            volume_grpc,
-            filer_grpc,
-            s3_grpc,
-        ] = self.ports.others;
+        let [master, master_grpc, volume, volume_grpc, filer_grpc, s3_grpc] = self.ports.others;
         let mut command = user::command(weed_bin()?);
         command
             .current_dir(&self.directory)
             // Without it a PUT that asks for encryption at rest is answered with 500.
             .env("WEED_S3_SSE_KEK", "5e".repeat(32))
-            .args([
-                "-v=0",
-                "server",
-                "-dir=.",
-                "-ip=127.0.0.1",
-                "-ip.bind=127.0.0.1",
-            ])
+            .args(["-v=0", "server", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"])
             .arg(format!("-master.port={master}"))
             .arg(format!("-master.port.grpc={master_grpc}"))
             .arg(format!("-volume.port={volume}"))
@@ -124,11 +111,7 @@ impl Weed {
             // These two have fixed ports otherwise, and die when one is taken.
             .args(["-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
             .args(["-s3.config=ids.json", "-s3.allowDeleteBucketNotEmpty=false"])
-            .args([
-                "-filer.maxMB=16",
-                "-volume.max=100",
-                "-master.volumeSizeLimitMB=1024",
-            ])
+            .args(["-filer.maxMB=16", "-volume.max=100", "-master.volumeSizeLimitMB=1024"])
             // The only candidate: by default it waits 10 to 20 seconds after a restart to elect itself.
             .arg("-master.electionTimeout=1s")
             .args(["-master.telemetry=false", "-volume.preStopSeconds=0"]);
@@ -166,10 +149,7 @@ impl Weed {
         // A bucket is a directory of the filer: no signature is needed there.
         let path = format!("/buckets/{name}/");
         let status = http(self.ports.filer, "POST", &path).await?;
-        ensure!(
-            status == 201 || status == 200,
-            "bucket {name}: HTTP {status}"
-        );
+        ensure!(status == 201 || status == 200, "bucket {name}: HTTP {status}");
         Ok(())
     }
 
@@ -248,9 +228,7 @@ async fn make_certificate(directory: &std::path::Path) -> Result<PathBuf> {
     let certificate = directory.join("cert.pem");
     let mut command = user::command("openssl");
     command
-        .args([
-            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30",
-        ])
+        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"])
         .args(["-subj", "/CN=localhost", "-addext"])
         .args(["subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
         .arg(directory.join("key.pem"))

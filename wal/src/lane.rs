@@ -132,11 +132,12 @@ pub async fn run(
     let size = session.segment_size().await?;
     check_identity(&inputs.lineage, &server, major, size)?;
     let coverage = inputs.writer.repository().coverage(inputs.lineage.id).await?;
-    let history = archive_history(inputs, &mut session, &coverage, server.timeline).await?;
-    let mut start = match find_start(inputs, &server, &history, &coverage, size).await? {
+    let history = fetch_history(&mut session, server.timeline).await?;
+    let mut start = match find_start(inputs, &server, &history.parsed, &coverage, size).await? {
         Ok(start) => start,
         Err((reason, archived)) => return Ok(LaneEnd::Diverged { reason, archived }),
     };
+    archive_history(inputs, &coverage, &history).await?;
     loop {
         let (timeline, from) = (start.timeline, start.from);
         let stream = session.start_physical(Some(&inputs.slot), from, timeline).await?;
@@ -162,7 +163,8 @@ pub async fn run(
             StreamEnd::TimelineEnded { next, switch_point, stream } => {
                 tracing::info!(timeline = next.as_u32(), lsn = %switch_point, "timeline switch");
                 session = stream.finish().await?;
-                archive_history(inputs, &mut session, &coverage, next).await?;
+                let history = fetch_history(&mut session, next).await?;
+                archive_history(inputs, &coverage, &history).await?;
                 start = Start { timeline: next, from: size.start_containing(switch_point), floor: switch_point, previous: None };
             }
         }
@@ -207,32 +209,37 @@ async fn find_start(
     })
 }
 
-/// Archives the history of a timeline (before its first byte); returns it parsed.
-async fn archive_history(
-    inputs: &LaneInputs,
-    session: &mut ReplicationSession,
-    coverage: &Coverage,
-    timeline: TimelineId,
-) -> Result<TimelineHistory, LaneError> {
-    let Ok((name, bytes)) = session.timeline_history(timeline).await else {
-        // Timeline 1 has no history file.
-        return if timeline.as_u32() == 1 {
-            Ok(TimelineHistory::root(timeline))
-        } else {
-            Err(LaneError::History(format!("{} cannot be had", history_file_name(timeline))))
-        };
-    };
-    let history = TimelineHistory::parse(timeline, &bytes).map_err(|error| LaneError::History(error.to_string()))?;
-    if !coverage.histories.contains_key(&timeline) {
-        let writer = &inputs.writer;
-        let object = writer.repository().layout().history(inputs.lineage.id, timeline, writer.epoch())?;
-        let new = NewObject {
-            lineage: Some(inputs.lineage.id),
-            range: Some((timeline.as_u32(), 0, 0)),
-            ..NewObject::metadata(Kind::History, &bytes, (inputs.clock)())
-        };
-        writer.put(&object, new).await?;
-        tracing::info!(timeline = timeline.as_u32(), object = %name, "timeline history archived");
+struct History {
+    parsed: TimelineHistory,
+    /// The file as the server has it; `None` for timeline 1, which has none.
+    bytes: Option<bytes::Bytes>,
+}
+
+/// The server's history of a timeline.
+async fn fetch_history(session: &mut ReplicationSession, timeline: TimelineId) -> Result<History, LaneError> {
+    if timeline == TimelineId::FIRST {
+        return Ok(History { parsed: TimelineHistory::root(timeline), bytes: None });
     }
-    Ok(history)
+    let (_, bytes) = session.timeline_history(timeline).await?;
+    let parsed = TimelineHistory::parse(timeline, &bytes).map_err(|error| LaneError::History(error.to_string()))?;
+    Ok(History { parsed, bytes: Some(bytes) })
+}
+
+/// Archives a history, before the first byte of its timeline.
+async fn archive_history(inputs: &LaneInputs, coverage: &Coverage, history: &History) -> Result<(), LaneError> {
+    let timeline = history.parsed.timeline;
+    let Some(bytes) = &history.bytes else { return Ok(()) };
+    if coverage.histories.contains_key(&timeline) {
+        return Ok(());
+    }
+    let writer = &inputs.writer;
+    let object = writer.repository().layout().history(inputs.lineage.id, timeline, writer.epoch())?;
+    let new = NewObject {
+        lineage: Some(inputs.lineage.id),
+        range: Some((timeline.as_u32(), 0, 0)),
+        ..NewObject::metadata(Kind::History, bytes, (inputs.clock)())
+    };
+    writer.put(&object, new).await?;
+    tracing::info!(timeline = timeline.as_u32(), object = %history_file_name(timeline), "timeline history archived");
+    Ok(())
 }

@@ -102,10 +102,7 @@ impl ClusterBuilder {
         cluster.start().await?;
         for tablespace in &self.tablespaces {
             let dir = scratch.dir(format!("{name}/ts/{tablespace}"))?;
-            let sql = format!(
-                "create tablespace {tablespace} location '{}'",
-                dir.display()
-            );
+            let sql = format!("create tablespace {tablespace} location '{}'", dir.display());
             cluster.exec(&sql).await?;
             cluster.tablespaces.push((tablespace.clone(), dir));
         }
@@ -117,16 +114,7 @@ impl ClusterBuilder {
         command
             .arg("-D")
             .arg(&cluster.data)
-            .args([
-                "-U",
-                "postgres",
-                "-A",
-                "trust",
-                "-E",
-                "UTF8",
-                "--locale=C",
-                "--no-sync",
-            ])
+            .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"])
             .arg(format!("--wal-segsize={}", self.segment_size_mib));
         if self.checksums {
             command.arg("--data-checksums");
@@ -162,9 +150,7 @@ impl ClusterBuilder {
     /// Debian's way: nothing to configure in the data directory, absolute paths, a conf.d beside.
     fn move_configuration(&self, cluster: &mut Cluster) -> Result<()> {
         let etc = cluster.scratch.dir(format!("{}/etc", cluster.name))?;
-        cluster
-            .scratch
-            .dir(format!("{}/etc/conf.d", cluster.name))?;
+        cluster.scratch.dir(format!("{}/etc/conf.d", cluster.name))?;
         for file in ["postgresql.conf", "pg_hba.conf", "pg_ident.conf"] {
             fs::rename(cluster.data.join(file), etc.join(file))?;
         }
@@ -180,9 +166,6 @@ impl ClusterBuilder {
         let conf = etc.join("postgresql.conf");
         let text = fs::read_to_string(&conf)? + "include_dir 'conf.d'\n";
         fs::write(&conf, text)?;
-        write_private(
-            &etc.join("conf.d/10-test.conf"),
-            b"cluster_name = 'from conf.d'\n",
-        )
+        write_private(&etc.join("conf.d/10-test.conf"), b"cluster_name = 'from conf.d'\n")
     }
 }

@@ -6,9 +6,7 @@ use std::sync::Once;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::{
-    Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid,
-};
+use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
 use super::Cluster;
 use crate::user;
@@ -46,9 +44,7 @@ impl Cluster {
         }
         let before = self.server_log().len();
         let mut command = self.start_command();
-        command
-            .arg("--wait")
-            .arg(format!("--timeout={}", deadline.as_secs()));
+        command.arg("--wait").arg(format!("--timeout={}", deadline.as_secs()));
         let started = user::run(command, deadline + Duration::from_secs(10)).await;
         if let Err(error) = started {
             let log = self.server_log();

@@ -35,10 +35,7 @@ impl Cluster {
     /// Runs statements, separated by semicolons.
     pub async fn exec(&self, sql: &str) -> Result<()> {
         let client = self.connect().await?;
-        client
-            .batch_execute(sql)
-            .await
-            .with_context(|| sql.to_owned())
+        client.batch_execute(sql).await.with_context(|| sql.to_owned())
     }
 
     /// The first column of the only row, as text; booleans are `t` and `f`, null is empty.
@@ -92,10 +89,7 @@ pub async fn connect(config: &tokio_postgres::Config) -> Result<Client> {
 
 /// See [`Cluster::query_one`].
 pub async fn query_one(client: &Client, sql: &str) -> Result<String> {
-    let answer = client
-        .simple_query(sql)
-        .await
-        .with_context(|| sql.to_owned())?;
+    let answer = client.simple_query(sql).await.with_context(|| sql.to_owned())?;
     let mut rows = answer.iter().filter_map(|message| match message {
         SimpleQueryMessage::Row(row) => Some(row),
         _ => None,

@@ -132,9 +132,7 @@ impl History {
 
     async fn read(&self, client: &Client, comparison: &mut Comparison) -> Result<BTreeSet<i64>> {
         let statement = client
-            .prepare(
-                "select n, payload, hash = md5(payload) from oracle where n > $1 order by n limit $2",
-            )
+            .prepare("select n, payload, hash = md5(payload) from oracle where n > $1 order by n limit $2")
             .await?;
         let mut present = BTreeSet::new();
         let mut last = i64::MIN;
@@ -243,11 +241,7 @@ mod tests {
     #[test]
     fn what_is_not_clearly_before_or_after_may_be_there() {
         let mut unknown = commit(4, (35, 0), 0);
-        (
-            unknown.acknowledged_at,
-            unknown.lsn_after,
-            unknown.committed_us,
-        ) = (None, None, None);
+        (unknown.acknowledged_at, unknown.lsn_after, unknown.committed_us) = (None, None, None);
         let commits = vec![
             commit(1, (10, 20), 100),
             commit(2, (15, 30), 200),

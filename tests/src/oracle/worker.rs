@@ -24,8 +24,7 @@ pub(super) async fn run(shared: Arc<Shared>, connection: u32) {
         let Ok(session) = Session::open(&shared, connection).await else {
             continue;
         };
-        let mut pace = (shared.options.rate > 0)
-            .then(|| Pace::every(Duration::from_secs(1) / shared.options.rate));
+        let mut pace = (shared.options.rate > 0).then(|| Pace::every(Duration::from_secs(1) / shared.options.rate));
         while !shared.stop.load(Ordering::Relaxed) {
             if let Some(pace) = &mut pace {
                 pace.tick().await;
@@ -83,13 +82,8 @@ impl<'a> Session<'a> {
         let payload = payload(shared.seed, n, shared.options.payload_bytes_max);
 
         self.client.batch_execute("begin").await?;
-        self.client
-            .execute(&self.insert, &[&n, &connection, &payload])
-            .await?;
-        let row = self
-            .client
-            .query_one(&self.count, &[&n, &connection])
-            .await?;
+        self.client.execute(&self.insert, &[&n, &connection, &payload]).await?;
+        let row = self.client.query_one(&self.count, &[&n, &connection]).await?;
         if !commits {
             self.client.batch_execute("rollback").await?;
             return Ok(());
@@ -108,9 +102,7 @@ impl<'a> Session<'a> {
         });
         self.client.batch_execute("commit").await?;
         let acknowledged_at = SystemTime::now();
-        self.amend(index, |commit| {
-            commit.acknowledged_at = Some(acknowledged_at)
-        });
+        self.amend(index, |commit| commit.acknowledged_at = Some(acknowledged_at));
         shared.acknowledged.send_modify(|count| *count += 1);
 
         let row = self.client.query_one(&self.after, &[&xid]).await?;

@@ -1,0 +1,133 @@
+//! Does the whole survive, and how late is the archive: a real server, a steady writer, a stopwatch.
+//!
+//! The first question only: how long after a commit was acknowledged is it in the repository? Measured
+//! from outside, at the server (`pg_stat_replication.flush_lsn`, which the agent reports only for what
+//! is durable), and set beside the agent's own figures.
+
+mod arguments;
+mod lag;
+mod writer;
+
+use std::fs;
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use serde_json::{Value, json};
+use tests::wait::{DEADLINE, within};
+use tests::{Cluster, Scratch, Seawall};
+
+use crate::arguments::Arguments;
+use crate::lag::Lag;
+use crate::writer::Writer;
+
+/// Setup, backup and the end, beside the measured time.
+const OVERHEAD: Duration = Duration::from_secs(180);
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::parse(std::env::args().skip(1)) {
+        Ok(arguments) => arguments,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    match run(arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("loadtest: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: Arguments) -> Result<()> {
+    let scratch = Scratch::create()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
+    let measured = runtime.block_on(async {
+        let all = Box::pin(measure(&scratch, arguments));
+        within("the load test", arguments.duration + OVERHEAD, all).await?
+    });
+    if measured.is_err() {
+        eprintln!("{}", scratch.log_tails());
+    }
+    measured
+}
+
+async fn measure(scratch: &Scratch, arguments: Arguments) -> Result<()> {
+    let cluster = Cluster::builder(15).create(scratch, "main").await?;
+    let seawall = Seawall::local(scratch, &cluster).await?;
+    let agent = seawall.run().await?;
+    cluster.exec(writer::TABLE).await?;
+    seawall.backup().await?;
+    seawall.wait_archived(&cluster).await?;
+    println!(
+        "{} commits a second for {:.0?}, wal.ship_interval 1s",
+        arguments.rate, arguments.duration
+    );
+    let lag = Lag::watch(&cluster).await?;
+    let writer = Writer::start(&cluster, arguments.rate, lag.sender()).await?;
+    let committed = writer.stop_after(arguments.duration).await?;
+    let figures = lag.finish(DEADLINE).await?;
+    // Its state file is at most a second old.
+    seawall.wait_archived(&cluster).await?;
+    let own = seawall.status().await?["lag"].clone();
+    agent.stop(DEADLINE).await?;
+
+    ensure!(committed > 0, "nothing was committed");
+    ensure!(
+        figures.len() == committed,
+        "{committed} commits were acknowledged, {} were seen to be archived",
+        figures.len()
+    );
+    let ms = |us: u64| us as f64 / 1000.0;
+    let summary = json!({
+        "commits": committed,
+        "commits_per_second": committed as f64 / arguments.duration.as_secs_f64(),
+        "seconds": arguments.duration.as_secs(),
+        "p50_ms": ms(figures.value_at_quantile(0.50)),
+        "p99_ms": ms(figures.value_at_quantile(0.99)),
+        "max_ms": ms(figures.max()),
+        "agent": own,
+    });
+    print(&summary);
+    write(&summary)
+}
+
+fn print(summary: &Value) {
+    let outside = |key: &str| format!("{:.1}", summary[key].as_f64().unwrap_or_default());
+    let own = |key: &str| {
+        let us = summary["agent"][key].as_f64().unwrap_or_default();
+        format!("{:.1}", us / 1000.0)
+    };
+    println!("commit to archived, ms        p50        p99        max    commits");
+    for (name, [p50, p99, max], commits) in [
+        (
+            "from outside",
+            ["p50_ms", "p99_ms", "max_ms"].map(outside),
+            &summary["commits"],
+        ),
+        (
+            "by the agent",
+            ["p50_us", "p99_us", "max_us"].map(own),
+            &summary["agent"]["commits"],
+        ),
+    ] {
+        println!("{name:<22} {p50:>10} {p99:>10} {max:>10} {:>10}", commits.to_string());
+    }
+}
+
+fn write(summary: &Value) -> Result<()> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .parent()
+        .context("the package has no parent directory")?;
+    let directory = root.join("target/loadtest");
+    fs::create_dir_all(&directory)?;
+    let text = serde_json::to_string_pretty(summary)? + "\n";
+    let path = directory.join("summary.json");
+    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+}

@@ -1,0 +1,173 @@
+//! Fetches the files of a backup pack by pack: every needed range is read once, decoded in parallel, its parts written to their
+//! files. Bounded: at most `jobs` packs are in memory, at most [`OPEN_FILES_MAX`] files open.
+//!
+//! A crash leaves files without content, the marker of an interrupted restore, and no pg_control.
+
+use std::collections::{HashMap, VecDeque};
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
+use store::chunk::ContentReference;
+use store::id::PackId;
+use store::manifest::Manifest;
+use store::repository::{FetchedPack, Repository};
+
+use crate::error::{RestoreError, Result};
+use crate::progress::Progress;
+use crate::tree::Tree;
+use crate::work::{Destination, Run, Work, by_chunk};
+
+/// Files kept open.
+const OPEN_FILES_MAX: usize = 256;
+
+/// Figures of a fetch.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Fetched {
+    /// Bytes read from the repository.
+    pub(crate) fetched_bytes: u64,
+    /// Bytes written.
+    pub(crate) written_bytes: u64,
+}
+
+#[derive(Debug, Default)]
+struct OpenFiles {
+    files: HashMap<u32, Arc<File>>,
+    order: VecDeque<u32>,
+}
+
+#[derive(Debug)]
+struct Fetch {
+    repository: Arc<Repository>,
+    tree: Arc<Tree>,
+    work: Arc<Work>,
+    progress: Progress,
+    open: Mutex<OpenFiles>,
+    fetched: AtomicU64,
+    written: AtomicU64,
+}
+
+/// Creates directories and files and fills them.
+pub(crate) async fn fetch(
+    repository: &Arc<Repository>,
+    tree: &Arc<Tree>,
+    work: &Arc<Work>,
+    manifest: &Manifest,
+    jobs: usize,
+    progress: Progress,
+) -> Result<Fetched> {
+    let (maker, list) = (Arc::clone(tree), Arc::clone(work));
+    tokio::task::spawn_blocking(move || create(&maker, &list)).await.map_err(|_| stopped())??;
+    let fetch = Arc::new(Fetch {
+        repository: Arc::clone(repository),
+        tree: Arc::clone(tree),
+        work: Arc::clone(work),
+        progress,
+        open: Mutex::default(),
+        fetched: AtomicU64::new(0),
+        written: AtomicU64::new(0),
+    });
+    let needs: HashMap<PackId, (u64, u64)> = manifest.packs.iter().map(|need| (need.id, (need.live_bytes, need.body_bytes))).collect();
+    let packs: Vec<PackId> = work.packs.keys().copied().collect();
+    stream::iter(packs)
+        .map(|id| {
+            let whole = needs.get(&id).is_none_or(|(live, body)| live.saturating_mul(2) > *body);
+            fetch_one(Arc::clone(&fetch), id, whole)
+        })
+        .buffer_unordered(jobs)
+        .try_collect::<Vec<()>>()
+        .await?;
+    fetch.progress.finish();
+    Ok(Fetched { fetched_bytes: fetch.fetched.load(Ordering::Relaxed), written_bytes: fetch.written.load(Ordering::Relaxed) })
+}
+
+fn stopped() -> RestoreError {
+    RestoreError::Failed("a worker of the restore stopped".into())
+}
+
+fn create(tree: &Tree, work: &Work) -> Result<()> {
+    for (place, mode) in &work.directories {
+        tree.make_directory(place, *mode)?;
+    }
+    let mut above = None;
+    for (place, size, mode) in &work.files {
+        // Directories of captured configuration files are in no entry; those of the rest are.
+        let parent = place.names.split_last().map(|(_, above)| above.to_vec());
+        if parent != above && place.names.first().is_some_and(|name| **name == *crate::paths::OURS) {
+            tree.make_ancestors(place, 0o700)?;
+        }
+        above = parent;
+        tree.create_file(place, *size, *mode | 0o600)?;
+    }
+    Ok(())
+}
+
+async fn fetch_one(fetch: Arc<Fetch>, id: PackId, whole: bool) -> Result<()> {
+    let runs: &[Run] = fetch.work.packs.get(&id).map(Vec::as_slice).unwrap_or_default();
+    let chunks = by_chunk(runs);
+    let pack = if whole {
+        fetch.repository.fetch_pack(id).await?
+    } else {
+        let numbers: Vec<u32> = chunks.iter().map(|(number, _)| *number).collect();
+        fetch.repository.fetch_chunks(id, &numbers).await?
+    };
+    fetch.fetched.fetch_add(pack.fetched_bytes(), Ordering::Relaxed);
+    let writer = Arc::clone(&fetch);
+    tokio::task::spawn_blocking(move || chunks.par_iter().try_for_each(|(number, parts)| writer.write_chunk(&pack, *number, parts)))
+        .await
+        .map_err(|_| stopped())?
+}
+
+impl Fetch {
+    fn write_chunk(&self, pack: &FetchedPack, number: u32, parts: &[Destination]) -> Result<()> {
+        let plain = pack.chunk(number, &self.repository)?;
+        for part in parts {
+            let bytes = part.from.checked_add(part.bytes).and_then(|end| plain.get(part.from..end)).ok_or_else(|| {
+                RestoreError::damaged("a pack", format!("chunk {number} is shorter than the file table says"))
+            })?;
+            let file = self.file(part.file)?;
+            file.write_all_at(bytes, part.at).map_err(|error| {
+                let path = self.work.files.get(part.file as usize).map(|(place, _, _)| place.show()).unwrap_or_default();
+                RestoreError::io("write", Path::new(&path))(error)
+            })?;
+            self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
+            self.progress.add(bytes.len() as u64);
+        }
+        Ok(())
+    }
+
+    fn file(&self, index: u32) -> Result<Arc<File>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(file) = open.files.get(&index) {
+            return Ok(Arc::clone(file));
+        }
+        let (place, _, _) = self.work.files.get(index as usize).ok_or_else(stopped)?;
+        let file = Arc::new(self.tree.open_file(place)?);
+        open.files.insert(index, Arc::clone(&file));
+        open.order.push_back(index);
+        if open.order.len() > OPEN_FILES_MAX
+            && let Some(oldest) = open.order.pop_front()
+        {
+            open.files.remove(&oldest);
+        }
+        Ok(file)
+    }
+}
+
+/// The bytes of a small file.
+pub(crate) async fn content(repository: &Repository, list: &[ContentReference]) -> Result<Vec<u8>> {
+    let mut out = Vec::new();
+    for part in list {
+        let pack = repository.fetch_chunks(part.pack, &[part.number]).await?;
+        let plain = pack.chunk(part.number, repository)?;
+        if plain.len() != part.plain_bytes as usize {
+            return Err(RestoreError::damaged(part.pack, format!("chunk {} has another length than the file table says", part.number)));
+        }
+        out.extend_from_slice(&plain);
+    }
+    Ok(out)
+}
