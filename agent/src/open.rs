@@ -94,7 +94,12 @@ pub fn load_config(global: &Global) -> anyhow::Result<Config> {
 
 /// Retries of commands that a person waits for.
 pub fn command_policy() -> RetryPolicy {
-    RetryPolicy::bounded(Duration::from_secs(60))
+    RetryPolicy::bounded(Duration::from_secs(15))
+}
+
+/// Retries of a backup: a short outage of the store must not cost hours of copying.
+pub fn backup_policy() -> RetryPolicy {
+    RetryPolicy::bounded(Duration::from_secs(600))
 }
 
 fn jitter_seed() -> u64 {

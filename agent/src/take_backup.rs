@@ -8,7 +8,7 @@ use config::Checkpoint;
 
 use crate::backup::{self, BackupInputs, BackupReport, Progress};
 use crate::cli::BackupOptions;
-use crate::open::{Context, command_policy, current_lineage, host_name};
+use crate::open::{Context, backup_policy, current_lineage, host_name};
 use crate::{output, preflight, sql};
 
 /// How long the end of a backup waits for its WAL to be archived by the daemon.
@@ -17,7 +17,7 @@ const WAL_WAIT: Duration = Duration::from_secs(120);
 /// Runs the command.
 pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
-    let repository = context.repository(command_policy(), &keys).await?;
+    let repository = context.repository(backup_policy(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
     let connect = context.connect_options()?;
     let client = sql::connect(&connect).await?;

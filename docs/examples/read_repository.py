@@ -192,11 +192,11 @@ class Repository:
     # names
 
     def names(self, below):
-        """Objects under a prefix of the cluster, sorted; reserved names of temporary files begin with a dot."""
+        """Objects under a prefix of the cluster, sorted."""
         top = os.path.join(self.root, "clusters", self.cluster, below)
         found = []
         for directory, _, files in os.walk(top):
-            found += [os.path.relpath(os.path.join(directory, file), self.root) for file in files if not file.startswith(".")]
+            found += [os.path.relpath(os.path.join(directory, file), self.root) for file in files]
         return sorted(found)
 
     def name(self, *parts):

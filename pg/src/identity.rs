@@ -33,6 +33,11 @@ pub enum IdentityError {
 pub struct SystemIdentifier(pub u64);
 
 impl SystemIdentifier {
+    /// From the number.
+    pub const fn new(identifier: u64) -> Self {
+        SystemIdentifier(identifier)
+    }
+
     /// The number.
     pub const fn as_u64(self) -> u64 {
         self.0

@@ -1,1 +1,158 @@
-fn main() {}
+//! `wal-restore`: plans a restore, refuses what cannot be reached, brings a cluster back and proves where it stopped.
+//!
+//! From the command line to the exit code: [`cli`] → [`open`] → [`request`] (backup and stop point, by [`scan`] of archived WAL) →
+//! [`plan`] → [`place`] → [`fetch_files`] → [`finish`] → [`start`]. PostgreSQL comes back to [`wal_get`] for each segment.
+
+mod cli;
+mod decide;
+mod error;
+mod exit;
+mod fetch_files;
+mod finish;
+mod list;
+mod open;
+mod owner;
+mod paths;
+mod place;
+mod plan;
+mod prefetch;
+mod programs;
+mod progress;
+mod report;
+mod request;
+mod route;
+mod run;
+mod scan;
+mod settings;
+mod start;
+mod state;
+#[cfg(test)]
+mod testing;
+mod time;
+mod tree;
+mod wal_get;
+mod work;
+
+use std::io::Write as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{CommandFactory as _, Parser as _};
+use serde::Serialize;
+
+use crate::cli::{Cli, Command};
+use crate::error::{RestoreError, Result};
+
+/// `list` is waited for by a person.
+const LIST_PATIENCE: Duration = Duration::from_secs(30);
+
+fn main() -> ExitCode {
+    let is_wal_get = std::env::args_os().any(|argument| argument == "wal-get");
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            let code = if error.use_stderr() { exit::USAGE } else { exit::OK };
+            // Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return ExitCode::from(if is_wal_get { exit::WAL_STOP } else { code });
+        }
+    };
+    let code = catch_unwind(AssertUnwindSafe(|| with_runtime(&cli)));
+    // A panic has printed itself. For PostgreSQL it must not look like the end of WAL.
+    ExitCode::from(code.unwrap_or(if is_wal_get { exit::WAL_STOP } else { exit::FAILURE }))
+}
+
+fn with_runtime(cli: &Cli) -> u8 {
+    start_log(cli);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("wal-restore: cannot start: {error}");
+            return if matches!(cli.command, Some(Command::WalGet(_))) { exit::WAL_STOP } else { exit::FAILURE };
+        }
+    };
+    let code = runtime.block_on(Box::pin(dispatch(cli)));
+    // A worker that still reads must not keep a finished command.
+    runtime.shutdown_background();
+    code
+}
+
+/// Logs go to standard error: the result has standard output for itself. The configuration's level counts where it can be read.
+fn start_log(cli: &Cli) {
+    use tracing_subscriber::filter::LevelFilter;
+    let log = open::load(&cli.config, cli.cluster.as_deref()).map(|(_, config, _)| config.log).ok();
+    let level: LevelFilter = match log.map(|log| log.level.as_str()) {
+        // Changes of state are told by the command itself.
+        None | Some("info" | "warn") => LevelFilter::WARN,
+        Some(level) => level.parse().unwrap_or(LevelFilter::WARN),
+    };
+    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
+    if log.is_some_and(|log| log.format == config::LogFormat::Json) {
+        builder.json().init();
+    } else {
+        builder.init();
+    }
+}
+
+async fn dispatch(cli: &Cli) -> u8 {
+    let json = matches!(cli.command, Some(Command::List { json: true })) || cli.command.is_none() && cli.restore.json;
+    let done = match &cli.command {
+        Some(Command::WalGet(args)) => return wal_get::run(cli, args).await,
+        Some(Command::WalPrefetch(args)) => prefetch::run(cli, args).await,
+        Some(Command::CanRead) => open::open(&cli.config, cli.cluster.as_deref(), Duration::from_secs(10)).await.map(|_| ()),
+        Some(Command::Completions { shell }) => {
+            clap_complete::generate(*shell, &mut Cli::command(), "wal-restore", &mut std::io::stdout());
+            Ok(())
+        }
+        Some(Command::List { json }) => list(cli, *json).await,
+        None => restore(cli).await,
+    };
+    match done {
+        Ok(()) => exit::OK,
+        Err(error) => fail(&error, json),
+    }
+}
+
+async fn list(cli: &Cli, json: bool) -> Result<()> {
+    let opened = open::open(&cli.config, cli.cluster.as_deref(), LIST_PATIENCE).await?;
+    let listing = list::collect(&opened.repository).await?;
+    if json { print_json(&listing) } else { print_line(&listing.text()) }
+}
+
+async fn restore(cli: &Cli) -> Result<()> {
+    let report = Box::pin(run::run(cli)).await?;
+    if cli.restore.json { print_json(&report) } else { print_line(&report.to_string()) }
+}
+
+fn print_json(value: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(value).map_err(|error| RestoreError::Failed(error.to_string()))?;
+    print_line(&text)
+}
+
+fn print_line(text: &str) -> Result<()> {
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "{text}").map_err(RestoreError::io("write", std::path::Path::new("standard output")))
+}
+
+#[derive(Serialize)]
+struct Failure {
+    ok: bool,
+    error: String,
+    hint: Option<String>,
+    exit_code: u8,
+}
+
+/// Prints an error once, with its causes and what to do.
+fn fail(error: &RestoreError, json: bool) -> u8 {
+    let (text, hint, exit_code) = (error.chain(), error.hint(), error.exit_code());
+    eprintln!("wal-restore: {text}");
+    if let Some(hint) = &hint {
+        eprintln!("HINT: {hint}");
+    }
+    if json {
+        // The exit code tells the rest when standard output is gone.
+        let _ = print_json(&Failure { ok: false, error: text, hint, exit_code });
+    }
+    exit_code
+}

@@ -24,6 +24,8 @@ pub struct FileJob {
     pub class: EntryClass,
     /// Block number of its first page within the relation's fork.
     pub first_block: u32,
+    /// False for pages that are not covered by full-page images (free space and visibility maps): a bad one is no finding.
+    pub is_judged: bool,
     /// True when the server may remove it while we copy. Then its absence is recorded; otherwise it fails the backup.
     pub may_vanish: bool,
 }

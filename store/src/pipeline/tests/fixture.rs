@@ -81,6 +81,7 @@ impl Fixture {
                 size: bytes.len() as u64,
                 class: *class,
                 first_block: 0,
+                is_judged: true,
                 may_vanish: true,
             }
         };

@@ -1,0 +1,220 @@
+//! The base backup lane, from the agent's side: the orchestrator is a list of steps.
+//!
+//! A backup is PostgreSQL's non-exclusive low-level backup: the server is told to start, its files are read beside it, `pg_control` last,
+//! the server is told to stop, and the WAL in between makes the copy consistent. Law 1: the manifest is created last, after every pack,
+//! the index and every byte of WAL from start to end. On any error the session is closed, which ends the backup on the server, and
+//! nothing is listed; what was uploaded is swept later. A crash anywhere here is the same case.
+
+mod begin;
+mod checksum;
+mod configuration;
+mod copy;
+mod display;
+mod end;
+mod error;
+mod list;
+mod owner;
+mod parent;
+mod report;
+mod sql;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+pub(crate) use display::show_progress;
+pub(crate) use error::BackupError;
+pub(crate) use report::BackupReport;
+pub(crate) use store::pipeline::Progress;
+
+use pg::control::ControlFile;
+use pg::identity::ServerVersion;
+use store::id::BackupId;
+use store::keys::{Recipient, SigningKey};
+use store::manifest::{ConfigurationPaths, Manifest, Tablespace};
+use store::pipeline::{Clock, Outcome, commit};
+use store::records::{Intent, Lineage};
+use store::repository::{Repository, Writer};
+
+/// Everything a backup needs.
+pub(crate) struct BackupInputs {
+    /// Where it goes.
+    pub(crate) repository: Arc<Repository>,
+    /// Signs what is written.
+    pub(crate) signing: Arc<SigningKey>,
+    /// Whom the session key is sealed to.
+    pub(crate) recipients: Vec<Recipient>,
+    /// A session of our own on the server; its connection task runs already. Closed when the backup ends, however it ends.
+    pub(crate) sql: tokio_postgres::Client,
+    /// The server's data directory, on this machine.
+    pub(crate) data_directory: PathBuf,
+    /// The lineage that the server's WAL is archived under.
+    pub(crate) lineage: Lineage,
+    /// `server_version_num` as the caller knows it.
+    pub(crate) server_version: u32,
+    /// Threads that read and encode.
+    pub(crate) jobs: usize,
+    /// Packs on their way at the same time.
+    pub(crate) uploads_in_flight: usize,
+    /// Checkpoint at once instead of spread out.
+    pub(crate) fast_checkpoint: bool,
+    /// The operator's label.
+    pub(crate) label: Option<String>,
+    /// Limit for the whole backup.
+    pub(crate) duration_max: Duration,
+    /// Counters for people.
+    pub(crate) progress: Arc<Progress>,
+    /// Name of this host.
+    pub(crate) host_name: String,
+    /// Microseconds since 1970.
+    pub(crate) now_us: Clock,
+    /// How long to wait at the end for the backup's WAL to be archived.
+    pub(crate) wal_wait: Duration,
+}
+
+/// Facts that go into the manifest and do not come from the pipeline.
+struct Facts {
+    backup: BackupId,
+    parent: Option<BackupId>,
+    begun_us: i64,
+    server: begin::Server,
+    settings: std::collections::BTreeMap<String, String>,
+    control: ControlFile,
+    owner: (Option<String>, Option<String>),
+    tablespaces: Vec<Tablespace>,
+    configuration: ConfigurationPaths,
+}
+
+/// Takes a base backup of the server beside us.
+///
+/// # Errors
+/// Whatever failed: then no backup is listed.
+pub(crate) async fn run(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
+    let limit = inputs.duration_max;
+    match tokio::time::timeout(limit, Box::pin(steps(inputs))).await {
+        Ok(result) => result,
+        Err(_) => Err(BackupError::TooLong { limit }),
+    }
+}
+
+async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
+    let begun = Instant::now();
+    let begun_us = (inputs.now_us)();
+    let BackupInputs { sql, data_directory, lineage, repository, .. } = &inputs;
+    let writer = Arc::new(Writer::new(Arc::clone(repository), Arc::clone(&inputs.signing), 0));
+
+    // Is this the cluster that the repository knows, and can it be backed up?
+    let (control, _) = begin::read_control(data_directory).await?;
+    begin::prepare_session(sql, ServerVersion(inputs.server_version)).await?;
+    let server = begin::identify(sql, data_directory, &control, lineage).await?;
+    let settings = begin::settings(sql).await?;
+    let owner = owner::of(data_directory)?;
+
+    // What is there to compare with; announce ourselves before the first pack.
+    let earlier = parent::load(repository).await?;
+    let parent = earlier.parent.as_ref().map(|parent| parent.manifest().backup);
+    let backup = announce(&writer, begun_us, &inputs.host_name).await?;
+    tracing::info!(%backup, parent = parent.map(tracing::field::display), "backup begins");
+
+    // From here on the server keeps full-page images of what changes.
+    let start_lsn = begin::start(sql, server.version, &format!("seawall {backup}"), inputs.fast_checkpoint).await?;
+    let checker = Arc::new(checksum::Checker::new(start_lsn, control.data_checksums()));
+    let mut listing = copy::list(data_directory.clone(), &control, server.version.major()).await?;
+    let copying = Instant::now();
+    let mut pipeline = copy::start(copying_of(&inputs, &writer), earlier, Arc::clone(&checker))?;
+    copy::files(&mut pipeline, &mut listing).await?;
+    let copying = copying.elapsed();
+    let configuration = configuration::capture(sql, data_directory).await?;
+    for (job, bytes) in configuration.files {
+        pipeline.add_content(job, bytes).await?;
+    }
+    let copied_control = copy::control_file(&mut pipeline, &listing, data_directory).await?;
+    end::judge_role(sql, server.is_standby).await?;
+    let stopped = end::stop(sql, server.version).await?;
+    end::judge(&stopped, start_lsn, server.is_standby, &copied_control, data_directory).await?;
+
+    // Packs, index, WAL, manifest: in this order.
+    let mut outcome = pipeline.finish().await?;
+    outcome.totals.new_stored_bytes += commit::put_index(&writer, backup, &outcome.index, (inputs.now_us)()).await?;
+    let range = (stopped.label.start_lsn, stopped.end_lsn);
+    end::wait_for_wal(repository, lineage.id, stopped.label.start_timeline, range, inputs.wal_wait).await?;
+    outcome.corrupt_pages.extend(checker.impossible_pages(stopped.end_lsn));
+    let tablespaces = listing.tablespaces;
+    let configuration = configuration.paths;
+    let facts = Facts { backup, parent, begun_us, server, settings, control, owner, tablespaces, configuration };
+    let manifest = manifest(&inputs, facts, outcome, &stopped);
+    commit::put_manifest(&writer, &manifest).await?;
+    say(&manifest);
+    Ok(BackupReport::new(&manifest, begun.elapsed(), copying))
+}
+
+/// Draws the id and writes the intent.
+async fn announce(writer: &Writer, begun_us: i64, host: &str) -> Result<BackupId, BackupError> {
+    let unix_ms = u64::try_from(begun_us / 1000).unwrap_or(0);
+    let backup = BackupId::from_parts(unix_ms, store::entropy::bytes()?);
+    let intent = Intent { backup, host: host.to_owned(), begun_us };
+    commit::put_intent(writer, &intent).await?;
+    Ok(backup)
+}
+
+fn copying_of(inputs: &BackupInputs, writer: &Arc<Writer>) -> copy::Copying {
+    copy::Copying {
+        writer: Arc::clone(writer),
+        recipients: inputs.recipients.clone(),
+        lineage: inputs.lineage.id,
+        jobs: inputs.jobs,
+        uploads_in_flight: inputs.uploads_in_flight,
+        progress: Arc::clone(&inputs.progress),
+        now_us: Arc::clone(&inputs.now_us),
+    }
+}
+
+fn manifest(inputs: &BackupInputs, facts: Facts, outcome: Outcome, stopped: &end::Stopped) -> Manifest {
+    Manifest {
+        backup: facts.backup,
+        lineage: inputs.lineage.id,
+        timeline: stopped.label.start_timeline.as_u32(),
+        start_lsn: stopped.label.start_lsn.as_u64(),
+        end_lsn: stopped.end_lsn.as_u64(),
+        started_us: facts.begun_us,
+        finished_us: (inputs.now_us)(),
+        server_version: facts.server.version.0,
+        system_identifier: facts.control.system_identifier.0,
+        segment_bytes: facts.control.segment_size.bytes(),
+        relation_segment_blocks: facts.control.relation_segment_blocks,
+        checksum_version: facts.control.data_checksum_version,
+        backup_label: stopped.label_bytes.clone().into(),
+        tablespace_map: stopped.map_bytes.clone().into(),
+        tablespaces: facts.tablespaces,
+        file_table: outcome.file_table,
+        packs: outcome.packs,
+        totals: outcome.totals,
+        corrupt_pages: outcome.corrupt_pages,
+        settings: facts.settings,
+        parent: facts.parent,
+        owner_user: facts.owner.0,
+        owner_group: facts.owner.1,
+        source: "local".into(),
+        from_standby: facts.server.is_standby,
+        configuration: facts.configuration,
+        vanished: outcome.vanished,
+        label: inputs.label.clone(),
+    }
+}
+
+/// Corruption in the database is for the operator to hear of at once; files that the server removed are for the record.
+fn say(manifest: &Manifest) {
+    for page in &manifest.corrupt_pages {
+        let path = String::from_utf8_lossy(&page.path);
+        tracing::error!(backup = %manifest.backup, %path, block = page.block, reason = %page.reason, "a page of the database is corrupt");
+    }
+    let totals = manifest.totals;
+    tracing::info!(
+        backup = %manifest.backup,
+        logical_bytes = totals.logical_bytes,
+        new_stored_bytes = totals.new_stored_bytes,
+        new_pages = totals.new_pages,
+        vanished = manifest.vanished.len(),
+        "backup is complete"
+    );
+}

@@ -1,0 +1,178 @@
+//! The end of a restore, in the order that makes a half-restored directory impossible to start (law 6): everything durable, then
+//! configuration, label, signal and settings, durable again, then pg_control by rename, then the marker goes.
+
+use std::ffi::OsStr;
+use std::path::Path;
+use std::sync::Arc;
+
+use pg::control::ControlFile;
+use store::manifest::Manifest;
+use store::repository::Repository;
+
+use crate::error::{RestoreError, Result};
+use crate::fetch_files;
+use crate::paths::{OURS, Place, captured, place};
+use crate::place::INCOMPLETE;
+use crate::settings;
+use crate::state::{STATE, State};
+use crate::tree::Tree;
+use crate::work::Work;
+
+/// What a restore ends with.
+#[derive(Debug)]
+pub(crate) struct Finish<'a> {
+    /// Where to write.
+    pub(crate) tree: &'a Arc<Tree>,
+    /// What was written.
+    pub(crate) work: &'a Work,
+    /// The backup.
+    pub(crate) manifest: &'a Manifest,
+    /// The data directory.
+    pub(crate) pgdata: &'a Path,
+    /// Recovery settings.
+    pub(crate) block: Vec<(String, String)>,
+    /// For `wal-get`.
+    pub(crate) state: &'a State,
+    /// A standby.
+    pub(crate) standby: bool,
+    /// Mode of small files.
+    pub(crate) file_mode: u32,
+}
+
+/// The verified bytes of pg_control.
+pub(crate) async fn control(repository: &Repository, work: &Work, manifest: &Manifest) -> Result<Vec<u8>> {
+    let damaged = |reason: String| RestoreError::damaged("global/pg_control", reason);
+    let entry = work.control.as_ref().ok_or_else(|| damaged("is not in the backup".into()))?;
+    let bytes = fetch_files::content(repository, &entry.content).await?;
+    let control = ControlFile::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
+    if control.system_identifier.0 != manifest.system_identifier {
+        return Err(damaged(format!("is of system {}, the backup of {}", control.system_identifier, manifest.system_identifier)));
+    }
+    Ok(bytes)
+}
+
+impl Finish<'_> {
+    /// Does all of it; `control` are the bytes of pg_control. Returns warnings.
+    pub(crate) fn run(mut self, control: &[u8]) -> Result<Vec<String>> {
+        self.hot_standby_settings(control);
+        self.tree.sync()?;
+        let warnings = self.place_configuration()?;
+        let write = |path: &str, bytes: &[u8]| self.tree.write_file(&Place::ours(path), bytes, self.file_mode);
+        write("backup_label", &self.manifest.backup_label)?;
+        let old = self.tree.read_file(&Place::ours("postgresql.auto.conf"))?.unwrap_or_default();
+        write("postgresql.auto.conf", &settings::rewrite_auto_conf(&old, &self.block))?;
+        write(&format!("{OURS}/{STATE}"), &self.state.to_json()?)?;
+        write(if self.standby { "standby.signal" } else { "recovery.signal" }, b"")?;
+        self.own_modes()?;
+        self.tree.sync()?;
+        write("global/pg_control", control)?;
+        self.tree.remove_file(&Place::ours(&format!("{OURS}/{INCOMPLETE}")))?;
+        Ok(warnings)
+    }
+
+    /// At least what pg_control says: a hot standby stops where it has less than the primary had.
+    fn hot_standby_settings(&mut self, control: &[u8]) {
+        let Ok(control) = ControlFile::parse(control) else { return };
+        for (name, value) in [
+            ("max_connections", control.max_connections),
+            ("max_worker_processes", control.max_worker_processes),
+            ("max_wal_senders", control.max_wal_senders),
+            ("max_prepared_transactions", control.max_prepared_xacts),
+            ("max_locks_per_transaction", control.max_locks_per_xact),
+        ] {
+            match self.block.iter_mut().find(|(found, _)| found == name) {
+                Some((_, set)) if set.parse::<i32>().is_ok_and(|set| set >= value) => {}
+                Some((_, set)) => *set = value.to_string(),
+                None => self.block.push((name.to_owned(), value.to_string())),
+            }
+        }
+    }
+
+    /// Modes without write permission for the owner, which would have kept us from filling the files.
+    fn own_modes(&self) -> Result<()> {
+        for (place, _, mode) in self.work.files.iter().filter(|(_, _, mode)| mode & 0o600 != 0o600) {
+            let file = self.tree.open_file(place)?;
+            let mode = rustix::fs::Mode::from_raw_mode(mode & 0o777);
+            rustix::fs::fchmod(&file, mode).map_err(|errno| RestoreError::io("change the mode of", Path::new(&place.show()))(errno.into()))?;
+        }
+        Ok(())
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.work.files.iter().any(|(place, _, _)| *place == Place::ours(name))
+    }
+
+    /// Configuration files that lay outside the data directory go inside, where there are none.
+    fn place_configuration(&self) -> Result<Vec<String>> {
+        let mut warnings = Vec::new();
+        let paths = &self.manifest.configuration;
+        let minimal = [
+            ("postgresql.conf", &paths.config, "# seawall: the backup holds no postgresql.conf\n"),
+            ("pg_hba.conf", &paths.hba, "# seawall: the backup holds no pg_hba.conf\nlocal all all peer\n"),
+            ("pg_ident.conf", &paths.ident, "# seawall: the backup holds no pg_ident.conf\n"),
+        ];
+        for (name, original, otherwise) in minimal {
+            if self.has(name) {
+                continue;
+            }
+            let original = original.as_ref().map(|path| path.to_vec());
+            let found = match original.as_ref().filter(|path| self.is_captured(path)) {
+                Some(path) => self.tree.read_file(&captured(path)?)?,
+                None => None,
+            };
+            match found {
+                Some(bytes) if name == "postgresql.conf" => {
+                    let new = settings::rewrite_conf(&bytes, |path| self.copy_of(path));
+                    self.tree.write_file(&Place::ours(name), &new, self.file_mode)?;
+                    self.place_includes(original.as_deref().unwrap_or_default(), &bytes)?;
+                    warnings.push("postgresql.conf comes from outside the data directory: check its port and paths before this server runs beside the original".into());
+                }
+                Some(bytes) => self.tree.write_file(&Place::ours(name), &bytes, self.file_mode)?,
+                None => {
+                    self.tree.write_file(&Place::ours(name), otherwise.as_bytes(), self.file_mode)?;
+                    warnings.push(format!("the backup holds no {name}: a minimal one was written"));
+                }
+            }
+        }
+        Ok(warnings)
+    }
+
+    fn is_captured(&self, path: &[u8]) -> bool {
+        self.work.configuration.iter().any(|(found, _)| found == path)
+    }
+
+    /// Where a captured file or directory is now.
+    fn copy_of(&self, path: &str) -> Option<String> {
+        let is_below = |found: &[u8]| found == path.as_bytes() || found.starts_with(format!("{}/", path.trim_end_matches('/')).as_bytes());
+        let known = self.work.configuration.iter().any(|(found, _)| is_below(found));
+        known.then(|| self.pgdata.join(OURS).join("configuration").join(path.trim_start_matches('/')).to_string_lossy().into_owned())
+    }
+
+    /// Files beside the original postgresql.conf, and the directories that it includes.
+    fn place_includes(&self, config: &[u8], text: &[u8]) -> Result<()> {
+        let directory = config.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
+        let mut prefix = directory.to_vec();
+        prefix.push(b'/');
+        let main = [&self.manifest.configuration.config, &self.manifest.configuration.hba, &self.manifest.configuration.ident];
+        for (path, _) in &self.work.configuration {
+            let Some(below) = path.strip_prefix(prefix.as_slice()) else { continue };
+            let to = place(below, &[])?;
+            if main.iter().any(|one| one.as_ref().is_some_and(|one| **one == **path)) || self.tree.read_file(&to)?.is_some() {
+                continue;
+            }
+            self.tree.make_ancestors(&to, 0o700)?;
+            let bytes = self.tree.read_file(&captured(path)?)?.unwrap_or_default();
+            self.tree.write_file(&to, &settings::rewrite_conf(&bytes, |path| self.copy_of(path)), self.file_mode)?;
+        }
+        for line in text.split(|byte| *byte == b'\n') {
+            if let Some(("include_dir", path)) = settings::include_of(line)
+                && !path.starts_with('/')
+            {
+                let mut to = place(path.trim_end_matches('/').as_bytes(), &[])?;
+                to.names.push(OsStr::new("x").into());
+                self.tree.make_ancestors(&to, 0o700)?;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,201 @@
+//! Segments before they are asked for. A process of its own fills a directory that belongs to one restore; `wal-get` takes from it.
+//!
+//! Files get their name when they are complete; a file of another size is thrown away. One prefetcher at a time (a lock), at most
+//! [`BYTES_MAX`] on disk, never behind the stop point. A crash leaves temporaries that the next one replaces.
+
+use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use pg::segment::{SegmentNumber, WalFileName, segment_name};
+use pg::timeline::TimelineId;
+use rustix::fs::{FlockOperation, OFlags};
+
+use crate::cli::{Cli, WalPrefetchArgs};
+use crate::decide::Verdict;
+use crate::error::{RestoreError, Result};
+use crate::open;
+use crate::state::State;
+use crate::wal_get::{fetch_segment, move_in};
+
+/// Disk for prefetched segments.
+const BYTES_MAX: u64 = 512 << 20;
+/// Segments behind the newest one that are kept, in case recovery asks again.
+const KEPT_BEHIND: u64 = 2;
+/// A prefetcher gives up soon: `wal-get` itself is the patient one.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Segments fetched at a time.
+const IN_FLIGHT: usize = 4;
+
+/// Takes a segment out of the directory; false when it is not there.
+pub(crate) fn take(state: &State, pgdata: &Path, name: &str, dest: &Path) -> Result<bool> {
+    let path = state.prefetch_directory(pgdata).join(name);
+    match path.symlink_metadata() {
+        Ok(metadata) if metadata.is_file() && metadata.len() == state.route.size.bytes() => {}
+        Ok(_) => {
+            fs::remove_file(&path).map_err(RestoreError::io("remove", &path))?;
+            return Ok(false);
+        }
+        Err(_) => return Ok(false),
+    }
+    move_in(&path, dest)?;
+    Ok(true)
+}
+
+/// Segments that follow one, as recovery will ask for them.
+fn following(state: &State, name: &str, count: u64) -> Vec<(TimelineId, SegmentNumber)> {
+    let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else { return Vec::new() };
+    let last = state.last_segment().map_or(u64::MAX, |last| last.0);
+    (number.0 + 1..=number.0.saturating_add(count))
+        .take_while(|number| *number <= last)
+        .filter_map(|number| Some((state.route.timelines_of(SegmentNumber(number)).next()?, SegmentNumber(number))))
+        .collect()
+}
+
+fn path_of(state: &State, directory: &Path, timeline: TimelineId, number: SegmentNumber) -> PathBuf {
+    directory.join(segment_name(timeline, number, state.route.size))
+}
+
+/// After a segment was delivered: old files go, and a prefetcher starts when little is left. Never an error: this only saves time.
+pub(crate) fn follow_up(cli: &Cli, state: &State, pgdata: &Path, name: &str) {
+    let directory = state.prefetch_directory(pgdata);
+    remove_old(state, &directory, name);
+    let wanted = following(state, name, 2);
+    if wanted.is_empty() || wanted.iter().all(|(timeline, number)| path_of(state, &directory, *timeline, *number).exists()) {
+        return;
+    }
+    let Ok(program) = std::env::current_exe() else { return };
+    let mut command = Command::new(program);
+    command.arg("--config").arg(&cli.config);
+    if let Some(cluster) = &cli.cluster {
+        command.arg("--cluster").arg(cluster);
+    }
+    command.args(["wal-prefetch", name, "--pgdata"]).arg(pgdata);
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    if let Err(error) = command.spawn() {
+        tracing::warn!(%error, "no prefetcher could be started");
+    }
+}
+
+fn remove_old(state: &State, directory: &Path, name: &str) {
+    let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else { return };
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        let file_name = entry.file_name();
+        let parsed = file_name.to_str().and_then(|name| WalFileName::parse(name, state.route.size));
+        if let Some(WalFileName::Segment { number: found, .. }) = parsed
+            && found.0.saturating_add(KEPT_BEHIND) < number.0
+        {
+            // It only costs space; the next call tries again.
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
+/// The hidden command: fetches what follows a segment, then ends.
+pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
+    let pgdata = args.pgdata.canonicalize().map_err(RestoreError::io("resolve", &args.pgdata))?;
+    let state = State::read(&pgdata)?;
+    let directory = state.prefetch_directory(&pgdata);
+    fs::create_dir_all(&directory).map_err(RestoreError::io("create directory", &directory))?;
+    let Some(_lock) = lock(&pgdata)? else { return Ok(()) };
+    let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
+    let most = (BYTES_MAX / state.route.size.bytes()).max(1);
+    let count = most.min(opened.cluster.restore.prefetch_segments as u64);
+    let wanted = following(&state, &args.after, count);
+    let missing = wanted.into_iter().filter(|(timeline, number)| !path_of(&state, &directory, *timeline, *number).exists());
+    let (repository, state, directory) = (&opened.repository, &state, &directory);
+    stream::iter(missing)
+        .map(|(timeline, number)| async move {
+            let (verdict, bytes) = fetch_segment(repository, state, timeline, number).await?;
+            match verdict {
+                // What is still open for a standby grows: it is read when it is asked for.
+                Verdict::Serve { is_open, .. } if !is_open || state.needed_until.is_some() => {
+                    keep(&path_of(state, directory, timeline, number), &bytes)
+                }
+                _ => Ok(()),
+            }
+        })
+        .buffered(IN_FLIGHT)
+        .try_collect()
+        .await
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".tmp");
+    let temporary = PathBuf::from(temporary);
+    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).map_err(RestoreError::io("write", path))
+}
+
+/// The lock of a data directory's prefetcher; `None` when another one holds it.
+fn lock(pgdata: &Path) -> Result<Option<File>> {
+    let path = pgdata.join(crate::paths::OURS).join("prefetch").join(".lock");
+    let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
+    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path);
+    let file = file.map_err(RestoreError::io("open", &path))?;
+    match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(RestoreError::io("lock", &path)(errno.into())),
+    }
+}
+
+/// Removes everything that was fetched ahead, once recovery is over.
+pub(crate) fn remove_all(pgdata: &Path) {
+    let path = pgdata.join(crate::paths::OURS).join("prefetch");
+    match fs::remove_dir_all(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => tracing::warn!(%error, "prefetched WAL could not be removed"),
+        _ => {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::tests::state;
+
+    #[test]
+    fn what_follows_is_asked_on_the_newest_timeline_up_to_the_stop_point() {
+        let name = |timeline: u32, number: u64| segment_name(TimelineId::new(timeline).unwrap(), SegmentNumber(number), state().route.size);
+        let names = |after: &str| following(&state(), after, 8).into_iter().map(|(timeline, number)| (timeline.as_u32(), number.0)).collect::<Vec<_>>();
+        assert_eq!(names(&name(1, 1)), [(1, 2), (2, 3), (2, 4), (2, 5)]);
+        assert!(names(&name(2, 5)).is_empty());
+        assert!(names("00000002.history").is_empty());
+    }
+
+    #[test]
+    fn only_a_complete_segment_of_this_restore_is_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state();
+        let directory = state.prefetch_directory(dir.path());
+        fs::create_dir_all(&directory).unwrap();
+        let name = segment_name(TimelineId::FIRST, SegmentNumber(1), state.route.size);
+        let dest = dir.path().join("dest");
+        fs::write(directory.join(&name), b"short").unwrap();
+        assert!(!take(&state, dir.path(), &name, &dest).unwrap());
+        assert!(!directory.join(&name).exists());
+        keep(&directory.join(&name), &vec![1; 1 << 20]).unwrap();
+        let other = State { restore: "R2".into(), ..state.clone() };
+        assert!(!take(&other, dir.path(), &name, &dest).unwrap());
+        assert!(take(&state, dir.path(), &name, &dest).unwrap());
+        assert_eq!(dest.metadata().unwrap().len(), 1 << 20);
+        let first = lock(dir.path()).unwrap();
+        assert!(first.is_some() && lock(dir.path()).unwrap().is_none());
+    }
+
+    #[test]
+    fn what_recovery_has_long_passed_is_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let state = state();
+        let name = |number| segment_name(TimelineId::FIRST, SegmentNumber(number), state.route.size);
+        for number in 1..=4 {
+            fs::write(dir.path().join(name(number)), b"").unwrap();
+        }
+        remove_old(&state, dir.path(), &name(4));
+        assert!(!dir.path().join(name(1)).exists() && dir.path().join(name(2)).exists());
+    }
+}

@@ -1,0 +1,144 @@
+//! What a restore reports: figures for people and one JSON document.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::fetch_files::Fetched;
+use crate::plan::{Plan, StopKind, bytes_text};
+
+/// How long each phase took.
+#[derive(Debug, Clone, Copy, Default, Serialize)]
+pub(crate) struct Phases {
+    /// Choosing and checking.
+    #[serde(rename = "plan")]
+    pub(crate) plan_ms: u64,
+    /// Files.
+    #[serde(rename = "fetch")]
+    pub(crate) fetch_ms: u64,
+    /// Settings, fsync, pg_control.
+    #[serde(rename = "finish")]
+    pub(crate) finish_ms: u64,
+    /// From the start of the server to the stop point.
+    #[serde(rename = "replay")]
+    pub(crate) replay_ms: Option<u64>,
+    /// From there to the end of recovery.
+    #[serde(rename = "promote")]
+    pub(crate) promote_ms: Option<u64>,
+}
+
+/// What the started server said.
+#[derive(Debug, Clone, Serialize)]
+pub(crate) struct Started {
+    /// `pg_last_wal_replay_lsn()` at the stop point.
+    pub(crate) replay_lsn: String,
+    /// Time of the last transaction that was replayed.
+    pub(crate) last_commit_time: Option<String>,
+    /// `paused`, `promoted` or `shut down`.
+    pub(crate) state: &'static str,
+    /// The new timeline, after a promotion.
+    pub(crate) timeline: Option<u32>,
+    /// Directory of its socket.
+    pub(crate) socket_dir: String,
+    /// Its port.
+    pub(crate) port: u16,
+}
+
+/// The report.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    /// Always true; a failure is another document.
+    pub(crate) ok: bool,
+    /// Nothing was changed.
+    pub(crate) dry_run: bool,
+    /// The plan.
+    #[serde(flatten)]
+    pub(crate) plan: Plan,
+    /// The stop point again, for scripts.
+    pub(crate) stop_lsn: String,
+    /// Bytes read from the repository.
+    pub(crate) fetched_bytes: u64,
+    /// Bytes written.
+    pub(crate) written_bytes: u64,
+    /// Logical megabytes (of 1,000,000 bytes) a second, files only.
+    pub(crate) restore_mb_s: Option<f64>,
+    /// By phase.
+    pub(crate) phases_ms: Phases,
+    /// From the start of this program to its end.
+    pub(crate) rto_ms: u64,
+    /// With `--start`.
+    pub(crate) server: Option<Started>,
+    /// What the operator should know, found on the way.
+    #[serde(rename = "restore_warnings")]
+    pub(crate) warnings: Vec<String>,
+}
+
+impl Report {
+    /// After a dry run.
+    pub(crate) fn dry(plan: Plan, phases: Phases) -> Self {
+        Report { dry_run: true, rto_ms: phases.plan_ms, ..Report::new(plan, Fetched::default(), phases, Vec::new()) }
+    }
+
+    /// After a restore.
+    pub(crate) fn new(plan: Plan, fetched: Fetched, phases_ms: Phases, warnings: Vec<String>) -> Self {
+        let seconds = (phases_ms.fetch_ms + phases_ms.finish_ms) as f64 / 1000.0;
+        let restore_mb_s = (seconds > 0.0).then(|| (plan.logical_bytes as f64 / 1e6 / seconds * 10.0).round() / 10.0);
+        Report {
+            ok: true,
+            dry_run: false,
+            stop_lsn: plan.stop.lsn.to_string(),
+            plan,
+            fetched_bytes: fetched.fetched_bytes,
+            written_bytes: fetched.written_bytes,
+            restore_mb_s,
+            phases_ms,
+            rto_ms: 0,
+            server: None,
+            warnings,
+        }
+    }
+}
+
+fn seconds(ms: u64) -> String {
+    format!("{:.1} s", ms as f64 / 1000.0)
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.dry_run {
+            return write!(f, "nothing was changed (--dry-run)");
+        }
+        let new_warnings = self.warnings.iter().filter(|warning| !self.plan.warnings.contains(warning));
+        for warning in new_warnings {
+            writeln!(f, "WARNING: {warning}")?;
+        }
+        let speed = self.restore_mb_s.map(|speed| format!(", {speed} MB/s")).unwrap_or_default();
+        let pgdata = self.plan.pgdata.display();
+        writeln!(f, "restored   {} to \"{pgdata}\", {} read{speed}", bytes_text(self.plan.logical_bytes), bytes_text(self.fetched_bytes))?;
+        let phases = &self.phases_ms;
+        write!(f, "took       plan {}, fetch {}, finish {}", seconds(phases.plan_ms), seconds(phases.fetch_ms), seconds(phases.finish_ms))?;
+        if let Some(ms) = phases.replay_ms {
+            write!(f, ", replay {}", seconds(ms))?;
+        }
+        if let Some(ms) = phases.promote_ms {
+            write!(f, ", promote {}", seconds(ms))?;
+        }
+        writeln!(f, "; together {}", seconds(self.rto_ms))?;
+        match &self.server {
+            None if self.plan.stop.kind == StopKind::Follow => writeln!(f, "next       start the server: it follows the archive as a standby")?,
+            None => writeln!(f, "next       start the server: it recovers, then {}s", self.plan.target_action)?,
+            Some(server) => {
+                let time = server.last_commit_time.as_deref().unwrap_or("none");
+                writeln!(f, "server     {}, replayed to {}, last transaction {time}", server.state, server.replay_lsn)?;
+                if let Some(timeline) = server.timeline {
+                    writeln!(f, "           on timeline {timeline}, port {}, socket in \"{}\"", server.port, server.socket_dir)?;
+                }
+            }
+        }
+        write!(
+            f,
+            "The server does not archive and follows nobody. Its recovery settings stay in postgresql.auto.conf, where they do nothing after\n\
+             recovery. To protect it: let `wal-agent run` stream from it and take the first backup of the new timeline with `wal-agent backup`."
+        )
+    }
+}
