@@ -6,6 +6,8 @@ use pg::replication::ReplicationError;
 use store::StoreError;
 use store::object::{ErrorClass, ObjectError};
 
+use crate::backup::BackupError;
+
 /// Done.
 pub const OK: u8 = 0;
 /// Failed.
@@ -68,6 +70,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(failure) = cause.downcast_ref::<Failure>() {
             return failure.hint.clone();
         }
+        if let Some(backup) = cause.downcast_ref::<BackupError>() {
+            return backup.hint();
+        }
         if let Some(object) = cause.downcast_ref::<ObjectError>() {
             return object.hint().map(str::to_owned);
         }
@@ -106,6 +111,12 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if cause.downcast_ref::<config::ConfigErrors>().is_some() {
         return Some(USAGE);
+    }
+    if let Some(backup) = cause.downcast_ref::<BackupError>() {
+        return match backup {
+            BackupError::Identity { .. } | BackupError::Unsupported { .. } => Some(REFUSED),
+            _ => None,
+        };
     }
     if let Some(store) = cause.downcast_ref::<StoreError>() {
         return match store {

@@ -2,7 +2,7 @@
 //!
 //! parse → config → run → exit code. `run` is the daemon (WAL lane), `backup` the base backup lane, the rest looks or prepares.
 
-//mod backup;
+mod backup;
 mod check;
 mod cli;
 mod exit;
@@ -14,7 +14,7 @@ mod preflight;
 mod run;
 mod sql;
 mod status;
-//mod take_backup;
+mod take_backup;
 
 use std::process::ExitCode;
 
@@ -51,7 +51,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Init(options) => init::run(&context, &options).await,
         Command::Run => run::run(&context).await,
-        Command::Backup(_) => Ok(()),
+        Command::Backup(options) => take_backup::run(&context, &options).await,
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,
         Command::Check { json, .. } => check::run(&context, json).await,

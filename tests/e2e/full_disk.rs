@@ -6,6 +6,7 @@ use tests::wait::DEADLINE;
 use tests::{Cluster, Seawall, Tmpfs, case, wait_until};
 
 const FAILED: i32 = 1;
+const REFUSED: i32 = 3;
 const NOISE: &str = "insert into t select i, sha512(i::text::bytea) from generate_series(1, 40000) i";
 
 #[test]
@@ -45,7 +46,7 @@ fn a_full_repository_holds_the_wal_back_and_goes_on_when_there_is_room() {
         assert_eq!(now["backups"].as_array().map(Vec::len), backups);
 
         // Room is made; nobody restarts anything.
-        disk.resize(400)?;
+        disk.make_room()?;
         let end = seawall.wait_archived(&cluster).await?;
         let list = seawall.list().await?;
         assert_eq!(list["holes"].as_array().map(Vec::len), Some(0), "{list}");
@@ -71,7 +72,15 @@ fn a_restore_onto_a_full_disk_fails_and_cannot_be_started() {
         seawall.wait_archived(&cluster).await?;
         agent.stop(DEADLINE).await?;
 
-        let disk = Tmpfs::mount(&scratch, "small", 12)?;
+        // Too small for the files: known, and refused, before a byte is written.
+        let small = Tmpfs::mount(&scratch, "small", 12)?;
+        let data = small.path().join("data").display().to_string();
+        let output = seawall.restore.run(&["--target", "latest", "--pgdata", &data]).await?;
+        output.assert_refused(REFUSED, &["not enough space"])?;
+        assert!(!small.path().join("data").exists());
+
+        // Full in the middle of it, without a warning.
+        let disk = Tmpfs::mount_for_files(&scratch, "files", 300)?;
         let data = disk.path().join("data");
         let target = data.display().to_string();
         let args = ["--target", "latest", "--pgdata", &target];
@@ -84,7 +93,7 @@ fn a_restore_onto_a_full_disk_fails_and_cannot_be_started() {
         }
 
         // The same command goes on where it failed, once there is room.
-        disk.resize(400)?;
+        disk.make_room()?;
         seawall.restore.run_ok(&args).await?;
         let restored = Cluster::adopt(&scratch, "whole", &data)?;
         restored.start().await?;

@@ -121,11 +121,10 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
 
     // As the kernel does it when memory is short: in the middle of one segment.
     let script = format!(
-        "#!/bin/sh\nif [ \"$1\" = {} ] && [ -e {} ]; then\n  {} wal-get \"$1\" \"$2\" & kill -9 $!\n  wait $!\n  exit $?\nfi\nexec {} wal-get \"$1\" \"$2\"\n",
+        "#!/bin/sh\nif [ \"$2\" = {} ] && [ -e {} ]; then\n  {program} \"$@\" & kill -9 $!\n  wait $!\n  exit $?\nfi\nexec {program} \"$@\"\n",
         stage.segment,
         scratch.join("kill").display(),
-        stage.seawall.restore.path().display(),
-        stage.seawall.restore.path().display(),
+        program = stage.seawall.restore.path().display(),
     );
     let wrapper = scratch.write("etc/wrapper.sh", script)?;
     fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700))?;
@@ -133,7 +132,7 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
         || scratch.write("kill", "").map(drop),
         || Ok(fs::remove_file(scratch.join("kill"))?),
     );
-    let command = format!("SEAWALL_CONFIG={} {} %f %p", config.display(), wrapper.display());
+    let command = wrapper.display().to_string();
     stage.survives_with("killed", &fault.indirect(), Some(&command)).await
 }
 
@@ -183,10 +182,14 @@ fn half_a_file_is_never_left_behind() {
         let stage = Stage::local(&scratch, 15).await?;
         let destination = scratch.dir("there")?.join("RECOVERYXLOG");
         let path = destination.display().to_string();
+        let base = scratch.join("base/data").display().to_string();
         let mut rng = Rng::named("wal_get_partial");
         let (mut whole, mut killed) = (0, 0);
         for _ in 0..60 {
-            let command = stage.seawall.restore.command(&["wal-get", &stage.segment, &path]);
+            let command = stage
+                .seawall
+                .restore
+                .command(&["wal-get", &stage.segment, &path, "--pgdata", &base]);
             let mut child = tokio::process::Command::from(command).spawn()?;
             // Killed at any moment of its life, unless it was quicker.
             let life = Duration::from_micros(rng.between(100, 60_000));

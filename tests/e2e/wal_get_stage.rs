@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::scratch::write_private;
 use tests::wait::DEADLINE;
-use tests::{Cluster, Scratch, Seawall, Weed, user};
+use tests::{Cluster, Scratch, Seawall, StopMode, Weed, user};
 
 /// A server that has not ended by then is one that waits; both are right.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -100,8 +100,12 @@ impl Stage {
     /// Asks `wal-get` itself, and insists on its exit code and on what that promises.
     pub(crate) async fn get(&self, file: &str, code: i32) -> Result<()> {
         let destination = self.scratch.dir("direct")?.join("RECOVERYXLOG");
-        let path = destination.display().to_string();
-        let output = self.seawall.restore.run(&["wal-get", file, &path]).await?;
+        let (path, base) = (destination.display().to_string(), self.base.display().to_string());
+        let output = self
+            .seawall
+            .restore
+            .run(&["wal-get", file, &path, "--pgdata", &base])
+            .await?;
         output.assert_code(code)?;
         if code == 0 {
             fs::remove_file(&destination)?;
@@ -109,7 +113,11 @@ impl Stage {
             ensure!(!destination.exists(), "code {code}, and a file all the same");
         }
         if code > 1 {
-            ensure!(output.stderr.contains("HINT"), "no HINT: {}", output.stderr);
+            ensure!(
+                output.stderr.contains(file),
+                "it does not say what failed: {}",
+                output.stderr
+            );
         }
         Ok(())
     }
@@ -167,7 +175,8 @@ impl Stage {
         if !ended {
             let answer = server.query_one("select pg_is_in_recovery()").await;
             ensure!(!answer.is_ok_and(|answer| answer == "f"), "left recovery:\n{log}");
-            server.kill9()?;
+            // Not killed: that would leave the tool behind, at work in the directory.
+            server.stop(StopMode::Immediate).await?;
         }
         Ok(server)
     }
@@ -190,9 +199,18 @@ impl Stage {
         cp.arg("-a").arg(&self.base).arg(&target);
         user::run(cp, DEADLINE).await.context(name.to_owned())?;
         let mut server = Cluster::adopt(&self.scratch, &place, &target)?;
-        if let Some(command) = command {
-            server.override_setting("restore_command", command);
-        }
+        // As the restore wrote it, but for this copy: what is fetched ahead belongs to one directory.
+        let program = match command {
+            Some(wrapper) => wrapper.to_owned(),
+            None => self.seawall.restore.path().display().to_string(),
+        };
+        let config = self.scratch.join("etc/seawall.toml");
+        let command = format!(
+            "SEAWALL_CONFIG={} {program} wal-get %f %p --pgdata {}",
+            config.display(),
+            target.display()
+        );
+        server.override_setting("restore_command", &command);
         if open_end {
             server.override_setting("recovery_target_lsn", "");
             server.override_setting("recovery_target_action", "promote");

@@ -18,6 +18,16 @@ pub struct Tmpfs {
 impl Tmpfs {
     /// Mounts one of `mib` MiB at `<scratch>/<name>`, owned by the server user.
     pub fn mount(scratch: &Scratch, name: &str, mib: u32) -> Result<Self> {
+        Self::mount_as(scratch, name, &format!("size={mib}m"))
+    }
+
+    /// One with bytes enough, but room for so many files and directories only: it is full without
+    /// looking full.
+    pub fn mount_for_files(scratch: &Scratch, name: &str, files: u32) -> Result<Self> {
+        Self::mount_as(scratch, name, &format!("size=400m,nr_inodes={files}"))
+    }
+
+    fn mount_as(scratch: &Scratch, name: &str, size: &str) -> Result<Self> {
         ensure!(
             rustix::process::geteuid().is_root(),
             "a full disk is made with a tmpfs, and only root can mount one\nHINT: run the tests as root"
@@ -25,7 +35,7 @@ impl Tmpfs {
         let path = scratch.dir(name)?;
         let status = Command::new("mount")
             .args(["-t", "tmpfs", "-o"])
-            .arg(format!("size={mib}m,mode=0700"))
+            .arg(format!("{size},mode=0700"))
             .arg("tmpfs")
             .arg(&path)
             .status()
@@ -43,13 +53,13 @@ impl Tmpfs {
         &self.path
     }
 
-    /// Gives it another size, as an operator would make room.
-    pub fn resize(&self, mib: u32) -> Result<()> {
+    /// Makes it large, as an operator would.
+    pub fn make_room(&self) -> Result<()> {
         let status = Command::new("mount")
-            .args(["-o", &format!("remount,size={mib}m")])
+            .args(["-o", "remount,size=400m,nr_inodes=100000"])
             .arg(&self.path)
             .status()?;
-        ensure!(status.success(), "could not resize {}", self.path.display());
+        ensure!(status.success(), "could not enlarge {}", self.path.display());
         Ok(())
     }
 }

@@ -1,0 +1,232 @@
+//! How fast is a backup, against bare zstd and against the sum of its own stages, on the same bytes in the same run?
+
+use std::fs::File;
+use std::path::Path;
+use std::sync::Arc;
+
+use bench::dataset::{Dataset, Random};
+use bench::measure::{Took, median, once};
+use bench::null_store::NullStore;
+use bench::stages::Stages;
+use bench::summary::Summary;
+use pg::page::{PAGE_BYTES, PageState, checksum};
+use store::StoreError;
+use store::file_table::EntryClass;
+use store::id::{BackupId, LineageId};
+use store::keys::SigningKey;
+use store::manifest::{ConfigurationPaths, CorruptPage, Manifest};
+use store::pipeline::{FileJob, Outcome, PackFilter, PageCheck, Parent, Pipeline, PipelineInputs, Progress, Reread, commit};
+use store::repository::{Created, NewRepository, Repository, Writer, create};
+use store::session::{Place, Purpose, Session};
+
+/// 384 MiB a data set, in files of 64 MiB.
+const PAGES: u32 = 48 << 10;
+const FILE_PAGES: u32 = 8 << 10;
+const RUNS: usize = 5;
+const UPLOADS_IN_FLIGHT: usize = 4;
+const NOW_US: i64 = 1_790_000_000_000_000;
+
+type Failed = Box<dyn std::error::Error>;
+
+/// The check that an agent makes, without its second look.
+#[derive(Debug)]
+struct Check;
+
+impl PageCheck for Check {
+    fn examine(&self, file: &FileJob, page: u32, bytes: &mut [u8], _: &mut Reread<'_>) -> Result<Option<CorruptPage>, StoreError> {
+        let is_good = pg::page::check(bytes, file.first_block + page, true) == PageState::Ok;
+        let corrupt = || CorruptPage { path: file.path.clone().into(), block: page, expected: 0, found: 0, reason: "checksum".into() };
+        Ok((!is_good).then(corrupt))
+    }
+}
+
+struct Setting {
+    store: Arc<NullStore>,
+    repository: Arc<Repository>,
+    created: Created,
+    lineage: LineageId,
+    jobs: usize,
+}
+
+fn main() -> Result<(), Failed> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let mut summary = Summary::default();
+    let jobs = std::thread::available_parallelism()?.get();
+    println!("{jobs} cores, {} MiB a data set, medians of {RUNS}\n", PAGES as usize * PAGE_BYTES >> 20);
+    for dataset in [Dataset::Mix, Dataset::Accounts] {
+        runtime.block_on(one(dataset, jobs, &mut summary))?;
+        println!();
+    }
+    println!("written to {}", summary.write()?.display());
+    Ok(())
+}
+
+async fn one(dataset: Dataset, jobs: usize, summary: &mut Summary) -> Result<(), Failed> {
+    let directory = tempfile::tempdir()?;
+    let mut data = dataset.pages(PAGES);
+    let whole = directory.path().join("whole");
+    std::fs::write(&whole, &data)?;
+    let files = write_files(directory.path(), &data)?;
+    let setting = setting(jobs).await?;
+    let name = |what: &str| format!("{}: {what}", dataset.name());
+
+    let stages = Stages::measure(&File::open(&whole)?, &data, setting.repository.keys())?;
+    for (stage, took) in stages.each() {
+        summary.add(name(stage), took.mb_s(data.len()), "MB/s", None);
+    }
+    summary.add(name("ratio of zstd 1"), data.len() as f64 / stages.compressed_bytes as f64, ": 1", None);
+
+    let mut full = Vec::new();
+    for _ in 0..RUNS {
+        full.push(timed_backup(&setting, &files, None).await?.0);
+    }
+    let stored_bytes = setting.store.take_pack_bytes() as f64 / RUNS as f64;
+    let full = median(full);
+    let mb = data.len() as f64 / 1e6;
+    summary.add(name("full backup"), full.mb_s(data.len()), "MB/s", Some((mb / stages.full_s(), "composed bound")));
+    summary.add(name("full backup against bare zstd 1"), full.mb_s(data.len()), "MB/s", Some((stages.compress.mb_s(data.len()), "zstd 1 alone")));
+    summary.add(name("full backup, CPU"), full.cpu_s_per_gb(data.len()), "s/GB", None);
+    summary.add(name("full backup, stored"), data.len() as f64 / stored_bytes, ": 1", None);
+
+    setting.store.keep_packs(true);
+    let (_, outcome) = timed_backup(&setting, &files, None).await?;
+    let parent = commit_backup(&setting, &outcome).await?;
+    setting.store.keep_packs(false);
+    setting.store.take_pack_bytes();
+    for (what, part) in [("increment, nothing changed", 0), ("increment, 1 % of pages changed", 100)] {
+        change(&mut data, part);
+        write_files(directory.path(), &data)?;
+        let mut increments = Vec::new();
+        for _ in 0..RUNS {
+            increments.push(timed_backup(&setting, &files, Some(parent)).await?.0);
+        }
+        let stored_bytes = setting.store.take_pack_bytes() as f64 / RUNS as f64;
+        let took = median(increments);
+        summary.add(name(what), took.mb_s(data.len()), "MB/s", Some((mb / stages.unchanged_s(), "read, check and hash")));
+        summary.add(name(&format!("{what}, CPU")), took.cpu_s_per_gb(data.len()), "s/GB", None);
+        summary.add(name(&format!("{what}, stored")), stored_bytes / 1e6, "MB", None);
+    }
+    Ok(())
+}
+
+fn write_files(directory: &Path, data: &[u8]) -> Result<Vec<FileJob>, Failed> {
+    let mut jobs = Vec::new();
+    for (number, bytes) in data.chunks(FILE_PAGES as usize * PAGE_BYTES).enumerate() {
+        let on_disk = directory.join(number.to_string());
+        std::fs::write(&on_disk, bytes)?;
+        jobs.push(FileJob {
+            path: format!("base/5/{}", 16_384 + number).into_bytes(),
+            on_disk,
+            mode: 0o600,
+            size: bytes.len() as u64,
+            class: EntryClass::Relation,
+            first_block: u32::try_from(number)? * FILE_PAGES,
+            is_judged: true,
+            may_vanish: true,
+        });
+    }
+    Ok(jobs)
+}
+
+/// Changes some bytes of one page in `part`, at random; of none for 0.
+fn change(data: &mut [u8], part: u64) {
+    let mut random = Random(7);
+    for (block, page) in (0..).zip(data.chunks_mut(PAGE_BYTES)) {
+        if part == 0 || random.number() % part != 0 {
+            continue;
+        }
+        for byte in page.iter_mut().skip(4000).take(16) {
+            *byte = byte.wrapping_add(1);
+        }
+        let sum = checksum(page, block);
+        page.iter_mut().skip(8).zip(sum.to_le_bytes()).for_each(|(to, from)| *to = from);
+    }
+}
+
+async fn setting(jobs: usize) -> Result<Setting, Failed> {
+    let store = Arc::new(NullStore::default());
+    let new = NewRepository { cluster: "bench", host: "bench", now_us: NOW_US, now_text: "2026-09-21T00:00:00Z", creator: "bench" };
+    let (created, repository) = create(store.clone(), new, |_| Ok(())).await?;
+    Ok(Setting { store, repository, created, lineage: LineageId::from_parts(1, [1; 10]), jobs })
+}
+
+fn writer(setting: &Setting) -> Result<Arc<Writer>, Failed> {
+    let signing = SigningKey::from_seed(setting.created.host.signing.seed().clone())?;
+    Ok(Arc::new(Writer::new(Arc::clone(&setting.repository), Arc::new(signing), 0)))
+}
+
+async fn timed_backup(setting: &Setting, files: &[FileJob], parent: Option<BackupId>) -> Result<(Took, Outcome), Failed> {
+    let repository = &setting.repository;
+    let place = Place { repository: repository.id(), cluster: "bench", lineage: Some(setting.lineage) };
+    let session = Session::begin(repository.keys(), &setting.created.host.recipients, place, Purpose::Backup)?;
+    let parent = match parent {
+        Some(id) => Some(Parent::load(repository, repository.manifest(id).await?).await?),
+        None => None,
+    };
+    let inputs = PipelineInputs {
+        writer: writer(setting)?,
+        session,
+        lineage: setting.lineage,
+        parent,
+        index: Default::default(),
+        filter: PackFilter::default(),
+        check: Arc::new(Check),
+        jobs: setting.jobs,
+        uploads_in_flight: UPLOADS_IN_FLIGHT,
+        progress: Arc::new(Progress::default()),
+        now_us: Arc::new(|| NOW_US),
+    };
+    let mut outcome = None;
+    let files = files.to_vec();
+    let runtime = tokio::runtime::Handle::current();
+    let took = tokio::task::block_in_place(|| {
+        once(|| {
+            outcome = Some(runtime.block_on(async {
+                let mut pipeline = Pipeline::start(inputs)?;
+                pipeline.copy(files).await?;
+                pipeline.finish().await
+            }));
+        })
+    });
+    let outcome = outcome.ok_or("no outcome")??;
+    if !outcome.corrupt_pages.is_empty() {
+        return Err("the data set has bad pages".into());
+    }
+    Ok((took, outcome))
+}
+
+async fn commit_backup(setting: &Setting, outcome: &Outcome) -> Result<BackupId, Failed> {
+    let backup = BackupId::from_parts(1, [1; 10]);
+    let manifest = Manifest {
+        backup,
+        lineage: setting.lineage,
+        timeline: 1,
+        start_lsn: 1,
+        end_lsn: 2,
+        started_us: NOW_US,
+        finished_us: NOW_US,
+        server_version: 150_000,
+        system_identifier: 1,
+        segment_bytes: 16 << 20,
+        relation_segment_blocks: 131_072,
+        checksum_version: 1,
+        backup_label: Vec::new().into(),
+        tablespace_map: Vec::new().into(),
+        tablespaces: Vec::new(),
+        file_table: outcome.file_table.clone(),
+        packs: outcome.packs.clone(),
+        totals: outcome.totals,
+        corrupt_pages: Vec::new(),
+        settings: Default::default(),
+        parent: None,
+        owner_user: None,
+        owner_group: None,
+        source: "local".into(),
+        from_standby: false,
+        configuration: ConfigurationPaths::default(),
+        vanished: Vec::new(),
+        label: None,
+    };
+    commit::put_manifest(&*writer(setting)?, &manifest).await?;
+    Ok(backup)
+}

@@ -1,0 +1,47 @@
+//! Wall time and CPU time of a piece of work.
+
+use std::time::Instant;
+
+/// What a run took.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Took {
+    /// Seconds by the clock.
+    pub wall_s: f64,
+    /// Seconds of CPU of the whole process (10 ms steps).
+    pub cpu_s: f64,
+}
+
+impl Took {
+    /// Megabytes (10^6) a second.
+    #[must_use]
+    pub fn mb_s(self, bytes: usize) -> f64 {
+        bytes as f64 / 1e6 / self.wall_s
+    }
+
+    /// CPU seconds for 10^9 bytes.
+    #[must_use]
+    pub fn cpu_s_per_gb(self, bytes: usize) -> f64 {
+        self.cpu_s / (bytes as f64 / 1e9)
+    }
+}
+
+/// Runs `work` once.
+pub fn once(work: impl FnOnce()) -> Took {
+    let (cpu, begun) = (cpu_seconds(), Instant::now());
+    work();
+    Took { wall_s: begun.elapsed().as_secs_f64(), cpu_s: cpu_seconds() - cpu }
+}
+
+/// The middle one by wall time.
+#[must_use]
+pub fn median(mut all: Vec<Took>) -> Took {
+    all.sort_by(|a, b| a.wall_s.total_cmp(&b.wall_s));
+    all.get(all.len() / 2).copied().unwrap_or(Took { wall_s: f64::NAN, cpu_s: f64::NAN })
+}
+
+/// User and system time of this process, from `/proc/self/stat` (fields 14 and 15, in ticks of 10 ms).
+fn cpu_seconds() -> f64 {
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
+    let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
+    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+}

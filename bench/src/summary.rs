@@ -1,0 +1,67 @@
+//! Results: a table for people, `target/bench/summary.json` for machines.
+
+use std::io;
+use std::path::PathBuf;
+
+/// One figure.
+#[derive(Clone, Debug)]
+pub struct Figure {
+    /// What was measured.
+    pub name: String,
+    /// How much.
+    pub value: f64,
+    /// Of what.
+    pub unit: &'static str,
+    /// What it is held against, measured in the same run.
+    pub bound: Option<f64>,
+    /// What the bound or the comparison is.
+    pub peer: Option<&'static str>,
+}
+
+/// All figures of a run.
+#[derive(Debug, Default)]
+pub struct Summary {
+    figures: Vec<Figure>,
+}
+
+impl Summary {
+    /// Adds a figure and prints it.
+    pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, bound: Option<(f64, &'static str)>) {
+        let figure = Figure { name: name.into(), value, unit, bound: bound.map(|(bound, _)| bound), peer: bound.map(|(_, peer)| peer) };
+        match bound {
+            Some((bound, peer)) => {
+                println!("{:<44} {:>10.2} {:<9} {:>5.2} of {bound:.2} ({peer})", figure.name, value, unit, value / bound);
+            }
+            None => println!("{:<44} {:>10.2} {unit}", figure.name, value),
+        }
+        self.figures.push(figure);
+    }
+
+    /// Writes `bench/summary.json` into the target directory and says where.
+    ///
+    /// # Errors
+    /// It cannot be written.
+    pub fn write(&self) -> io::Result<PathBuf> {
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
+            PathBuf::from,
+        );
+        let directory = target.join("bench");
+        std::fs::create_dir_all(&directory)?;
+        let path = directory.join("summary.json");
+        let rows: Vec<_> = self.figures.iter().map(row).collect();
+        std::fs::write(&path, serde_json::to_vec_pretty(&rows)?)?;
+        Ok(path)
+    }
+}
+
+fn row(figure: &Figure) -> serde_json::Value {
+    serde_json::json!({
+        "name": figure.name,
+        "value": figure.value,
+        "unit": figure.unit,
+        "bound": figure.bound,
+        "ratio": figure.bound.map(|bound| figure.value / bound),
+        "peer": figure.peer,
+    })
+}
