@@ -122,6 +122,8 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return match store {
             StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::Conflict { .. } => Some(DAMAGED),
             StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } => Some(KEY),
+            // Keys of another repository, or of another cluster.
+            StoreError::Foreign { what, .. } if what.contains("repository") || what.contains("key") => Some(KEY),
             StoreError::NoRepository { .. } | StoreError::Foreign { .. } => Some(REFUSED),
             _ => None,
         };

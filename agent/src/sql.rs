@@ -28,7 +28,7 @@ pub async fn connect(options: &ConnectOptions) -> anyhow::Result<Client> {
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
     });
     let tls = pg::tls::client_config(options.sslmode, options.sslrootcert.as_deref()).context("cannot set up TLS")?;
-    let (client, connection) = config.connect(MakeRustlsConnect::new(tls)).await.map_err(unreachable_or_refused)?;
+    let (client, connection) = config.connect(MakeRustlsConnect::new(tls)).await.map_err(|error| unreachable_or_refused(&error, options))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "SQL connection ended");
@@ -41,7 +41,7 @@ pub async fn connect(options: &ConnectOptions) -> anyhow::Result<Client> {
     Ok(client)
 }
 
-fn unreachable_or_refused(error: tokio_postgres::Error) -> Failure {
+fn unreachable_or_refused(error: &tokio_postgres::Error, options: &ConnectOptions) -> Failure {
     // 57P: starting up, shutting down; 53: out of connections. All of them pass.
     let passes = |code: &str| code.starts_with("57P") || code.starts_with("53");
     if let Some(refusal) = error.as_db_error()
@@ -55,11 +55,20 @@ fn unreachable_or_refused(error: tokio_postgres::Error) -> Failure {
         return Failure::refused(format!("PostgreSQL refused the connection: {}", refusal.message()), hint);
     }
     let cause = error.as_db_error().map(|refusal| refusal.message().to_owned());
-    let cause = cause.or_else(|| std::error::Error::source(&error).map(ToString::to_string)).unwrap_or_else(|| error.to_string());
+    let cause = cause.or_else(|| std::error::Error::source(error).map(ToString::to_string)).unwrap_or_else(|| error.to_string());
     Failure::unreachable(
-        format!("cannot connect to PostgreSQL: {cause}"),
+        format!("cannot connect to PostgreSQL at {}: {cause}", place(options)),
         "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?",
     )
+}
+
+/// Where the server was looked for.
+fn place(options: &ConnectOptions) -> String {
+    let hosts = options.host.iter().map(|host| match host {
+        Host::Unix(directory) => directory.display().to_string(),
+        Host::Tcp(name) => name.clone(),
+    });
+    format!("{}, port {}", hosts.collect::<Vec<_>>().join(", "), options.port)
 }
 
 /// What the server says about a physical slot.

@@ -11,136 +11,139 @@ use store::keys::ClusterKeys;
 use store::limits::{RELATION_CHUNK_BYTES_MAX, RELATION_ZSTD_LEVEL};
 use store::seal::{ObjectKey, Secret32, associated_data};
 
-use crate::measure::{Took, median, once};
+use crate::measure::{Took, once};
 
-/// Runs of each stage.
-const RUNS: usize = 5;
 const READ_BYTES: usize = 1 << 20;
 
-/// What each stage took for the whole data set.
-#[derive(Clone, Debug)]
-pub struct Stages {
-    /// Reading from the page cache in units of 1 MiB.
-    pub read: Took,
-    /// PostgreSQL's page checksum and header.
-    pub check: Took,
-    /// Keyed BLAKE3 of every page.
-    pub page_digest: Took,
-    /// zstd level 1 of pieces of 128 KiB.
-    pub compress: Took,
-    /// Decoding them again and comparing (law 5).
-    pub decode: Took,
-    /// AES-256-GCM of what was compressed.
-    pub seal: Took,
-    /// Opening it again (law 5).
-    pub open: Took,
-    /// BLAKE3 of the pack's body.
-    pub body_hash: Took,
-    /// Bytes after compression.
-    pub compressed_bytes: usize,
+/// Names of the stages, in order.
+pub const STAGES: [&str; 8] = [
+    "read, page cache, 1 MiB units",
+    "page check",
+    "keyed blake3, 8 KiB",
+    "zstd 1, 128 KiB pieces",
+    "decode and compare",
+    "aes-256-gcm seal",
+    "aes-256-gcm open",
+    "blake3 of the body",
+];
+/// Place of bare zstd in [`STAGES`].
+pub const COMPRESS: usize = 3;
+/// The stages of an increment in which nothing changed: the first so many.
+pub const UNCHANGED: usize = 3;
+
+/// What the stages work on.
+#[derive(Debug)]
+pub struct Stages<'a> {
+    file: &'a File,
+    data: &'a [u8],
+    keys: &'a ClusterKeys,
+    key: ObjectKey,
+    compressed: Vec<Vec<u8>>,
+    sealed: Vec<Vec<u8>>,
 }
 
-impl Stages {
-    /// Runs every stage alone.
+impl<'a> Stages<'a> {
+    /// Prepares the inputs of the later stages.
     ///
     /// # Errors
-    /// The file cannot be read, or a codec failed.
-    pub fn measure(file: &File, data: &[u8], keys: &ClusterKeys) -> io::Result<Self> {
-        let compressed = data.par_chunks(RELATION_CHUNK_BYTES_MAX).map(compress).collect::<io::Result<Vec<_>>>()?;
+    /// A codec failed.
+    pub fn new(file: &'a File, data: &'a [u8], keys: &'a ClusterKeys) -> io::Result<Self> {
+        let pieces = data.par_chunks(RELATION_CHUNK_BYTES_MAX);
+        let compressed = pieces.map(|piece| zstd::bulk::compress(piece, RELATION_ZSTD_LEVEL)).collect::<io::Result<Vec<_>>>()?;
         let key = ObjectKey::derive(&Secret32::new([1; 32]), &[2; 16], "bench").map_err(io::Error::other)?;
-        let sealed: Vec<Vec<u8>> = compressed.par_iter().map(|plain| seal(&key, plain)).collect();
-        let compressed_bytes = compressed.iter().map(Vec::len).sum();
-        let units = data.len().div_ceil(READ_BYTES);
-        Ok(Stages {
-            read: timed(|| {
-                (0..units).into_par_iter().for_each_init(|| vec![0; READ_BYTES], |buffer, unit| {
-                    let _ = std::hint::black_box(file.read_at(buffer, (unit * READ_BYTES) as u64));
-                });
-            }),
-            check: timed(|| {
-                data.par_chunks(READ_BYTES).enumerate().for_each(|(unit, pages)| {
-                    for (at, page) in pages.chunks(PAGE_BYTES).enumerate() {
-                        let block = u32::try_from(unit * (READ_BYTES / PAGE_BYTES) + at).unwrap_or(0);
-                        std::hint::black_box(pg::page::check(page, block, true));
-                    }
-                });
-            }),
-            page_digest: timed(|| {
-                data.par_chunks(PAGE_BYTES).with_min_len(128).for_each(|page| {
-                    std::hint::black_box(keys.page_digest(page));
-                });
-            }),
-            compress: timed(|| {
-                data.par_chunks(RELATION_CHUNK_BYTES_MAX).for_each_init(
-                    || (zstd::bulk::Compressor::new(RELATION_ZSTD_LEVEL).ok(), vec![0; 2 * RELATION_CHUNK_BYTES_MAX]),
-                    |(compressor, out), piece| {
-                        std::hint::black_box(compressor.as_mut().map(|compressor| compressor.compress_to_buffer(piece, out)));
-                    },
-                );
-            }),
-            decode: timed(|| {
-                compressed.par_iter().zip(data.par_chunks(RELATION_CHUNK_BYTES_MAX)).for_each_init(
-                    || (zstd::bulk::Decompressor::new().ok(), vec![0; RELATION_CHUNK_BYTES_MAX]),
-                    |(decompressor, out), (stored, plain)| {
-                        let got = decompressor.as_mut().and_then(|decompressor| decompressor.decompress_to_buffer(stored, out).ok());
-                        std::hint::black_box(got.is_some_and(|got| out.get(..got) == Some(plain)));
-                    },
-                );
-            }),
-            seal: timed(|| {
-                compressed.par_iter().for_each(|plain| {
-                    std::hint::black_box(seal(&key, plain));
-                });
-            }),
-            open: timed(|| {
-                sealed.par_iter().for_each(|sealed| {
-                    let mut buffer = sealed.clone();
-                    std::hint::black_box(key.open(0, &associated(), &mut buffer).is_some());
-                });
-            }),
-            body_hash: timed(|| {
-                sealed.par_iter().for_each(|sealed| {
-                    std::hint::black_box(blake3::hash(sealed));
-                });
-            }),
-            compressed_bytes,
-        })
+        let sealed = compressed.iter().map(|plain| seal(&key, plain)).collect();
+        Ok(Stages { file, data, keys, key, compressed, sealed })
     }
 
-    /// Names and figures of the stages.
+    /// Bytes after compression.
     #[must_use]
-    pub fn each(&self) -> [(&'static str, Took); 8] {
+    pub fn compressed_bytes(&self) -> usize {
+        self.compressed.iter().map(Vec::len).sum()
+    }
+
+    /// Runs every stage once, in the order of [`STAGES`].
+    #[must_use]
+    pub fn run(&self) -> [Took; 8] {
         [
-            ("read", self.read),
-            ("page check", self.check),
-            ("blake3 8 KiB", self.page_digest),
-            ("zstd 1, 128 KiB pieces", self.compress),
-            ("decode and compare", self.decode),
-            ("aes-256-gcm seal", self.seal),
-            ("aes-256-gcm open", self.open),
-            ("blake3 body", self.body_hash),
+            once(|| self.read()),
+            once(|| self.check()),
+            once(|| self.digest()),
+            once(|| self.compress()),
+            once(|| self.decode()),
+            once(|| self.seal()),
+            once(|| self.open()),
+            once(|| self.hash_body()),
         ]
     }
 
-    /// Seconds that all stages take one after the other, on all cores: nothing that does them all is faster.
-    #[must_use]
-    pub fn full_s(&self) -> f64 {
-        self.each().iter().map(|(_, took)| took.wall_s).sum()
+    fn read(&self) {
+        let units = self.data.len().div_ceil(READ_BYTES);
+        (0..units).into_par_iter().for_each_init(
+            || vec![0; READ_BYTES],
+            |buffer, unit| {
+                let _ = std::hint::black_box(self.file.read_at(buffer, (unit * READ_BYTES) as u64));
+            },
+        );
     }
 
-    /// Seconds of what cannot be left out when nothing changed.
-    #[must_use]
-    pub fn unchanged_s(&self) -> f64 {
-        self.read.wall_s + self.check.wall_s + self.page_digest.wall_s
+    fn check(&self) {
+        self.data.par_chunks(READ_BYTES).enumerate().for_each(|(unit, pages)| {
+            for (at, page) in pages.chunks(PAGE_BYTES).enumerate() {
+                let block = u32::try_from(unit * (READ_BYTES / PAGE_BYTES) + at).unwrap_or(0);
+                std::hint::black_box(pg::page::check(page, block, true));
+            }
+        });
+    }
+
+    fn digest(&self) {
+        self.data.par_chunks(PAGE_BYTES).with_min_len(128).for_each(|page| {
+            std::hint::black_box(self.keys.page_digest(page));
+        });
+    }
+
+    fn compress(&self) {
+        self.data.par_chunks(RELATION_CHUNK_BYTES_MAX).for_each_init(
+            || (zstd::bulk::Compressor::new(RELATION_ZSTD_LEVEL).ok(), vec![0; 2 * RELATION_CHUNK_BYTES_MAX]),
+            |(compressor, out), piece| {
+                std::hint::black_box(compressor.as_mut().map(|compressor| compressor.compress_to_buffer(piece, out)));
+            },
+        );
+    }
+
+    fn decode(&self) {
+        self.compressed.par_iter().zip(self.data.par_chunks(RELATION_CHUNK_BYTES_MAX)).for_each_init(
+            || (zstd::bulk::Decompressor::new().ok(), vec![0; RELATION_CHUNK_BYTES_MAX]),
+            |(decompressor, out), (stored, plain)| {
+                let got = decompressor.as_mut().and_then(|decompressor| decompressor.decompress_to_buffer(stored, out).ok());
+                std::hint::black_box(got.is_some_and(|got| out.get(..got) == Some(plain)));
+            },
+        );
+    }
+
+    fn seal(&self) {
+        self.compressed.par_iter().for_each(|plain| {
+            std::hint::black_box(seal(&self.key, plain));
+        });
+    }
+
+    fn open(&self) {
+        self.sealed.par_iter().for_each(|sealed| {
+            let mut buffer = sealed.clone();
+            std::hint::black_box(self.key.open(0, &associated(), &mut buffer).is_some());
+        });
+    }
+
+    fn hash_body(&self) {
+        self.sealed.par_iter().for_each(|sealed| {
+            std::hint::black_box(blake3::hash(sealed));
+        });
     }
 }
 
-fn timed(mut work: impl FnMut()) -> Took {
-    median((0..RUNS).map(|_| once(&mut work)).collect())
-}
-
-fn compress(piece: &[u8]) -> io::Result<Vec<u8>> {
-    zstd::bulk::compress(piece, RELATION_ZSTD_LEVEL)
+/// The stages one after the other, on all cores: nothing that does them all is faster.
+#[must_use]
+pub fn composed(stages: &[Took]) -> Took {
+    Took { wall_s: stages.iter().map(|took| took.wall_s).sum(), cpu_s: stages.iter().map(|took| took.cpu_s).sum() }
 }
 
 fn associated() -> [u8; 64] {

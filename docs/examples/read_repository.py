@@ -9,7 +9,10 @@ repository, and checks what FORMAT.md says a reader MUST check. Numbers in comme
     read_repository.py ... list
     read_repository.py ... object NAME FILE       plaintext of one object that is not a pack
     read_repository.py ... wal DIR [LINEAGE]      every WAL segment and history file, as PostgreSQL names them
-    read_repository.py ... files DIR [BACKUP]     the files of a backup, without tablespaces; nothing that can start
+    read_repository.py ... files DIR [BACKUP]     the files of a backup and its backup_label; tablespaces go to DIR.tablespaces
+
+With `files` and `wal`, a restore_command that copies from the second, recovery.signal and a stop point of its own choosing,
+PostgreSQL recovers the cluster. It takes care of nothing that wal-restore does: modes, owners, durability, order.
 """
 
 import argparse
@@ -132,10 +135,20 @@ def when(micros):
     return datetime.fromtimestamp(micros / 1e6, timezone.utc).strftime("%Y-%m-%d %H:%M:%S+00")
 
 
+def cbor(data):
+    try:
+        return cbor2.loads(data)
+    except cbor2.CBORDecodeError:
+        raise Damaged("what should be CBOR is not") from None
+
+
 def decompress(codec, data, length, what):
     need(codec in (0, 1), f"{what}: unknown codec {codec}")
     if codec == 1:
-        data = zstandard.ZstdDecompressor().decompress(data, max_output_size=length) if length else b""
+        try:
+            data = zstandard.ZstdDecompressor().decompress(data, max_output_size=length)
+        except zstandard.ZstdError:
+            raise Damaged(f"{what} does not decompress") from None
     need(len(data) == length, f"{what}: {len(data)} bytes where {length} are declared")
     return data
 
@@ -157,7 +170,7 @@ class Envelope:
         need((s > 0) == (self.kind in WITH_SESSION), f"a {KINDS[self.kind]} with {s} bytes of session block")
         end = CLEAR + s + h
         self.associated = data[:CLEAR + s]
-        self.session = cbor2.loads(data[CLEAR:CLEAR + s]) if s else None
+        self.session = cbor(data[CLEAR:CLEAR + s]) if s else None
         self.sealed_header = data[CLEAR + s:end]
         self.signed = data[:end]
         self.signature = data[end:end + 64]
@@ -239,7 +252,7 @@ class Repository:
             if period == 1:
                 self.derive(self.session_keys(envelope, ZERO16)[1])
             header = self.header(envelope)
-            body = cbor2.loads(self.frame(envelope, header))
+            body = cbor(self.frame(envelope, header))
             need(body[0] == period and body[3] == hash_of(self.dedup)[:16], "keys of another period or another secret")
             self.signers = {signer[0]: signer for signer in body[2]}
             for signer in body[2]:
@@ -257,7 +270,7 @@ class Repository:
 
     def header(self, envelope):
         key = hkdf(self.metadata, envelope.salt, "seawall/1 header")
-        header = cbor2.loads(unseal(key, NONCE0, envelope.sealed_header, envelope.associated, "the header"))
+        header = cbor(unseal(key, NONCE0, envelope.sealed_header, envelope.associated, "the header"))
         need(header[0] == self.id and header[1] == self.cluster, "the header names another repository or cluster")
         if envelope.session:
             need(header[9] == envelope.session[0], "header and session block name different sessions")
@@ -309,12 +322,12 @@ class Repository:
     def manifest(self, backup):
         envelope, header = self.open(self.name("backups", backup))
         need(envelope.kind == MANIFEST, "not a manifest")
-        return cbor2.loads(self.frame(envelope, header))
+        return cbor(self.frame(envelope, header))
 
     def lineages(self):
         for name in self.names("lineages"):
             envelope, header = self.open(name)
-            record = cbor2.loads(self.frame(envelope, header))
+            record = cbor(self.frame(envelope, header))
             need(ulid_text(record[0]) == name.rsplit("/", 1)[1], "a lineage under another name")
             yield record
 
@@ -377,7 +390,7 @@ def check(repository):
             chains[envelope.writer, envelope.epoch][hash_of(envelope.signed)] = header[7], name
             counts[envelope.kind][0] += 1
             counts[envelope.kind][1] += len(envelope.signed) + 64 + len(envelope.body)
-        except (Damaged, cbor2.CBORDecodeError, zstandard.ZstdError, struct.error, KeyError) as error:
+        except (Damaged, struct.error, KeyError) as error:
             bad += 1
             print(f"DAMAGED {name}: {error}")
     for kind, (count, size) in sorted(counts.items()):
@@ -486,7 +499,13 @@ def files(repository, target, backup):
     manifest = repository.manifest(backup or names[-1])
     table = []
     for reference in manifest[15]:
-        table += cbor2.loads(repository.chunk(reference, 5))
+        table += cbor(repository.chunk(reference, 5))
+    for tablespace in manifest[14]:
+        if not tablespace[2]:
+            place = os.path.abspath(f"{target}.tablespaces/{tablespace[0]}")
+            os.makedirs(place)
+            os.makedirs(os.path.join(target, "pg_tblspc"), exist_ok=True)
+            os.symlink(place, os.path.join(target, "pg_tblspc", str(tablespace[0])))
     written = 0
     for entry in table:
         path = os.fsdecode(entry[0])
@@ -510,13 +529,15 @@ def files(repository, target, backup):
                         last, plain = where[:2], repository.chunk(where[:2], 1)
                     file.write(plain[where[2] * PAGE:(where[2] + 1) * PAGE])
             else:
-                pieces = cbor2.loads(repository.chunk(entry[9], 6)) if entry.get(9) else entry.get(7) or []
+                pieces = cbor(repository.chunk(entry[9], 6)) if entry.get(9) else entry.get(7) or []
                 for pack_id, number, length in pieces:
                     plain = repository.chunk((pack_id, number), 2)
                     need(len(plain) == length, f"a piece of {path} has another length")
                     file.write(plain)
             need(file.tell() == entry[3], f"{path} has {file.tell()} bytes, not {entry[3]}")
         written += 1
+    with open(os.path.join(target, "backup_label"), "wb") as file:
+        file.write(manifest[12])
     print(f"{written} files of backup {ulid_text(manifest[0])} in {target}")
 
 

@@ -32,6 +32,9 @@ pub(crate) enum Verdict {
 pub(crate) fn segment(state: &State, coverage: &Coverage, timeline: TimelineId, number: SegmentNumber, has_later: bool) -> Verdict {
     let size = state.route.size;
     let (start, end) = (size.start_of(number), size.end_of(number));
+    if state.route.part(timeline).and_then(|part| part.end).is_some_and(|part_end| part_end <= start) {
+        return Verdict::Absent; // another branch of history, which this recovery does not take
+    }
     let needed = state.needs(timeline, number);
     let own = coverage.timelines.get(&timeline).map(|own| own.ranges.as_slice()).unwrap_or_default();
     if !own.iter().any(|range| range.start < end && range.end > start) {
@@ -132,6 +135,8 @@ mod tests {
             (&[(2, 5 * s, 5 * s + 8192, true), (2, 5 * s + 16384, 6 * s, true)], 2, 5, false, "stop"),
             (&[(2, 5 * s, 5 * s + 8192, true)], 2, 5, true, "stop"),
             (&[(2, 5 * s + 8192, 6 * s, true)], 2, 5, false, "stop"),
+            // The older timeline went on after the fork: that branch is not taken.
+            (&[(1, 4 * s, 5 * s, false)], 1, 4, false, "absent"),
             // Not on the way.
             (&[], 9, 4, false, "absent"),
             (&[(9, 4 * s, 5 * s, false)], 9, 4, false, "whole"),

@@ -118,7 +118,11 @@ impl RestoreError {
             RestoreError::Usage { hint, .. } | RestoreError::Refused { hint, .. } | RestoreError::Server { hint, .. } => {
                 (!hint.is_empty()).then(|| hint.clone())
             }
-            RestoreError::Store(error) => error.hint(),
+            RestoreError::Store(error) => error.hint().or_else(|| match exit::of_store(error) {
+                exit::DAMAGED => StoreError::damaged("", "").hint(),
+                exit::UNREACHABLE => Some("Check the repository's url, the network and the credentials in the configuration, then try again.".into()),
+                _ => None,
+            }),
             RestoreError::Wal(_) => Some("Choose an earlier stop point, or another backup with --backup.".into()),
             RestoreError::Config(_) | RestoreError::Io { .. } | RestoreError::Vanished { .. } | RestoreError::Failed(_) => None,
         }

@@ -201,6 +201,11 @@ impl Search<'_> {
             Some(found) => StopPoint::record(StopKind::Lsn, &found, !exclusive),
             None => {
                 let last = scanner.last(manifest).await?;
+                // No record begins there, but all WAL before it is there: the last record leads to it.
+                let archived = self.route.contiguous_end(self.coverage, Lsn::new(manifest.start_lsn));
+                if let Some(last) = last.filter(|last| lsn <= archived.max(last.end) && last.end.as_u64() >= manifest.end_lsn) {
+                    return Ok(((*manifest).clone(), StopPoint::record(StopKind::Lsn, &last, true)));
+                }
                 let later = self.candidates.iter().rev().find(|manifest| manifest.end_lsn > lsn.as_u64());
                 self.end_instead(manifest, &format!("LSN {lsn}"), last, later.map(|manifest| end_of(manifest)))?
             }

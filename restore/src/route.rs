@@ -76,7 +76,8 @@ impl Route {
 
     /// The timelines from which PostgreSQL takes a segment, in the order in which it asks.
     pub(crate) fn timelines_of(&self, segment: SegmentNumber) -> impl Iterator<Item = TimelineId> + '_ {
-        let holds = move |part: &&Part| self.size.segment_of(part.begin) <= segment;
+        let start = self.size.start_of(segment);
+        let holds = move |part: &&Part| self.size.segment_of(part.begin) <= segment && part.end.is_none_or(|end| end > start);
         self.parts.iter().rev().filter(holds).map(|part| part.timeline)
     }
 

@@ -185,9 +185,12 @@ fn command_path(opened: &Opened) -> Result<PathBuf> {
 }
 
 /// 0750 where the backed-up directory let its group read, else 0700.
-fn directory_mode(table: &[FileEntry]) -> u32 {
+fn directory_mode(manifest: &Manifest, table: &[FileEntry]) -> u32 {
     let is_root = |entry: &&FileEntry| matches!(&**entry.path, b"" | b"." | b"global");
-    let group = table.iter().filter(is_root).any(|entry| entry.mode & 0o040 != 0);
+    let group = match manifest.settings.get("data_directory_mode") {
+        Some(mode) => mode.ends_with("750"),
+        None => table.iter().filter(is_root).any(|entry| entry.mode & 0o040 != 0),
+    };
     if group { 0o750 } else { 0o700 }
 }
 
@@ -195,7 +198,7 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Ar
     let Prepared { opened, choice, plan, table, found, owner, .. } = prepared;
     let linked: Vec<u32> = plan.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
     let (mut work, maps) = Work::of(table, &linked)?;
-    let mode = directory_mode(table);
+    let mode = directory_mode(&choice.manifest, table);
     add_standard_directories(&mut work, mode);
     let mut reader = Maps::new(&opened.repository);
     for (file, at) in maps {
@@ -276,7 +279,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         block: block(manifest, &choice.stop, plan.timeline, &command, action.as_str(), listen),
         state: &state,
         standby: args.standby,
-        file_mode: if directory_mode(table) == 0o750 { 0o640 } else { 0o600 },
+        file_mode: if directory_mode(manifest, table) == 0o750 { 0o640 } else { 0o600 },
     };
     let mut warnings = finish.run(&control)?;
     warnings.extend(work.left_out.iter().cloned());

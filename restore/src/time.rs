@@ -20,6 +20,10 @@ pub(crate) fn parse(text: &str) -> Result<i64> {
         return Ok(zoned.timestamp().as_microsecond());
     }
     let (civil, zone) = split_zone(trimmed).ok_or_else(|| bad("it is no time"))?;
+    if zone.starts_with(['+', '-']) {
+        let timestamp: Timestamp = format!("{civil}{zone}").parse().map_err(|_| bad("it is no time"))?;
+        return Ok(timestamp.as_microsecond());
+    }
     let civil: DateTime = civil.parse().map_err(|_| bad("it is no time"))?;
     if zone.is_empty() {
         return Err(bad("it has no offset and no zone"));

@@ -84,7 +84,7 @@ impl Work {
     pub(crate) fn of(table: &[FileEntry], linked: &[u32]) -> Result<(Work, Vec<(u32, ChunkReference)>)> {
         let mut work = Work::default();
         let mut maps = Vec::new();
-        for entry in table {
+        for entry in table.iter().filter(|entry| !is_written_anew(&entry.path)) {
             match (entry.class, entry.entry_type) {
                 (EntryClass::Configuration, EntryType::File) => {
                     let index = work.add_file(captured(&entry.path)?, entry, 0o600)?;
@@ -172,6 +172,14 @@ impl Work {
         names.dedup();
         names
     }
+}
+
+/// Files that a restore writes itself, or that belong to the life of another server.
+fn is_written_anew(path: &[u8]) -> bool {
+    matches!(
+        path,
+        b"backup_label" | b"backup_label.old" | b"tablespace_map" | b"tablespace_map.old" | b"recovery.signal" | b"standby.signal" | b"postmaster.pid" | b"postmaster.opts"
+    )
 }
 
 fn contradiction(entry: &FileEntry, reason: &str) -> RestoreError {

@@ -15,8 +15,7 @@ const KINDS: [&str; 3] = ["packs", "index", "backups"];
 const CHANGE: &str = "
     update mix set amount = amount + 1 where ctid = any (array(
       select format('(%s,%s)', page, 1)::tid
-      from generate_series(7, pg_relation_size('mix') / 8192 - 1, 50) page));
-    checkpoint;";
+      from generate_series(7, pg_relation_size('mix') / 8192 - 1, 50) page))";
 
 #[test]
 fn a_second_backup_after_one_percent_of_the_pages_stores_under_five_percent() {
@@ -28,11 +27,10 @@ fn a_second_backup_after_one_percent_of_the_pages_stores_under_five_percent() {
             .create(&scratch, "main")
             .await?;
         pgbench::create_mix_table(&cluster, ROWS).await?;
-        cluster
-            .exec("alter table mix set (fillfactor = 85); vacuum full mix")
-            .await?;
-        cluster.exec("vacuum (freeze) mix").await?;
-        cluster.exec("checkpoint").await?;
+        let prepare = ["alter table mix set (fillfactor = 85)", "vacuum full mix", "vacuum (freeze)", "checkpoint"];
+        for statement in prepare {
+            cluster.exec(statement).await?;
+        }
         let seawall = Seawall::local(&scratch, &cluster).await?;
         let agent = seawall.run().await?;
 
@@ -40,6 +38,7 @@ fn a_second_backup_after_one_percent_of_the_pages_stores_under_five_percent() {
         let first = seawall.backup().await?;
         let between = seawall.stored_bytes(&KINDS)?;
         cluster.exec(CHANGE).await?;
+        cluster.exec("checkpoint").await?;
         let digest = pgbench::mix_digest(&cluster).await?;
         let second = seawall.backup().await?;
         let after = seawall.stored_bytes(&KINDS)?;

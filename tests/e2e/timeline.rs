@@ -164,8 +164,7 @@ fn a_restored_server_is_archived_again_as_a_timeline_of_the_same_lineage() {
         assert!(json_lsn(old, "to_lsn")? >= end, "{list}");
         let latest = seawall.restore_to("latest", &["--target", "latest"]).await?;
         assert_eq!(rows(&latest).await?, "a-before b-after 1500");
-        let at = lsn_text(end);
-        let target = ["--target-lsn", at.as_str(), "--target-timeline", "1"];
+        let target = ["--target", "latest", "--target-timeline", "1"];
         let accident = seawall.restore_to("accident", &target).await?;
         assert_eq!(rows(&accident).await?, "a-before z-accident 2000");
         Ok(())

@@ -214,7 +214,9 @@ impl<'a> Receiver<'a> {
         self.assembler.push(*start, data, &mut pieces, &mut commits)?;
         self.pending = None;
         self.progress.receive(self.assembler.position());
-        commits.into_iter().for_each(|commit| self.lag.see(commit));
+        // A stream begins at a segment's start: what was archived before is not measured again.
+        let archived = self.progress.archived().lsn();
+        commits.into_iter().filter(|commit| commit.end > archived).for_each(|commit| self.lag.see(commit));
         for piece in pieces {
             let permit = self.release();
             self.shipper.ship(piece, self.clock, permit)?;

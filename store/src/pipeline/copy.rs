@@ -185,9 +185,7 @@ impl Copy<'_> {
     }
 
     fn dispatch(&self, batches: &Receiver<Vec<(FileJob, ChainedMap)>>, work: &Sender<Work>, to_packer: &Sender<Message>) -> Staged {
-        let mut number = self.first_number;
-        for (job, parent) in batches.iter().flatten() {
-            number += 1;
+        for (number, (job, parent)) in (self.first_number + 1..).zip(batches.iter().flatten()) {
             let file = match File::open(&job.on_disk) {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && job.may_vanish => {

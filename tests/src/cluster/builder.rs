@@ -10,7 +10,7 @@ use crate::scratch::{Scratch, write_private};
 use crate::user;
 
 /// For a server that is busy only with a test, on a machine that is busy with other tests.
-const SETTINGS: [(&str, &str); 13] = [
+const SETTINGS: [(&str, &str); 14] = [
     ("fsync", "on"),
     ("wal_level", "replica"),
     ("max_wal_senders", "10"),
@@ -19,6 +19,8 @@ const SETTINGS: [(&str, &str); 13] = [
     ("shared_buffers", "32MB"),
     ("max_wal_size", "256MB"),
     ("min_wal_size", "32MB"),
+    // The suites that are unpacked beside the system come without LLVM.
+    ("jit", "off"),
     ("log_checkpoints", "on"),
     ("log_replication_commands", "on"),
     ("log_line_prefix", "%m [%p] %a "),

@@ -138,3 +138,49 @@ async fn packs_that_may_not_be_used_again_are_not_referenced() {
     assert_eq!(again.totals.new_pages, 0);
     assert!(fixture.read_back(second).await == files);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn small_changes_make_deltas_and_a_whole_map_now_and_then() {
+    let random = SplitMix::new(11);
+    let mut fixture = Fixture::new(Arc::new(MemoryStore::new())).await;
+    let mut files = Files::from([("base/5/1".to_owned(), (EntryClass::Relation, pages(&random, 1300)))]);
+    let (mut parent, mut depths) = (None, Vec::new());
+    for generation in 0..12 {
+        // In the second generation many runs, all over the file, so that what later ones change is little beside them.
+        let step = if generation == 1 { 20 } else { 700 };
+        for at in (generation..1300).step_by(step) {
+            let (_, bytes) = files.get_mut("base/5/1").unwrap();
+            bytes[at * PAGE_BYTES..(at + 1) * PAGE_BYTES].copy_from_slice(&page(&random));
+        }
+        let inputs = fixture.inputs(parent).await;
+        let jobs = fixture.jobs(&files);
+        let (id, outcome) = fixture.backup(inputs, jobs).await.unwrap();
+        let entry = &outcome.entries[0];
+        let (_, extents, _) = fixture.host.extents(entry.extents.unwrap()).await.unwrap();
+        let (_, digests, _) = fixture.host.digests(entry.digests.unwrap()).await.unwrap();
+        depths.push((extents, digests));
+        assert!(fixture.read_back(id).await == files, "generation {generation}");
+        parent = Some(id);
+    }
+    let digests: Vec<u16> = depths.iter().map(|(_, digests)| *digests).collect();
+    assert_eq!(digests, [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2]);
+    assert!(depths.iter().any(|(extents, _)| *extents == 8), "{depths:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_lay_in_a_lost_pack_is_stored_anew() {
+    let random = SplitMix::new(13);
+    let mut fixture = Fixture::new(Arc::new(MemoryStore::new())).await;
+    let files = first_files(&random);
+    let inputs = fixture.inputs(None).await;
+    let jobs = fixture.jobs(&files);
+    let (first, full) = fixture.backup(inputs, jobs.clone()).await.unwrap();
+    let lost = full.packs.iter().find(|need| need.kind == 1).unwrap().id;
+    let name = fixture.host.layout().pack(lost).unwrap();
+    fixture.host.store().delete(&name).await.unwrap();
+    let mut inputs = fixture.inputs(Some(first)).await;
+    inputs.filter.existing = Some(full.packs.iter().map(|need| need.id).filter(|id| *id != lost).collect());
+    let (second, again) = fixture.backup(inputs, jobs).await.unwrap();
+    assert!(again.totals.new_chunks > 0 && again.packs.iter().all(|need| need.id != lost));
+    assert!(fixture.read_back(second).await == files);
+}
