@@ -31,7 +31,7 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         .with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
     if !probe_create_only(store.as_ref(), &suffix).await.context("cannot write to the repository")? {
-        tracing::warn!(url = %context.config.repository.url, "the store ignores If-None-Match: only one writer is safe here");
+        tracing::warn!(url = %context.config.repository.url, "the store ignores If-None-Match: only one writer is safe here; set conditional_put = false in [repository.s3]");
     }
     let now_us = output::now_us();
     let new = NewRepository {

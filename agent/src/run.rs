@@ -50,6 +50,8 @@ pub async fn run(context: &Context) -> anyhow::Result<()> {
     let (status_sender, status) = watch::channel(StreamStatus::default());
     let (supervision, supervised) = watch::channel(Supervision { lineage: daemon.lineage.id, error: None });
     let mut stop = stop_signal()?;
+    // Type=notify: from here on the agent does its work, whether the server is up yet or not.
+    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let state = state::Keeper::start(context, status.clone(), supervised);
     let overlap = lineages::keep_overlap(context, &daemon.lineage, status.clone(), stop.clone())?;
     let result = supervise(context, &mut daemon, &status_sender, &supervision, &mut stop).await;
@@ -69,10 +71,10 @@ async fn supervise(
 ) -> anyhow::Result<()> {
     let mut lag = Lag::default();
     let mut pause = RECONNECT.0;
-    let mut is_ready = false;
+    let mut has_connected = false;
     while !*stop.borrow() {
         let before = status.borrow().archived;
-        let end = connect_and_stream(context, daemon, status, supervision, &mut lag, stop, &mut is_ready).await;
+        let end = connect_and_stream(context, daemon, status, supervision, &mut lag, stop, &mut has_connected).await;
         if status.borrow().archived > before {
             pause = RECONNECT.0;
         }
@@ -99,7 +101,7 @@ async fn supervise(
                 daemon.lineage = lineages::begin(context, &daemon.writer, &daemon.lineage, &reason, archived).await?;
                 supervision.send_modify(|supervision| supervision.lineage = daemon.lineage.id);
             }
-            Err(failure) if is_hopeless(&failure, is_ready) => return Err(failure),
+            Err(failure) if is_hopeless(&failure, has_connected) => return Err(failure),
             Err(failure) => {
                 let text = exit::describe(&failure);
                 supervision.send_modify(|supervision| supervision.error = Some(text));
@@ -126,12 +128,12 @@ async fn connect_and_stream(
     supervision: &watch::Sender<Supervision>,
     lag: &mut Lag,
     stop: &mut watch::Receiver<bool>,
-    is_ready: &mut bool,
+    has_connected: &mut bool,
 ) -> anyhow::Result<LaneEnd> {
     let connect = context.connect_options()?;
     let slot_name = &context.cluster.wal.slot;
     let client = sql::connect(&connect).await?;
-    if !*is_ready {
+    if !*has_connected {
         for warning in preflight::refuse_errors(&client, &connect).await? {
             tracing::warn!(problem = %warning.problem, hint = %warning.hint, "preflight");
         }
@@ -163,17 +165,13 @@ async fn connect_and_stream(
         is_standby,
     };
     supervision.send_modify(|supervision| supervision.error = None);
-    if !*is_ready {
-        // Type=notify: from here on the agent is doing its work, whether the server is up or not.
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-        *is_ready = true;
-    }
+    *has_connected = true;
     Ok(wal::lane::run(&inputs, status, lag, stop).await?)
 }
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.
-fn is_hopeless(failure: &anyhow::Error, is_ready: bool) -> bool {
-    let refused_by_us = !is_ready && failure.downcast_ref::<Failure>().is_some_and(|failure| failure.code == exit::REFUSED);
+fn is_hopeless(failure: &anyhow::Error, has_connected: bool) -> bool {
+    let refused_by_us = !has_connected && failure.downcast_ref::<Failure>().is_some_and(|failure| failure.code == exit::REFUSED);
     let foreign = failure.chain().any(|cause| matches!(cause.downcast_ref(), Some(store::StoreError::Foreign { .. })));
     refused_by_us || foreign || exit::code(failure) == exit::KEY
 }

@@ -146,6 +146,7 @@ const S3: Section = Section {
         key("endpoint", Kind::Text),
         key_or("region", Kind::Text, "us-east-1"),
         key("path_style", Kind::Flag),
+        key("conditional_put", Kind::Flag),
         key("ca_file", Kind::Path),
         key("access_key_id", Kind::Text),
         key(

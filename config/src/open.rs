@@ -51,6 +51,7 @@ fn s3_options(repository: &Repository, bucket: &str, prefix: &str) -> S3Options 
     options.prefix = prefix.to_owned();
     options.endpoint = s3.endpoint.clone();
     options.path_style = s3.path_style;
+    options.conditional_put = s3.conditional_put;
     options.ca_file = s3.ca_file.clone();
     if let Some(credentials) = &s3.credentials {
         options.access_key_id = Some(credentials.access_key_id.clone());

@@ -59,6 +59,9 @@ pub struct S3 {
     /// `path_style`; true when there is an endpoint, as such servers seldom have a DNS name for
     /// each bucket, else false, as Amazon wants it.
     pub path_style: bool,
+    /// `conditional_put`; true, because create-only objects are what keeps two writers apart. False for a service that ignores or
+    /// refuses `If-None-Match`: a put then looks first, and only one writer is safe.
+    pub conditional_put: bool,
     /// `ca_file`: certificates to trust instead of the system's.
     pub ca_file: Option<PathBuf>,
     /// `access_key_id`, `secret_access_key_file`, `session_token_file`, or the `AWS_` variables.
@@ -128,9 +131,16 @@ fn check_s3(
         }
         endpoint.is_some()
     });
+    let conditional_put = reader.flag("conditional_put").unwrap_or_else(|| {
+        if !reader.is_set("conditional_put") {
+            reader.derived("conditional_put", true.to_string());
+        }
+        true
+    });
     S3 {
         region,
         path_style,
+        conditional_put,
         ca_file: reader.path("ca_file"),
         credentials: env.and_then(|env| credentials(&mut reader, env)),
         storage_class: reader.text("storage_class"),

@@ -29,21 +29,43 @@ pub(crate) enum Verdict {
 
 /// A segment. `coverage` holds every object of that segment on its timeline and its ancestors; `has_later` says whether that
 /// timeline has WAL behind the segment.
-pub(crate) fn segment(state: &State, coverage: &Coverage, timeline: TimelineId, number: SegmentNumber, has_later: bool) -> Verdict {
+pub(crate) fn segment(
+    state: &State,
+    coverage: &Coverage,
+    timeline: TimelineId,
+    number: SegmentNumber,
+    has_later: bool,
+) -> Verdict {
     let size = state.route.size;
     let (start, end) = (size.start_of(number), size.end_of(number));
-    if state.route.part(timeline).and_then(|part| part.end).is_some_and(|part_end| part_end <= start) {
+    if state
+        .route
+        .part(timeline)
+        .and_then(|part| part.end)
+        .is_some_and(|part_end| part_end <= start)
+    {
         return Verdict::Absent; // another branch of history, which this recovery does not take
     }
     let needed = state.needs(timeline, number);
-    let own = coverage.timelines.get(&timeline).map(|own| own.ranges.as_slice()).unwrap_or_default();
+    let own = coverage
+        .timelines
+        .get(&timeline)
+        .map(|own| own.ranges.as_slice())
+        .unwrap_or_default();
     if !own.iter().any(|range| range.start < end && range.end > start) {
         // The server asks the newest timeline first and goes on to the older ones.
         let is_last = state.route.timelines_of(number).last() == Some(timeline);
         if needed && (is_last || has_later) {
-            return Verdict::Stop(format!("the segment is needed up to {}, and it is missing", needed_until(state, timeline, end)));
+            return Verdict::Stop(format!(
+                "the segment is needed up to {}, and it is missing",
+                needed_until(state, timeline, end)
+            ));
         }
-        return if has_later && state.route.part(timeline).is_some() && number >= size.segment_of(state.start) && !is_before(state, timeline, number) {
+        return if has_later
+            && state.route.part(timeline).is_some()
+            && number >= size.segment_of(state.start)
+            && !is_before(state, timeline, number)
+        {
             Verdict::Stop("the segment is missing although later WAL of its timeline is there".into())
         } else {
             Verdict::Absent
@@ -58,7 +80,9 @@ pub(crate) fn segment(state: &State, coverage: &Coverage, timeline: TimelineId, 
         return Verdict::Stop("the beginning of the segment is missing".into());
     }
     if has_later || own.iter().any(|range| range.start >= covered && range.start < end) {
-        return Verdict::Stop(format!("WAL is missing from {covered} although later WAL of its timeline is there"));
+        return Verdict::Stop(format!(
+            "WAL is missing from {covered} although later WAL of its timeline is there"
+        ));
     }
     let until = needed_until(state, timeline, end);
     if needed && covered < until {
@@ -69,13 +93,20 @@ pub(crate) fn segment(state: &State, coverage: &Coverage, timeline: TimelineId, 
 
 /// Does the timeline begin only behind this segment?
 fn is_before(state: &State, timeline: TimelineId, number: SegmentNumber) -> bool {
-    state.route.part(timeline).is_some_and(|part| number < state.route.size.segment_of(part.begin))
+    state
+        .route
+        .part(timeline)
+        .is_some_and(|part| number < state.route.size.segment_of(part.begin))
 }
 
 /// Up to where a segment is needed: the stop point, or where the next timeline begins, or its end.
 fn needed_until(state: &State, timeline: TimelineId, end: Lsn) -> Lsn {
     let stop = state.needed_until.map_or(end, |until| until.min(end));
-    state.route.part(timeline).and_then(|part| part.end).map_or(stop, |part_end| part_end.min(stop))
+    state
+        .route
+        .part(timeline)
+        .and_then(|part| part.end)
+        .map_or(stop, |part_end| part_end.min(stop))
 }
 
 /// A history file that is not in the listing: may the server go on without it?
@@ -98,7 +129,13 @@ mod tests {
     type Ranges<'a> = &'a [(u32, u64, u64, bool)];
 
     fn answer(ranges: Ranges<'_>, timeline: u32, number: u64, has_later: bool) -> &'static str {
-        match segment(&state(), &coverage(ranges, &[]), tli(timeline), SegmentNumber(number), has_later) {
+        match segment(
+            &state(),
+            &coverage(ranges, &[]),
+            tli(timeline),
+            SegmentNumber(number),
+            has_later,
+        ) {
             Verdict::Serve { is_open: false, .. } => "whole",
             Verdict::Serve { is_open: true, .. } => "open",
             Verdict::Absent => "absent",
@@ -112,7 +149,13 @@ mod tests {
         let table: &[(Ranges<'_>, u32, u64, bool, &str)] = &[
             // Whole, on either timeline, from one object or several.
             (&[(1, s, 2 * s, false)], 1, 1, true, "whole"),
-            (&[(1, s, s + 8192, true), (1, s + 8192, 2 * s, true)], 1, 1, false, "whole"),
+            (
+                &[(1, s, s + 8192, true), (1, s + 8192, 2 * s, true)],
+                1,
+                1,
+                false,
+                "whole",
+            ),
             // Needed and missing.
             (&[], 1, 1, false, "stop"),
             (&[], 1, 2, true, "stop"),
@@ -132,7 +175,13 @@ mod tests {
             // The open segment with the stop point: enough, too little, a hole, later WAL.
             (&[(2, 5 * s, 5 * s + 8192, true)], 2, 5, false, "open"),
             (&[(2, 5 * s, 5 * s + 4096, true)], 2, 5, false, "stop"),
-            (&[(2, 5 * s, 5 * s + 8192, true), (2, 5 * s + 16384, 6 * s, true)], 2, 5, false, "stop"),
+            (
+                &[(2, 5 * s, 5 * s + 8192, true), (2, 5 * s + 16384, 6 * s, true)],
+                2,
+                5,
+                false,
+                "stop",
+            ),
             (&[(2, 5 * s, 5 * s + 8192, true)], 2, 5, true, "stop"),
             (&[(2, 5 * s + 8192, 6 * s, true)], 2, 5, false, "stop"),
             // The older timeline went on after the fork: that branch is not taken.
@@ -150,7 +199,9 @@ mod tests {
     fn the_fork_segment_is_completed_from_the_older_timeline() {
         let fork = 3 * MIB + 4096;
         let all = coverage(&[(1, 3 * MIB, 3 * MIB + 8192, true), (2, fork, 4 * MIB, false)], &[]);
-        let Verdict::Serve { pieces, is_open: false } = segment(&state(), &all, tli(2), SegmentNumber(3), false) else { panic!("not whole") };
+        let Verdict::Serve { pieces, is_open: false } = segment(&state(), &all, tli(2), SegmentNumber(3), false) else {
+            panic!("not whole")
+        };
         assert_eq!((pieces[0].range.timeline, pieces[0].to), (tli(1), Lsn::new(fork)));
     }
 
@@ -163,7 +214,10 @@ mod tests {
 
     #[test]
     fn a_standby_needs_nothing_in_particular() {
-        let standby = State { needed_until: None, ..state() };
+        let standby = State {
+            needed_until: None,
+            ..state()
+        };
         let verdict = segment(&standby, &coverage(&[], &[]), tli(2), SegmentNumber(4), false);
         assert_eq!(verdict, Verdict::Absent);
     }

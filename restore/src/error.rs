@@ -73,12 +73,18 @@ pub(crate) type Result<T> = std::result::Result<T, RestoreError>;
 impl RestoreError {
     /// A refusal.
     pub(crate) fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        RestoreError::Refused { message: message.into(), hint: hint.into() }
+        RestoreError::Refused {
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 
     /// A wrong command line.
     pub(crate) fn usage(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        RestoreError::Usage { message: message.into(), hint: hint.into() }
+        RestoreError::Usage {
+            message: message.into(),
+            hint: hint.into(),
+        }
     }
 
     /// Stored bytes that contradict themselves.
@@ -108,23 +114,32 @@ impl RestoreError {
             RestoreError::Refused { .. } => exit::REFUSED,
             RestoreError::Store(error) => exit::of_store(error),
             RestoreError::Wal(_) => exit::DAMAGED,
-            RestoreError::Io { .. } | RestoreError::Server { .. } | RestoreError::Vanished { .. } | RestoreError::Failed(_) => exit::FAILURE,
+            RestoreError::Io { .. }
+            | RestoreError::Server { .. }
+            | RestoreError::Vanished { .. }
+            | RestoreError::Failed(_) => exit::FAILURE,
         }
     }
 
     /// What to do about it.
     pub(crate) fn hint(&self) -> Option<String> {
         match self {
-            RestoreError::Usage { hint, .. } | RestoreError::Refused { hint, .. } | RestoreError::Server { hint, .. } => {
-                (!hint.is_empty()).then(|| hint.clone())
-            }
+            RestoreError::Usage { hint, .. }
+            | RestoreError::Refused { hint, .. }
+            | RestoreError::Server { hint, .. } => (!hint.is_empty()).then(|| hint.clone()),
             RestoreError::Store(error) => error.hint().or_else(|| match exit::of_store(error) {
                 exit::DAMAGED => StoreError::damaged("", "").hint(),
-                exit::UNREACHABLE => Some("Check the repository's url, the network and the credentials in the configuration, then try again.".into()),
+                exit::UNREACHABLE => Some(
+                    "Check the repository's url, the network and the credentials in the configuration, then try again."
+                        .into(),
+                ),
                 _ => None,
             }),
             RestoreError::Wal(_) => Some("Choose an earlier stop point, or another backup with --backup.".into()),
-            RestoreError::Config(_) | RestoreError::Io { .. } | RestoreError::Vanished { .. } | RestoreError::Failed(_) => None,
+            RestoreError::Config(_)
+            | RestoreError::Io { .. }
+            | RestoreError::Vanished { .. }
+            | RestoreError::Failed(_) => None,
         }
     }
 
@@ -137,6 +152,8 @@ impl RestoreError {
             text.push_str(&error.to_string());
             source = error.source();
         }
-        text.chars().map(|c| if c.is_control() && c != '\n' { ' ' } else { c }).collect()
+        text.chars()
+            .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
+            .collect()
     }
 }

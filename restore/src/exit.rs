@@ -63,7 +63,15 @@ mod tests {
 
     #[test]
     fn a_missing_object_is_damage_and_a_dead_network_is_not() {
-        let of = |class| of_store(&StoreError::Object(ObjectError::new(Operation::Get, "a", Outcome::DidNotHappen, class, "x")));
+        let of = |class| {
+            of_store(&StoreError::Object(ObjectError::new(
+                Operation::Get,
+                "a",
+                Outcome::DidNotHappen,
+                class,
+                "x",
+            )))
+        };
         assert_eq!(of(ErrorClass::NotFound), DAMAGED);
         assert_eq!(of(ErrorClass::Transient), UNREACHABLE);
         assert_eq!(of_store(&StoreError::KeyMissing { role: "restore" }), KEY);

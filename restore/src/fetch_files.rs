@@ -61,7 +61,9 @@ pub(crate) async fn fetch(
     progress: Progress,
 ) -> Result<Fetched> {
     let (maker, list) = (Arc::clone(tree), Arc::clone(work));
-    tokio::task::spawn_blocking(move || create(&maker, &list)).await.map_err(|_| stopped())??;
+    tokio::task::spawn_blocking(move || create(&maker, &list))
+        .await
+        .map_err(|_| stopped())??;
     let fetch = Arc::new(Fetch {
         repository: Arc::clone(repository),
         tree: Arc::clone(tree),
@@ -71,7 +73,11 @@ pub(crate) async fn fetch(
         fetched: AtomicU64::new(0),
         written: AtomicU64::new(0),
     });
-    let needs: HashMap<PackId, (u64, u64)> = manifest.packs.iter().map(|need| (need.id, (need.live_bytes, need.body_bytes))).collect();
+    let needs: HashMap<PackId, (u64, u64)> = manifest
+        .packs
+        .iter()
+        .map(|need| (need.id, (need.live_bytes, need.body_bytes)))
+        .collect();
     let packs: Vec<PackId> = work.packs.keys().copied().collect();
     stream::iter(packs)
         .map(|id| {
@@ -82,7 +88,10 @@ pub(crate) async fn fetch(
         .try_collect::<Vec<()>>()
         .await?;
     fetch.progress.finish();
-    Ok(Fetched { fetched_bytes: fetch.fetched.load(Ordering::Relaxed), written_bytes: fetch.written.load(Ordering::Relaxed) })
+    Ok(Fetched {
+        fetched_bytes: fetch.fetched.load(Ordering::Relaxed),
+        written_bytes: fetch.written.load(Ordering::Relaxed),
+    })
 }
 
 fn stopped() -> RestoreError {
@@ -117,21 +126,34 @@ async fn fetch_one(fetch: Arc<Fetch>, id: PackId, whole: bool) -> Result<()> {
     };
     fetch.fetched.fetch_add(pack.fetched_bytes(), Ordering::Relaxed);
     let writer = Arc::clone(&fetch);
-    tokio::task::spawn_blocking(move || chunks.par_iter().try_for_each(|(number, parts)| writer.write_chunk(&pack, *number, parts)))
-        .await
-        .map_err(|_| stopped())?
+    tokio::task::spawn_blocking(move || {
+        chunks
+            .par_iter()
+            .try_for_each(|(number, parts)| writer.write_chunk(&pack, *number, parts))
+    })
+    .await
+    .map_err(|_| stopped())?
 }
 
 impl Fetch {
     fn write_chunk(&self, pack: &FetchedPack, number: u32, parts: &[Destination]) -> Result<()> {
         let plain = pack.chunk(number, &self.repository)?;
         for part in parts {
-            let bytes = part.from.checked_add(part.bytes).and_then(|end| plain.get(part.from..end)).ok_or_else(|| {
-                RestoreError::damaged("a pack", format!("chunk {number} is shorter than the file table says"))
-            })?;
+            let bytes = part
+                .from
+                .checked_add(part.bytes)
+                .and_then(|end| plain.get(part.from..end))
+                .ok_or_else(|| {
+                    RestoreError::damaged("a pack", format!("chunk {number} is shorter than the file table says"))
+                })?;
             let file = self.file(part.file)?;
             file.write_all_at(bytes, part.at).map_err(|error| {
-                let path = self.work.files.get(part.file as usize).map(|(place, _, _)| place.show()).unwrap_or_default();
+                let path = self
+                    .work
+                    .files
+                    .get(part.file as usize)
+                    .map(|(place, _, _)| place.show())
+                    .unwrap_or_default();
                 RestoreError::io("write", Path::new(&path))(error)
             })?;
             self.written.fetch_add(bytes.len() as u64, Ordering::Relaxed);
@@ -165,7 +187,10 @@ pub(crate) async fn content(repository: &Repository, list: &[ContentReference]) 
         let pack = repository.fetch_chunks(part.pack, &[part.number]).await?;
         let plain = pack.chunk(part.number, repository)?;
         if plain.len() != part.plain_bytes as usize {
-            return Err(RestoreError::damaged(part.pack, format!("chunk {} has another length than the file table says", part.number)));
+            return Err(RestoreError::damaged(
+                part.pack,
+                format!("chunk {} has another length than the file table says", part.number),
+            ));
         }
         out.extend_from_slice(&plain);
     }

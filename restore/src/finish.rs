@@ -42,11 +42,17 @@ pub(crate) struct Finish<'a> {
 /// The verified bytes of pg_control.
 pub(crate) async fn control(repository: &Repository, work: &Work, manifest: &Manifest) -> Result<Vec<u8>> {
     let damaged = |reason: String| RestoreError::damaged("global/pg_control", reason);
-    let entry = work.control.as_ref().ok_or_else(|| damaged("is not in the backup".into()))?;
+    let entry = work
+        .control
+        .as_ref()
+        .ok_or_else(|| damaged("is not in the backup".into()))?;
     let bytes = fetch_files::content(repository, &entry.content).await?;
     let control = ControlFile::parse(&bytes).map_err(|error| damaged(error.to_string()))?;
     if control.system_identifier.0 != manifest.system_identifier {
-        return Err(damaged(format!("is of system {}, the backup of {}", control.system_identifier, manifest.system_identifier)));
+        return Err(damaged(format!(
+            "is of system {}, the backup of {}",
+            control.system_identifier, manifest.system_identifier
+        )));
     }
     Ok(bytes)
 }
@@ -59,10 +65,20 @@ impl Finish<'_> {
         let warnings = self.place_configuration()?;
         let write = |path: &str, bytes: &[u8]| self.tree.write_file(&Place::ours(path), bytes, self.file_mode);
         write("backup_label", &self.manifest.backup_label)?;
-        let old = self.tree.read_file(&Place::ours("postgresql.auto.conf"))?.unwrap_or_default();
+        let old = self
+            .tree
+            .read_file(&Place::ours("postgresql.auto.conf"))?
+            .unwrap_or_default();
         write("postgresql.auto.conf", &settings::rewrite_auto_conf(&old, &self.block))?;
         write(&format!("{OURS}/{STATE}"), &self.state.to_json()?)?;
-        write(if self.standby { "standby.signal" } else { "recovery.signal" }, b"")?;
+        write(
+            if self.standby {
+                "standby.signal"
+            } else {
+                "recovery.signal"
+            },
+            b"",
+        )?;
         self.own_modes()?;
         self.tree.sync()?;
         write("global/pg_control", control)?;
@@ -72,7 +88,9 @@ impl Finish<'_> {
 
     /// At least what pg_control says: a hot standby stops where it has less than the primary had.
     fn hot_standby_settings(&mut self, control: &[u8]) {
-        let Ok(control) = ControlFile::parse(control) else { return };
+        let Ok(control) = ControlFile::parse(control) else {
+            return;
+        };
         for (name, value) in [
             ("max_connections", control.max_connections),
             ("max_worker_processes", control.max_worker_processes),
@@ -93,7 +111,8 @@ impl Finish<'_> {
         for (place, _, mode) in self.work.files.iter().filter(|(_, _, mode)| mode & 0o600 != 0o600) {
             let file = self.tree.open_file(place)?;
             let mode = rustix::fs::Mode::from_raw_mode(mode & 0o777);
-            rustix::fs::fchmod(&file, mode).map_err(|errno| RestoreError::io("change the mode of", Path::new(&place.show()))(errno.into()))?;
+            rustix::fs::fchmod(&file, mode)
+                .map_err(|errno| RestoreError::io("change the mode of", Path::new(&place.show()))(errno.into()))?;
         }
         Ok(())
     }
@@ -107,9 +126,21 @@ impl Finish<'_> {
         let mut warnings = Vec::new();
         let paths = &self.manifest.configuration;
         let minimal = [
-            ("postgresql.conf", &paths.config, "# seawall: the backup holds no postgresql.conf\n"),
-            ("pg_hba.conf", &paths.hba, "# seawall: the backup holds no pg_hba.conf\nlocal all all peer\n"),
-            ("pg_ident.conf", &paths.ident, "# seawall: the backup holds no pg_ident.conf\n"),
+            (
+                "postgresql.conf",
+                &paths.config,
+                "# seawall: the backup holds no postgresql.conf\n",
+            ),
+            (
+                "pg_hba.conf",
+                &paths.hba,
+                "# seawall: the backup holds no pg_hba.conf\nlocal all all peer\n",
+            ),
+            (
+                "pg_ident.conf",
+                &paths.ident,
+                "# seawall: the backup holds no pg_ident.conf\n",
+            ),
         ];
         for (name, original, otherwise) in minimal {
             if self.has(name) {
@@ -129,7 +160,8 @@ impl Finish<'_> {
                 }
                 Some(bytes) => self.tree.write_file(&Place::ours(name), &bytes, self.file_mode)?,
                 None => {
-                    self.tree.write_file(&Place::ours(name), otherwise.as_bytes(), self.file_mode)?;
+                    self.tree
+                        .write_file(&Place::ours(name), otherwise.as_bytes(), self.file_mode)?;
                     warnings.push(format!("the backup holds no {name}: a minimal one was written"));
                 }
             }
@@ -143,9 +175,18 @@ impl Finish<'_> {
 
     /// Where a captured file or directory is now.
     fn copy_of(&self, path: &str) -> Option<String> {
-        let is_below = |found: &[u8]| found == path.as_bytes() || found.starts_with(format!("{}/", path.trim_end_matches('/')).as_bytes());
+        let is_below = |found: &[u8]| {
+            found == path.as_bytes() || found.starts_with(format!("{}/", path.trim_end_matches('/')).as_bytes())
+        };
         let known = self.work.configuration.iter().any(|(found, _)| is_below(found));
-        known.then(|| self.pgdata.join(OURS).join("configuration").join(path.trim_start_matches('/')).to_string_lossy().into_owned())
+        known.then(|| {
+            self.pgdata
+                .join(OURS)
+                .join("configuration")
+                .join(path.trim_start_matches('/'))
+                .to_string_lossy()
+                .into_owned()
+        })
     }
 
     /// Files beside the original postgresql.conf, and the directories that it includes.
@@ -153,16 +194,28 @@ impl Finish<'_> {
         let directory = config.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
         let mut prefix = directory.to_vec();
         prefix.push(b'/');
-        let main = [&self.manifest.configuration.config, &self.manifest.configuration.hba, &self.manifest.configuration.ident];
+        let main = [
+            &self.manifest.configuration.config,
+            &self.manifest.configuration.hba,
+            &self.manifest.configuration.ident,
+        ];
         for (path, _) in &self.work.configuration {
-            let Some(below) = path.strip_prefix(prefix.as_slice()) else { continue };
+            let Some(below) = path.strip_prefix(prefix.as_slice()) else {
+                continue;
+            };
             let to = place(below, &[])?;
-            if main.iter().any(|one| one.as_ref().is_some_and(|one| **one == **path)) || self.tree.read_file(&to)?.is_some() {
+            if main.iter().any(|one| one.as_ref().is_some_and(|one| **one == **path))
+                || self.tree.read_file(&to)?.is_some()
+            {
                 continue;
             }
             self.tree.make_ancestors(&to, 0o700)?;
             let bytes = self.tree.read_file(&captured(path)?)?.unwrap_or_default();
-            self.tree.write_file(&to, &settings::rewrite_conf(&bytes, |path| self.copy_of(path)), self.file_mode)?;
+            self.tree.write_file(
+                &to,
+                &settings::rewrite_conf(&bytes, |path| self.copy_of(path)),
+                self.file_mode,
+            )?;
         }
         for line in text.split(|byte| *byte == b'\n') {
             if let Some(("include_dir", path)) = settings::include_of(line)

@@ -95,12 +95,27 @@ pub(crate) async fn collect(repository: &Repository) -> Result<Listing> {
         let coverage = repository.coverage(lineage.id).await?;
         for hole in coverage.holes() {
             let timeline = hole.timeline.as_u32();
-            listing.holes.push(HoleRow { lineage: lineage.id.to_string(), timeline, start_lsn: hole.start, end_lsn: hole.end });
+            listing.holes.push(HoleRow {
+                lineage: lineage.id.to_string(),
+                timeline,
+                start_lsn: hole.start,
+                end_lsn: hole.end,
+            });
         }
-        let own: Vec<&Manifest> = manifests.iter().filter(|manifest| manifest.lineage == lineage.id).collect();
+        let own: Vec<&Manifest> = manifests
+            .iter()
+            .filter(|manifest| manifest.lineage == lineage.id)
+            .collect();
         let size = SegmentSize::new(lineage.segment_bytes).map_err(|error| RestoreError::damaged(lineage.id, error))?;
         for timeline in coverage.timelines.keys() {
-            windows(repository, &coverage, &Route::to(&coverage, *timeline, size), &own, &mut listing.windows).await?;
+            windows(
+                repository,
+                &coverage,
+                &Route::to(&coverage, *timeline, size),
+                &own,
+                &mut listing.windows,
+            )
+            .await?;
         }
     }
     Ok(listing)
@@ -132,8 +147,16 @@ fn backup_row(manifest: &Manifest) -> BackupRow {
 }
 
 /// Stretches without a hole on one way, each from the end of its first backup.
-async fn windows(repository: &Repository, coverage: &Coverage, route: &Route, manifests: &[&Manifest], out: &mut Vec<WindowRow>) -> Result<()> {
-    let on_route = |manifest: &&&Manifest| TimelineId::new(manifest.timeline).is_some_and(|one| route.passes(one, Lsn::new(manifest.end_lsn)));
+async fn windows(
+    repository: &Repository,
+    coverage: &Coverage,
+    route: &Route,
+    manifests: &[&Manifest],
+    out: &mut Vec<WindowRow>,
+) -> Result<()> {
+    let on_route = |manifest: &&&Manifest| {
+        TimelineId::new(manifest.timeline).is_some_and(|one| route.passes(one, Lsn::new(manifest.end_lsn)))
+    };
     let mut backups: Vec<&Manifest> = manifests.iter().filter(on_route).copied().collect();
     backups.sort_by_key(|manifest| manifest.start_lsn);
     let mut covered_to = Lsn::ZERO;
@@ -160,7 +183,9 @@ async fn windows(repository: &Repository, coverage: &Coverage, route: &Route, ma
 
 fn table(header: &[&str]) -> comfy_table::Table {
     let mut table = comfy_table::Table::new();
-    table.load_style(comfy_table::presets::NOTHING).set_header(header.to_vec());
+    table
+        .load_style(comfy_table::presets::NOTHING)
+        .set_header(header.to_vec());
     table
 }
 
@@ -171,7 +196,17 @@ impl Listing {
         if self.backups.is_empty() {
             return format!("cluster {} has no backup", self.cluster);
         }
-        let mut backups = table(&["BACKUP", "FINISHED", "TIMELINE", "START", "CONSISTENT", "SIZE", "NEW", "TO READ", "LINEAGE"]);
+        let mut backups = table(&[
+            "BACKUP",
+            "FINISHED",
+            "TIMELINE",
+            "START",
+            "CONSISTENT",
+            "SIZE",
+            "NEW",
+            "TO READ",
+            "LINEAGE",
+        ]);
         for row in &self.backups {
             backups.add_row(vec![
                 row.backup.clone(),
@@ -198,7 +233,10 @@ impl Listing {
         }
         let mut text = format!("{backups}\n\n{windows}");
         for hole in &self.holes {
-            text.push_str(&format!("\nHOLE: WAL of timeline {} from {} to {} was lost (lineage {})", hole.timeline, hole.start_lsn, hole.end_lsn, hole.lineage));
+            text.push_str(&format!(
+                "\nHOLE: WAL of timeline {} from {} to {} was lost (lineage {})",
+                hole.timeline, hole.start_lsn, hole.end_lsn, hole.lineage
+            ));
         }
         text
     }

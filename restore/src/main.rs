@@ -69,7 +69,11 @@ fn with_runtime(cli: &Cli) -> u8 {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("wal-restore: cannot start: {error}");
-            return if matches!(cli.command, Some(Command::WalGet(_))) { exit::WAL_STOP } else { exit::FAILURE };
+            return if matches!(cli.command, Some(Command::WalGet(_))) {
+                exit::WAL_STOP
+            } else {
+                exit::FAILURE
+            };
         }
     };
     let code = runtime.block_on(Box::pin(dispatch(cli)));
@@ -81,13 +85,18 @@ fn with_runtime(cli: &Cli) -> u8 {
 /// Logs go to standard error: the result has standard output for itself. The configuration's level counts where it can be read.
 fn start_log(cli: &Cli) {
     use tracing_subscriber::filter::LevelFilter;
-    let log = open::load(&cli.config, cli.cluster.as_deref()).map(|(_, config, _)| config.log).ok();
+    let log = open::load(&cli.config, cli.cluster.as_deref())
+        .map(|(_, config, _)| config.log)
+        .ok();
     let level: LevelFilter = match log.map(|log| log.level.as_str()) {
         // Changes of state are told by the command itself.
         None | Some("info" | "warn") => LevelFilter::WARN,
         Some(level) => level.parse().unwrap_or(LevelFilter::WARN),
     };
-    let builder = tracing_subscriber::fmt().with_writer(std::io::stderr).with_max_level(level).with_target(false);
+    let builder = tracing_subscriber::fmt()
+        .with_writer(std::io::stderr)
+        .with_max_level(level)
+        .with_target(false);
     if log.is_some_and(|log| log.format == config::LogFormat::Json) {
         builder.json().init();
     } else {
@@ -100,7 +109,9 @@ async fn dispatch(cli: &Cli) -> u8 {
     let done = match &cli.command {
         Some(Command::WalGet(args)) => return wal_get::run(cli, args).await,
         Some(Command::WalPrefetch(args)) => prefetch::run(cli, args).await,
-        Some(Command::CanRead) => open::open(&cli.config, cli.cluster.as_deref(), Duration::from_secs(10)).await.map(|_| ()),
+        Some(Command::CanRead) => open::open(&cli.config, cli.cluster.as_deref(), Duration::from_secs(10))
+            .await
+            .map(|_| ()),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "wal-restore", &mut std::io::stdout());
             Ok(())
@@ -117,12 +128,20 @@ async fn dispatch(cli: &Cli) -> u8 {
 async fn list(cli: &Cli, json: bool) -> Result<()> {
     let opened = open::open(&cli.config, cli.cluster.as_deref(), LIST_PATIENCE).await?;
     let listing = list::collect(&opened.repository).await?;
-    if json { print_json(&listing) } else { print_line(&listing.text()) }
+    if json {
+        print_json(&listing)
+    } else {
+        print_line(&listing.text())
+    }
 }
 
 async fn restore(cli: &Cli) -> Result<()> {
     let report = Box::pin(run::run(cli)).await?;
-    if cli.restore.json { print_json(&report) } else { print_line(&report.to_string()) }
+    if cli.restore.json {
+        print_json(&report)
+    } else {
+        print_line(&report.to_string())
+    }
 }
 
 fn print_json(value: &impl Serialize) -> Result<()> {
@@ -152,7 +171,12 @@ fn fail(error: &RestoreError, json: bool) -> u8 {
     }
     if json {
         // The exit code tells the rest when standard output is gone.
-        let _ = print_json(&Failure { ok: false, error: text, hint, exit_code });
+        let _ = print_json(&Failure {
+            ok: false,
+            error: text,
+            hint,
+            exit_code,
+        });
     }
     exit_code
 }

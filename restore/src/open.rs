@@ -59,16 +59,23 @@ pub(crate) async fn open(path: &Path, cluster: Option<&str>, patience: Duration)
     let policy = RetryPolicy::bounded(patience);
     let seed = u64::from(std::process::id());
     let objects: Arc<dyn ObjectStore> = match &config.repository.url {
-        RepositoryUrl::Local { path } => {
-            Arc::new(Retrying::new(LocalStore::open(path.clone()).map_err(store::StoreError::from)?, policy, seed))
-        }
+        RepositoryUrl::Local { path } => Arc::new(Retrying::new(
+            LocalStore::open(path.clone()).map_err(store::StoreError::from)?,
+            policy,
+            seed,
+        )),
         RepositoryUrl::S3 { bucket, prefix } => {
             let store = S3Store::open(s3_options(&config, bucket, prefix)).map_err(store::StoreError::from)?;
             Arc::new(Retrying::new(store, policy, seed))
         }
     };
     let repository = Arc::new(Repository::open_as_restorer(objects, &key).await?);
-    Ok(Opened { config_path, config, cluster, repository })
+    Ok(Opened {
+        config_path,
+        config,
+        cluster,
+        repository,
+    })
 }
 
 fn s3_options(config: &Config, bucket: &str, prefix: &str) -> S3Options {
@@ -76,7 +83,10 @@ fn s3_options(config: &Config, bucket: &str, prefix: &str) -> S3Options {
     let credentials = s3.credentials.as_ref().map(|credentials| S3Credentials {
         access_key_id: credentials.access_key_id.clone(),
         secret_access_key: Secret::new(credentials.secret_access_key.expose()),
-        session_token: credentials.session_token.as_ref().map(|token| Secret::new(token.expose())),
+        session_token: credentials
+            .session_token
+            .as_ref()
+            .map(|token| Secret::new(token.expose())),
     });
     S3Options {
         prefix: prefix.to_owned(),

@@ -30,12 +30,16 @@ pub(crate) fn choose(asked: Option<&str>, manifest: &Manifest) -> Result<Option<
         return match asked {
             None => Ok(None),
             Some(name) if find(name).is_some_and(|owner| owner.uid == rustix::process::geteuid()) => Ok(None),
-            Some(name) => Err(RestoreError::refused(format!("only root can give files to user \"{name}\""), "Leave --owner out, or run as root.")),
+            Some(name) => Err(RestoreError::refused(
+                format!("only root can give files to user \"{name}\""),
+                "Leave --owner out, or run as root.",
+            )),
         };
     }
     let name = asked.or(manifest.owner_user.as_deref());
     let name = name.ok_or_else(|| RestoreError::refused("the backup does not say who owned its files", HINT))?;
-    let owner = find(name).ok_or_else(|| RestoreError::refused(format!("user \"{}\" does not exist here", name.escape_debug()), HINT))?;
+    let owner = find(name)
+        .ok_or_else(|| RestoreError::refused(format!("user \"{}\" does not exist here", name.escape_debug()), HINT))?;
     if owner.uid.is_root() {
         let message = "PostgreSQL does not run as root, so root cannot own a data directory";
         return Err(RestoreError::refused(message, "Name another user with --owner."));
@@ -69,7 +73,11 @@ fn parse(line: &str, name: &str) -> Option<Owner> {
     let found = fields.next()?;
     let uid = fields.nth(1)?.parse().ok()?;
     let gid = fields.next()?.parse().ok()?;
-    (found == name).then(|| Owner { name: name.to_owned(), uid: Uid::from_raw(uid), gid: Gid::from_raw(gid) })
+    (found == name).then(|| Owner {
+        name: name.to_owned(),
+        uid: Uid::from_raw(uid),
+        gid: Gid::from_raw(gid),
+    })
 }
 
 #[cfg(test)]

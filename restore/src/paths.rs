@@ -20,12 +20,19 @@ pub(crate) struct Place {
 impl Place {
     /// A place in the data directory, given by us.
     pub(crate) fn ours(path: &str) -> Place {
-        Place { tablespace: None, names: path.split('/').map(|name| OsStr::new(name).into()).collect() }
+        Place {
+            tablespace: None,
+            names: path.split('/').map(|name| OsStr::new(name).into()).collect(),
+        }
     }
 
     /// For messages.
     pub(crate) fn show(&self) -> String {
-        let names: Vec<_> = self.names.iter().map(|name| name.to_string_lossy().escape_debug().to_string()).collect();
+        let names: Vec<_> = self
+            .names
+            .iter()
+            .map(|name| name.to_string_lossy().escape_debug().to_string())
+            .collect();
         match self.tablespace {
             Some(oid) => format!("pg_tblspc/{oid}/{}", names.join("/")),
             None => names.join("/"),
@@ -53,7 +60,9 @@ fn violation(path: &[u8]) -> Option<&'static str> {
 }
 
 fn names(path: &[u8]) -> Vec<Box<OsStr>> {
-    path.split(|byte| *byte == b'/').map(|name| OsStr::from_bytes(name).into()).collect()
+    path.split(|byte| *byte == b'/')
+        .map(|name| OsStr::from_bytes(name).into())
+        .collect()
 }
 
 fn refuse(path: &[u8], reason: &str) -> RestoreError {
@@ -63,7 +72,10 @@ fn refuse(path: &[u8], reason: &str) -> RestoreError {
 /// Where an entry of the data directory goes. `linked` are the tablespaces that lie outside of it.
 pub(crate) fn place(path: &[u8], linked: &[u32]) -> Result<Place> {
     if path.is_empty() || path == b"." {
-        return Ok(Place { tablespace: None, names: Vec::new() });
+        return Ok(Place {
+            tablespace: None,
+            names: Vec::new(),
+        });
     }
     if let Some(reason) = violation(path) {
         return Err(refuse(path, reason));
@@ -77,8 +89,14 @@ pub(crate) fn place(path: &[u8], linked: &[u32]) -> Result<Place> {
         _ => None,
     };
     match oid.filter(|oid| linked.contains(oid)) {
-        Some(oid) => Ok(Place { tablespace: Some(oid), names: names.into_iter().skip(2).collect() }),
-        None => Ok(Place { tablespace: None, names }),
+        Some(oid) => Ok(Place {
+            tablespace: Some(oid),
+            names: names.into_iter().skip(2).collect(),
+        }),
+        None => Ok(Place {
+            tablespace: None,
+            names,
+        }),
     }
 }
 
@@ -101,12 +119,21 @@ mod tests {
     #[test]
     fn ordinary_paths_go_below_their_root() {
         assert_eq!(place(b"base/5/1259_fsm", &[]).unwrap().show(), "base/5/1259_fsm");
-        assert_eq!(place(b"pg_tblspc/16384/PG_15_1/5/1", &[16384]).unwrap(), Place {
-            tablespace: Some(16384),
-            names: names(b"PG_15_1/5/1")
-        });
+        assert_eq!(
+            place(b"pg_tblspc/16384/PG_15_1/5/1", &[16384]).unwrap(),
+            Place {
+                tablespace: Some(16384),
+                names: names(b"PG_15_1/5/1")
+            }
+        );
         assert_eq!(place(b"pg_tblspc/16385/PG_15_1", &[16384]).unwrap().tablespace, None);
-        assert_eq!(place(b"pg_tblspc/16384", &[16384]).unwrap(), Place { tablespace: Some(16384), names: Vec::new() });
+        assert_eq!(
+            place(b"pg_tblspc/16384", &[16384]).unwrap(),
+            Place {
+                tablespace: Some(16384),
+                names: Vec::new()
+            }
+        );
         assert_eq!(place(b"a b'c\n", &[]).unwrap().names.len(), 1);
     }
 
@@ -131,7 +158,10 @@ mod tests {
 
     #[test]
     fn captured_files_stay_in_our_directory() {
-        assert_eq!(captured(b"/etc/postgresql/pg_hba.conf").unwrap().show(), "seawall.restore/configuration/etc/postgresql/pg_hba.conf");
+        assert_eq!(
+            captured(b"/etc/postgresql/pg_hba.conf").unwrap().show(),
+            "seawall.restore/configuration/etc/postgresql/pg_hba.conf"
+        );
         for path in [&b"etc/x"[..], b"/../x", b"//x", b"/"] {
             assert!(captured(path).is_err());
         }

@@ -1,5 +1,7 @@
 //! The target: is it ours to write, is there room, where do tablespaces go. Nothing is changed before all of that is settled.
 
+mod tablespaces;
+
 use std::collections::HashMap;
 use std::fs;
 use std::os::unix::ffi::OsStrExt as _;
@@ -8,12 +10,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
-use store::manifest::Manifest;
 
 use crate::error::{RestoreError, Result};
 use crate::owner::Owner;
 use crate::paths::OURS;
-use crate::plan::{TablespacePlan, bytes_text};
+use crate::plan::bytes_text;
+
+pub(crate) use self::tablespaces::{inspect_tablespaces, plan_tablespaces};
 
 /// Name of the marker that says that a restore has begun here and has not ended.
 pub(crate) const INCOMPLETE: &str = "INCOMPLETE";
@@ -42,12 +45,22 @@ pub(crate) enum Found {
 pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     let path = std::path::absolute(path).map_err(RestoreError::io("resolve", path))?;
     let (Some(parent), Some(name)) = (path.parent(), path.file_name()) else {
-        return Err(RestoreError::refused(format!("\"{}\" cannot be a data directory", path.display()), "Name another directory."));
+        return Err(RestoreError::refused(
+            format!("\"{}\" cannot be a data directory", path.display()),
+            "Name another directory.",
+        ));
     };
-    let parent = if parent.exists() { parent.canonicalize().map_err(RestoreError::io("resolve", parent))? } else { parent.to_owned() };
+    let parent = if parent.exists() {
+        parent.canonicalize().map_err(RestoreError::io("resolve", parent))?
+    } else {
+        parent.to_owned()
+    };
     let full = parent.join(name);
     if full.as_os_str().as_bytes().iter().any(|byte| byte.is_ascii_control()) || full.to_str().is_none() {
-        return Err(RestoreError::refused("the path of the directory has control characters or is not UTF-8", "Name another directory."));
+        return Err(RestoreError::refused(
+            "the path of the directory has control characters or is not UTF-8",
+            "Name another directory.",
+        ));
     }
     Ok(full)
 }
@@ -60,7 +73,10 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>) -> Result<Found>
         && let Ok(repository) = repository.canonicalize()
         && (pgdata.starts_with(&repository) || repository.starts_with(pgdata))
     {
-        return Err(RestoreError::refused(format!("directory \"{show}\" overlaps with the repository"), other));
+        return Err(RestoreError::refused(
+            format!("directory \"{show}\" overlaps with the repository"),
+            other,
+        ));
     }
     let metadata = match fs::symlink_metadata(pgdata) {
         Ok(metadata) => metadata,
@@ -68,14 +84,20 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>) -> Result<Found>
         Err(error) => return Err(RestoreError::io("look at", pgdata)(error)),
     };
     if metadata.is_symlink() {
-        return Err(RestoreError::refused(format!("\"{show}\" is a symbolic link"), "Name the directory itself with --pgdata."));
+        return Err(RestoreError::refused(
+            format!("\"{show}\" is a symbolic link"),
+            "Name the directory itself with --pgdata.",
+        ));
     }
     if !metadata.is_dir() {
         return Err(RestoreError::refused(format!("\"{show}\" is not a directory"), other));
     }
     if let Some(pid) = running_postmaster(pgdata) {
         let hint = "Restore into another directory; or stop that server and move its directory away.";
-        return Err(RestoreError::refused(format!("a PostgreSQL server (process {pid}) is running in \"{show}\""), hint));
+        return Err(RestoreError::refused(
+            format!("a PostgreSQL server (process {pid}) is running in \"{show}\""),
+            hint,
+        ));
     }
     if is_empty(pgdata)? {
         return Ok(Found::Free);
@@ -88,7 +110,10 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>) -> Result<Found>
     {
         return Ok(Found::Interrupted(marker));
     }
-    Err(RestoreError::refused(format!("directory \"{show}\" is not empty"), "Empty it yourself, or name another one with --pgdata."))
+    Err(RestoreError::refused(
+        format!("directory \"{show}\" is not empty"),
+        "Empty it yourself, or name another one with --pgdata.",
+    ))
 }
 
 fn is_empty(path: &Path) -> Result<bool> {
@@ -106,67 +131,6 @@ pub(crate) fn running_postmaster(pgdata: &Path) -> Option<i32> {
     }
 }
 
-/// Where the tablespaces go. `map` are the arguments of `--tablespace-map`.
-pub(crate) fn plan_tablespaces(manifest: &Manifest, map: &[String], pgdata: &Path) -> Result<Vec<TablespacePlan>> {
-    let mut by_oid = HashMap::new();
-    let mut by_path = HashMap::new();
-    for text in map {
-        let bad = || RestoreError::usage(format!("invalid --tablespace-map \"{}\"", text.escape_debug()), "Write OID=DIR or OLDDIR=DIR with absolute paths.");
-        let (from, to) = match text.split_once('=') {
-            Some((oid, to)) if !oid.is_empty() && oid.bytes().all(|byte| byte.is_ascii_digit()) => (oid, to),
-            _ => text.find("=/").and_then(|at| Some((text.get(..at)?, text.get(at + 1..)?))).ok_or_else(bad)?,
-        };
-        if !to.starts_with('/') {
-            return Err(bad());
-        }
-        match from.parse::<u32>() {
-            Ok(oid) => by_oid.insert(oid, to),
-            Err(_) => by_path.insert(from.trim_end_matches('/').to_owned(), to),
-        };
-    }
-    let mut out: Vec<TablespacePlan> = Vec::new();
-    for tablespace in manifest.tablespaces.iter().filter(|tablespace| !tablespace.in_place) {
-        let from = String::from_utf8_lossy(&tablespace.location).into_owned();
-        let to = by_oid.remove(&tablespace.oid).or_else(|| by_path.remove(from.trim_end_matches('/')));
-        let to = absolute(Path::new(to.unwrap_or(&from)))?;
-        let clash = to.starts_with(pgdata) || pgdata.starts_with(&to) || out.iter().any(|other| other.to.starts_with(&to) || to.starts_with(&other.to));
-        if clash {
-            let message = format!("tablespace {} cannot go to \"{}\": another directory of this restore is there", tablespace.oid, to.display());
-            return Err(RestoreError::refused(message, "Choose another directory with --tablespace-map."));
-        }
-        out.push(TablespacePlan { oid: tablespace.oid, from, to });
-    }
-    if let Some(unknown) = by_oid.keys().map(ToString::to_string).chain(by_path.into_keys()).next() {
-        return Err(RestoreError::refused(format!("the backup has no tablespace \"{}\"", unknown.escape_debug()), "See its tablespaces with --dry-run."));
-    }
-    Ok(out)
-}
-
-/// Tablespace directories must be free, too.
-pub(crate) fn inspect_tablespaces(tablespaces: &[TablespacePlan], repository: Option<&Path>, found: &Found) -> Result<()> {
-    for tablespace in tablespaces {
-        let show = tablespace.to.display();
-        let hint = format!("Put it elsewhere with --tablespace-map {}=DIR.", tablespace.oid);
-        let refuse = |message: String| Err(RestoreError::refused(message, hint.clone()));
-        if let Some(repository) = repository.and_then(|repository| repository.canonicalize().ok())
-            && (tablespace.to.starts_with(&repository) || repository.starts_with(&tablespace.to))
-        {
-            return refuse(format!("directory \"{show}\" of tablespace {} overlaps with the repository", tablespace.oid));
-        }
-        match fs::symlink_metadata(&tablespace.to) {
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => continue,
-            Err(error) => return Err(RestoreError::io("look at", &tablespace.to)(error)),
-            Ok(metadata) if !metadata.is_dir() => return refuse(format!("\"{show}\" of tablespace {} is not a directory", tablespace.oid)),
-            Ok(_) => {}
-        }
-        let is_left = matches!(found, Found::Interrupted(marker) if marker.tablespaces.contains(&tablespace.to));
-        if !is_left && !is_empty(&tablespace.to)? {
-            return refuse(format!("directory \"{show}\" of tablespace {} is not empty", tablespace.oid));
-        }
-    }
-    Ok(())
-}
-
 /// Room that is kept free beside the files: WAL of recovery and a little.
 const SPARE_BYTES: u64 = 64 << 20;
 
@@ -175,15 +139,29 @@ pub(crate) fn check_space(needs: &[(&Path, u64)]) -> Result<()> {
     let mut by_device: HashMap<u64, (PathBuf, u64)> = HashMap::new();
     for (path, bytes) in needs {
         let existing = path.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        let device = existing.metadata().map_err(RestoreError::io("look at", existing))?.dev();
-        by_device.entry(device).or_insert_with(|| (existing.to_owned(), SPARE_BYTES)).1 += bytes;
+        let device = existing
+            .metadata()
+            .map_err(RestoreError::io("look at", existing))?
+            .dev();
+        by_device
+            .entry(device)
+            .or_insert_with(|| (existing.to_owned(), SPARE_BYTES))
+            .1 += bytes;
     }
     for (path, needed) in by_device.into_values() {
         let stat = rustix::fs::statvfs(&path).map_err(|errno| RestoreError::io("look at", &path)(errno.into()))?;
         let free = stat.f_bavail.saturating_mul(stat.f_frsize);
         if free < needed {
-            let message = format!("not enough space under \"{}\": {} are needed, {} are free", path.display(), bytes_text(needed), bytes_text(free));
-            return Err(RestoreError::refused(message, "Free some, or restore to another file system."));
+            let message = format!(
+                "not enough space under \"{}\": {} are needed, {} are free",
+                path.display(),
+                bytes_text(needed),
+                bytes_text(free)
+            );
+            return Err(RestoreError::refused(
+                message,
+                "Free some, or restore to another file system.",
+            ));
         }
     }
     Ok(())
@@ -198,7 +176,11 @@ pub(crate) fn clean(pgdata: &Path, marker: &Marker) -> Result<()> {
             }
         }
     }
-    for name in marker.names.iter().filter(|name| !name.contains('/') && *name != "." && *name != ".." && *name != OURS) {
+    for name in marker
+        .names
+        .iter()
+        .filter(|name| !name.contains('/') && *name != "." && *name != ".." && *name != OURS)
+    {
         remove(&pgdata.join(name))?;
     }
     // Ours goes last: until then the marker can be found again.
@@ -206,8 +188,14 @@ pub(crate) fn clean(pgdata: &Path, marker: &Marker) -> Result<()> {
     if is_empty(pgdata)? {
         return Ok(());
     }
-    let message = format!("directory \"{}\" holds files that the interrupted restore did not write", pgdata.display());
-    Err(RestoreError::refused(message, "Remove them yourself, or name another directory with --pgdata."))
+    let message = format!(
+        "directory \"{}\" holds files that the interrupted restore did not write",
+        pgdata.display()
+    );
+    Err(RestoreError::refused(
+        message,
+        "Remove them yourself, or name another directory with --pgdata.",
+    ))
 }
 
 fn remove(path: &Path) -> Result<()> {
@@ -231,7 +219,8 @@ pub(crate) fn make_root(path: &Path, mode: u32, owner: Option<&Owner>) -> Result
         Err(error) => return Err(RestoreError::io("create directory", path)(error)),
     }
     if let Some(owner) = owner {
-        rustix::fs::chown(path, Some(owner.uid), Some(owner.gid)).map_err(|errno| RestoreError::io("change the owner of", path)(errno.into()))?;
+        rustix::fs::chown(path, Some(owner.uid), Some(owner.gid))
+            .map_err(|errno| RestoreError::io("change the owner of", path)(errno.into()))?;
     }
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(RestoreError::io("change the mode of", path))
 }

@@ -171,10 +171,26 @@ pub(crate) fn bytes_text(bytes: u64) -> String {
 
 impl fmt::Display for Plan {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "backup     {} of {}, PostgreSQL {}, finished {}", self.backup, self.cluster, self.server_version, self.backup_finished)?;
+        writeln!(
+            f,
+            "backup     {} of {}, PostgreSQL {}, finished {}",
+            self.backup, self.cluster, self.server_version, self.backup_finished
+        )?;
         writeln!(f, "timeline   {} in lineage {}", self.timeline, self.lineage)?;
-        writeln!(f, "files      {} in {} files, {} to read", bytes_text(self.logical_bytes), self.files, bytes_text(self.stored_bytes))?;
-        writeln!(f, "WAL        {} from {}, consistent at {}", bytes_text(self.wal_bytes), self.start_lsn, self.consistent_lsn)?;
+        writeln!(
+            f,
+            "files      {} in {} files, {} to read",
+            bytes_text(self.logical_bytes),
+            self.files,
+            bytes_text(self.stored_bytes)
+        )?;
+        writeln!(
+            f,
+            "WAL        {} from {}, consistent at {}",
+            bytes_text(self.wal_bytes),
+            self.start_lsn,
+            self.consistent_lsn
+        )?;
         let stop = &self.stop;
         let side = if stop.inclusive { "after" } else { "before" };
         match stop.kind {
@@ -192,11 +208,20 @@ impl fmt::Display for Plan {
             writeln!(f, "           last transaction before it: {}", time::show(us))?;
         }
         if !stop.is_proven {
-            writeln!(f, "           nothing later is archived: nothing proves what happened between this and what was asked for")?;
+            writeln!(
+                f,
+                "           nothing later is archived: nothing proves what happened between this and what was asked for"
+            )?;
         }
         write!(f, "directory  {}", self.pgdata.display())?;
         for tablespace in &self.tablespaces {
-            write!(f, "\n           tablespace {}: {} -> {}", tablespace.oid, tablespace.from.escape_debug(), tablespace.to.display())?;
+            write!(
+                f,
+                "\n           tablespace {}: {} -> {}",
+                tablespace.oid,
+                tablespace.from.escape_debug(),
+                tablespace.to.display()
+            )?;
         }
         if let Some(owner) = &self.owner {
             write!(f, "\nowner      {owner}")?;
@@ -214,7 +239,10 @@ mod tests {
 
     #[test]
     fn a_refusal_names_the_nearest_points() {
-        let point = |lsn, time_us| Point { lsn: Lsn::new(lsn), time_us };
+        let point = |lsn, time_us| Point {
+            lsn: Lsn::new(lsn),
+            time_us,
+        };
         let before = point(0x10, Some(0));
         let after = point(0x20, None);
         let hint = |before, after| unreachable("no".into(), before, after).hint().unwrap();
@@ -222,14 +250,25 @@ mod tests {
             hint(Some(&before), Some(&after)),
             "The nearest points that can be reached are LSN 0/10 (1970-01-01 00:00:00 UTC) and LSN 0/20."
         );
-        assert_eq!(hint(None, Some(&after)), "The first point that can be reached is LSN 0/20.");
-        assert_eq!(hint(Some(&before), None), "The last point that can be reached is LSN 0/10 (1970-01-01 00:00:00 UTC).");
+        assert_eq!(
+            hint(None, Some(&after)),
+            "The first point that can be reached is LSN 0/20."
+        );
+        assert_eq!(
+            hint(Some(&before), None),
+            "The last point that can be reached is LSN 0/10 (1970-01-01 00:00:00 UTC)."
+        );
         assert_eq!(unreachable("no".into(), None, None).exit_code(), crate::exit::REFUSED);
     }
 
     #[test]
     fn a_stop_point_is_told_with_lsns_and_times_as_text() {
-        let found = Found { start: Lsn::new(16), end: Lsn::new(32), time_us: Some(0), commit_before_us: None };
+        let found = Found {
+            start: Lsn::new(16),
+            end: Lsn::new(32),
+            time_us: Some(0),
+            commit_before_us: None,
+        };
         let json = serde_json::to_value(StopPoint::record(StopKind::Time, &found, false)).unwrap();
         assert_eq!(json["lsn"], "0/10");
         assert_eq!(json["kind"], "time");

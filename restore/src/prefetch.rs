@@ -48,11 +48,18 @@ pub(crate) fn take(state: &State, pgdata: &Path, name: &str, dest: &Path) -> Res
 
 /// Segments that follow one, as recovery will ask for them.
 fn following(state: &State, name: &str, count: u64) -> Vec<(TimelineId, SegmentNumber)> {
-    let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else { return Vec::new() };
+    let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else {
+        return Vec::new();
+    };
     let last = state.last_segment().map_or(u64::MAX, |last| last.0);
     (number.0 + 1..=number.0.saturating_add(count))
         .take_while(|number| *number <= last)
-        .filter_map(|number| Some((state.route.timelines_of(SegmentNumber(number)).next()?, SegmentNumber(number))))
+        .filter_map(|number| {
+            Some((
+                state.route.timelines_of(SegmentNumber(number)).next()?,
+                SegmentNumber(number),
+            ))
+        })
         .collect()
 }
 
@@ -65,7 +72,11 @@ pub(crate) fn follow_up(cli: &Cli, state: &State, pgdata: &Path, name: &str) {
     let directory = state.prefetch_directory(pgdata);
     remove_old(state, &directory, name);
     let wanted = following(state, name, 2);
-    if wanted.is_empty() || wanted.iter().all(|(timeline, number)| path_of(state, &directory, *timeline, *number).exists()) {
+    if wanted.is_empty()
+        || wanted
+            .iter()
+            .all(|(timeline, number)| path_of(state, &directory, *timeline, *number).exists())
+    {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
@@ -75,17 +86,25 @@ pub(crate) fn follow_up(cli: &Cli, state: &State, pgdata: &Path, name: &str) {
         command.arg("--cluster").arg(cluster);
     }
     command.args(["wal-prefetch", name, "--pgdata"]).arg(pgdata);
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).process_group(0);
+    command
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .process_group(0);
     if let Err(error) = command.spawn() {
         tracing::warn!(%error, "no prefetcher could be started");
     }
 }
 
 fn remove_old(state: &State, directory: &Path, name: &str) {
-    let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else { return };
+    let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else {
+        return;
+    };
     for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
         let file_name = entry.file_name();
-        let parsed = file_name.to_str().and_then(|name| WalFileName::parse(name, state.route.size));
+        let parsed = file_name
+            .to_str()
+            .and_then(|name| WalFileName::parse(name, state.route.size));
         if let Some(WalFileName::Segment { number: found, .. }) = parsed
             && found.0.saturating_add(KEPT_BEHIND) < number.0
         {
@@ -97,7 +116,10 @@ fn remove_old(state: &State, directory: &Path, name: &str) {
 
 /// The hidden command: fetches what follows a segment, then ends.
 pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
-    let pgdata = args.pgdata.canonicalize().map_err(RestoreError::io("resolve", &args.pgdata))?;
+    let pgdata = args
+        .pgdata
+        .canonicalize()
+        .map_err(RestoreError::io("resolve", &args.pgdata))?;
     let state = State::read(&pgdata)?;
     let directory = state.prefetch_directory(&pgdata);
     fs::create_dir_all(&directory).map_err(RestoreError::io("create directory", &directory))?;
@@ -106,7 +128,9 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
     let most = (BYTES_MAX / state.route.size.bytes()).max(1);
     let count = most.min(opened.cluster.restore.prefetch_segments as u64);
     let wanted = following(&state, &args.after, count);
-    let missing = wanted.into_iter().filter(|(timeline, number)| !path_of(&state, &directory, *timeline, *number).exists());
+    let missing = wanted
+        .into_iter()
+        .filter(|(timeline, number)| !path_of(&state, &directory, *timeline, *number).exists());
     let (repository, state, directory) = (&opened.repository, &state, &directory);
     stream::iter(missing)
         .map(|(timeline, number)| async move {
@@ -128,14 +152,22 @@ fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
-    fs::write(&temporary, bytes).and_then(|()| fs::rename(&temporary, path)).map_err(RestoreError::io("write", path))
+    fs::write(&temporary, bytes)
+        .and_then(|()| fs::rename(&temporary, path))
+        .map_err(RestoreError::io("write", path))
 }
 
 /// The lock of a data directory's prefetcher; `None` when another one holds it.
 fn lock(pgdata: &Path) -> Result<Option<File>> {
     let path = pgdata.join(crate::paths::OURS).join("prefetch").join(".lock");
     let flags = i32::try_from(OFlags::NOFOLLOW.bits()).unwrap_or(0);
-    let file = fs::OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).custom_flags(flags).open(&path);
+    let file = fs::OpenOptions::new()
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(flags)
+        .open(&path);
     let file = file.map_err(RestoreError::io("open", &path))?;
     match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
         Ok(()) => Ok(Some(file)),
@@ -148,7 +180,9 @@ fn lock(pgdata: &Path) -> Result<Option<File>> {
 pub(crate) fn remove_all(pgdata: &Path) {
     let path = pgdata.join(crate::paths::OURS).join("prefetch");
     match fs::remove_dir_all(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => tracing::warn!(%error, "prefetched WAL could not be removed"),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            tracing::warn!(%error, "prefetched WAL could not be removed")
+        }
         _ => {}
     }
 }
@@ -160,8 +194,19 @@ mod tests {
 
     #[test]
     fn what_follows_is_asked_on_the_newest_timeline_up_to_the_stop_point() {
-        let name = |timeline: u32, number: u64| segment_name(TimelineId::new(timeline).unwrap(), SegmentNumber(number), state().route.size);
-        let names = |after: &str| following(&state(), after, 8).into_iter().map(|(timeline, number)| (timeline.as_u32(), number.0)).collect::<Vec<_>>();
+        let name = |timeline: u32, number: u64| {
+            segment_name(
+                TimelineId::new(timeline).unwrap(),
+                SegmentNumber(number),
+                state().route.size,
+            )
+        };
+        let names = |after: &str| {
+            following(&state(), after, 8)
+                .into_iter()
+                .map(|(timeline, number)| (timeline.as_u32(), number.0))
+                .collect::<Vec<_>>()
+        };
         assert_eq!(names(&name(1, 1)), [(1, 2), (2, 3), (2, 4), (2, 5)]);
         assert!(names(&name(2, 5)).is_empty());
         assert!(names("00000002.history").is_empty());
@@ -179,7 +224,10 @@ mod tests {
         assert!(!take(&state, dir.path(), &name, &dest).unwrap());
         assert!(!directory.join(&name).exists());
         keep(&directory.join(&name), &vec![1; 1 << 20]).unwrap();
-        let other = State { restore: "R2".into(), ..state.clone() };
+        let other = State {
+            restore: "R2".into(),
+            ..state.clone()
+        };
         assert!(!take(&other, dir.path(), &name, &dest).unwrap());
         assert!(take(&state, dir.path(), &name, &dest).unwrap());
         assert_eq!(dest.metadata().unwrap().len(), 1 << 20);

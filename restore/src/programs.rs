@@ -17,10 +17,16 @@ pub(crate) fn find(configured: Option<&Path>, major: u32) -> Result<PathBuf> {
             None => {}
         }
     }
-    let seen = if seen.is_empty() { "none".to_owned() } else { seen.join(", ") };
+    let seen = if seen.is_empty() {
+        "none".to_owned()
+    } else {
+        seen.join(", ")
+    };
     Err(RestoreError::refused(
         format!("the backup needs the programs of PostgreSQL {major} to be started; found: {seen}"),
-        format!("Install PostgreSQL {major}, set bin_directory under [cluster.<name>.postgres], or restore without --start."),
+        format!(
+            "Install PostgreSQL {major}, set bin_directory under [cluster.<name>.postgres], or restore without --start."
+        ),
     ))
 }
 
@@ -28,7 +34,10 @@ fn candidates(configured: Option<&Path>, major: u32) -> Vec<PathBuf> {
     if let Some(configured) = configured {
         return vec![configured.to_owned()];
     }
-    let mut out = vec![PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")), PathBuf::from(format!("/usr/pgsql-{major}/bin"))];
+    let mut out = vec![
+        PathBuf::from(format!("/usr/lib/postgresql/{major}/bin")),
+        PathBuf::from(format!("/usr/pgsql-{major}/bin")),
+    ];
     if let Ok(output) = Command::new("pg_config").arg("--bindir").output() {
         out.push(PathBuf::from(String::from_utf8_lossy(&output.stdout).trim()));
     }
@@ -44,7 +53,10 @@ fn candidates(configured: Option<&Path>, major: u32) -> Vec<PathBuf> {
 }
 
 fn version(directory: &Path) -> Option<ServerVersion> {
-    let output = Command::new(directory.join("postgres")).arg("--version").output().ok()?;
+    let output = Command::new(directory.join("postgres"))
+        .arg("--version")
+        .output()
+        .ok()?;
     parse(&String::from_utf8_lossy(&output.stdout))
 }
 
@@ -59,7 +71,12 @@ mod tests {
 
     #[test]
     fn the_version_is_read_as_the_server_prints_it() {
-        assert_eq!(parse("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n").unwrap().major(), 15);
+        assert_eq!(
+            parse("postgres (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n")
+                .unwrap()
+                .major(),
+            15
+        );
         assert_eq!(parse("postgres (PostgreSQL) 18beta1").unwrap().major(), 18);
         assert_eq!(parse("bash: no such file"), None);
     }

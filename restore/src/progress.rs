@@ -20,7 +20,12 @@ pub(crate) struct Progress(Arc<Kind>);
 enum Kind {
     Silent,
     Bar(ProgressBar),
-    Lines { total: u64, done: AtomicU64, begun: Instant, last: AtomicU64 },
+    Lines {
+        total: u64,
+        done: AtomicU64,
+        begun: Instant,
+        last: AtomicU64,
+    },
 }
 
 impl Progress {
@@ -30,12 +35,19 @@ impl Progress {
             Kind::Silent
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(total);
-            if let Ok(style) = ProgressStyle::with_template("restoring  {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}") {
+            if let Ok(style) = ProgressStyle::with_template(
+                "restoring  {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
+            ) {
                 bar.set_style(style);
             }
             Kind::Bar(bar)
         } else {
-            Kind::Lines { total, done: AtomicU64::new(0), begun: Instant::now(), last: AtomicU64::new(0) }
+            Kind::Lines {
+                total,
+                done: AtomicU64::new(0),
+                begun: Instant::now(),
+                last: AtomicU64::new(0),
+            }
         };
         Progress(Arc::new(kind))
     }
@@ -45,11 +57,20 @@ impl Progress {
         match &*self.0 {
             Kind::Silent => {}
             Kind::Bar(bar) => bar.inc(bytes),
-            Kind::Lines { total, done, begun, last } => {
+            Kind::Lines {
+                total,
+                done,
+                begun,
+                last,
+            } => {
                 let done = done.fetch_add(bytes, Ordering::Relaxed) + bytes;
                 let now = begun.elapsed().as_secs();
                 let before = last.load(Ordering::Relaxed);
-                if now >= before + LINE_SECONDS && last.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_ok() {
+                if now >= before + LINE_SECONDS
+                    && last
+                        .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
+                        .is_ok()
+                {
                     eprintln!("restored {} of {}", bytes_text(done), bytes_text(*total));
                 }
             }

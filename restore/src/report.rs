@@ -76,7 +76,11 @@ pub(crate) struct Report {
 impl Report {
     /// After a dry run.
     pub(crate) fn dry(plan: Plan, phases: Phases) -> Self {
-        Report { dry_run: true, rto_ms: phases.plan_ms, ..Report::new(plan, Fetched::default(), phases, Vec::new()) }
+        Report {
+            dry_run: true,
+            rto_ms: phases.plan_ms,
+            ..Report::new(plan, Fetched::default(), phases, Vec::new())
+        }
     }
 
     /// After a restore.
@@ -108,15 +112,32 @@ impl fmt::Display for Report {
         if self.dry_run {
             return write!(f, "nothing was changed (--dry-run)");
         }
-        let new_warnings = self.warnings.iter().filter(|warning| !self.plan.warnings.contains(warning));
+        let new_warnings = self
+            .warnings
+            .iter()
+            .filter(|warning| !self.plan.warnings.contains(warning));
         for warning in new_warnings {
             writeln!(f, "WARNING: {warning}")?;
         }
-        let speed = self.restore_mb_s.map(|speed| format!(", {speed} MB/s")).unwrap_or_default();
+        let speed = self
+            .restore_mb_s
+            .map(|speed| format!(", {speed} MB/s"))
+            .unwrap_or_default();
         let pgdata = self.plan.pgdata.display();
-        writeln!(f, "restored   {} to \"{pgdata}\", {} read{speed}", bytes_text(self.plan.logical_bytes), bytes_text(self.fetched_bytes))?;
+        writeln!(
+            f,
+            "restored   {} to \"{pgdata}\", {} read{speed}",
+            bytes_text(self.plan.logical_bytes),
+            bytes_text(self.fetched_bytes)
+        )?;
         let phases = &self.phases_ms;
-        write!(f, "took       plan {}, fetch {}, finish {}", seconds(phases.plan_ms), seconds(phases.fetch_ms), seconds(phases.finish_ms))?;
+        write!(
+            f,
+            "took       plan {}, fetch {}, finish {}",
+            seconds(phases.plan_ms),
+            seconds(phases.fetch_ms),
+            seconds(phases.finish_ms)
+        )?;
         if let Some(ms) = phases.replay_ms {
             write!(f, ", replay {}", seconds(ms))?;
         }
@@ -125,13 +146,27 @@ impl fmt::Display for Report {
         }
         writeln!(f, "; together {}", seconds(self.rto_ms))?;
         match &self.server {
-            None if self.plan.stop.kind == StopKind::Follow => writeln!(f, "next       start the server: it follows the archive as a standby")?,
-            None => writeln!(f, "next       start the server: it recovers, then {}s", self.plan.target_action)?,
+            None if self.plan.stop.kind == StopKind::Follow => {
+                writeln!(f, "next       start the server: it follows the archive as a standby")?
+            }
+            None => writeln!(
+                f,
+                "next       start the server: it recovers, then {}s",
+                self.plan.target_action
+            )?,
             Some(server) => {
                 let time = server.last_commit_time.as_deref().unwrap_or("none");
-                writeln!(f, "server     {}, replayed to {}, last transaction {time}", server.state, server.replay_lsn)?;
+                writeln!(
+                    f,
+                    "server     {}, replayed to {}, last transaction {time}",
+                    server.state, server.replay_lsn
+                )?;
                 if let Some(timeline) = server.timeline {
-                    writeln!(f, "           on timeline {timeline}, port {}, socket in \"{}\"", server.port, server.socket_dir)?;
+                    writeln!(
+                        f,
+                        "           on timeline {timeline}, port {}, socket in \"{}\"",
+                        server.port, server.socket_dir
+                    )?;
                 }
             }
         }

@@ -50,7 +50,11 @@ impl Piece {
 impl Route {
     /// The way that the repository knows to `timeline`.
     pub(crate) fn to(coverage: &Coverage, timeline: TimelineId, size: SegmentSize) -> Route {
-        let parts = coverage.path(timeline).into_iter().map(|(timeline, begin, end)| Part { timeline, begin, end }).collect();
+        let parts = coverage
+            .path(timeline)
+            .into_iter()
+            .map(|(timeline, begin, end)| Part { timeline, begin, end })
+            .collect();
         Route { parts, size }
     }
 
@@ -71,13 +75,15 @@ impl Route {
 
     /// Does this way pass through that point of that timeline? A switch point still belongs to the older one here: WAL up to it.
     pub(crate) fn passes(&self, timeline: TimelineId, upto: Lsn) -> bool {
-        self.part(timeline).is_some_and(|part| part.end.is_none_or(|end| upto <= end) && upto >= part.begin)
+        self.part(timeline)
+            .is_some_and(|part| part.end.is_none_or(|end| upto <= end) && upto >= part.begin)
     }
 
     /// The timelines from which PostgreSQL takes a segment, in the order in which it asks.
     pub(crate) fn timelines_of(&self, segment: SegmentNumber) -> impl Iterator<Item = TimelineId> + '_ {
         let start = self.size.start_of(segment);
-        let holds = move |part: &&Part| self.size.segment_of(part.begin) <= segment && part.end.is_none_or(|end| end > start);
+        let holds =
+            move |part: &&Part| self.size.segment_of(part.begin) <= segment && part.end.is_none_or(|end| end > start);
         self.parts.iter().rev().filter(holds).map(|part| part.timeline)
     }
 
@@ -98,7 +104,11 @@ impl Route {
                     .rev()
                     .take_while(|range| range.start.as_u64() >= reach)
                     .filter(|range| range.end > at)
-                    .map(|range| Piece { range: *range, from: at, to: range.end.min(limit) })
+                    .map(|range| Piece {
+                        range: *range,
+                        from: at,
+                        to: range.end.min(limit),
+                    })
                     .max_by_key(|piece| (!piece.range.tail, piece.to, piece.range.epoch))
             })
             .max_by_key(|piece| (!piece.range.tail, piece.to, piece.range.timeline))
@@ -119,7 +129,9 @@ impl Route {
 
     /// Where contiguous WAL from `from` on ends; `from` itself when nothing is there.
     pub(crate) fn contiguous_end(&self, coverage: &Coverage, from: Lsn) -> Lsn {
-        self.pieces(coverage, from, Lsn::new(u64::MAX)).last().map_or(from, |piece| piece.to)
+        self.pieces(coverage, from, Lsn::new(u64::MAX))
+            .last()
+            .map_or(from, |piece| piece.to)
     }
 
     /// The first byte on this way that is there again behind a hole that begins at `at`.
@@ -129,7 +141,10 @@ impl Route {
             .filter_map(|part| {
                 let ranges = &coverage.timelines.get(&part.timeline)?.ranges;
                 let good_from = self.good_from(part);
-                let begins = ranges.iter().map(|range| range.start).filter(|start| *start > at && *start >= good_from);
+                let begins = ranges
+                    .iter()
+                    .map(|range| range.start)
+                    .filter(|start| *start > at && *start >= good_from);
                 begins.filter(|start| part.end.is_none_or(|end| *start < end)).min()
             })
             .min()
@@ -173,29 +188,56 @@ pub(crate) mod tests {
         let histories = histories
             .iter()
             .map(|(timeline, entries)| {
-                let entry = |(timeline, at): &(u32, u64)| HistoryEntry { timeline: tli(*timeline), switch_point: Lsn::new(*at), reason: String::new() };
-                (tli(*timeline), TimelineHistory { timeline: tli(*timeline), entries: entries.iter().map(entry).collect() })
+                let entry = |(timeline, at): &(u32, u64)| HistoryEntry {
+                    timeline: tli(*timeline),
+                    switch_point: Lsn::new(*at),
+                    reason: String::new(),
+                };
+                (
+                    tli(*timeline),
+                    TimelineHistory {
+                        timeline: tli(*timeline),
+                        entries: entries.iter().map(entry).collect(),
+                    },
+                )
             })
             .collect();
-        Coverage { lineage: LineageId::default(), timelines, histories }
+        Coverage {
+            lineage: LineageId::default(),
+            timelines,
+            histories,
+        }
     }
 
     #[test]
     fn the_newer_timeline_may_serve_the_segment_of_its_fork_from_the_start() {
         let fork = 2 * MIB + 4096;
-        let all = coverage(&[(1, 0, 2 * MIB, false), (2, 2 * MIB, 3 * MIB, false), (1, 2 * MIB, 5 * MIB / 2, true)], &[(2, &[(1, fork)])]);
+        let all = coverage(
+            &[
+                (1, 0, 2 * MIB, false),
+                (2, 2 * MIB, 3 * MIB, false),
+                (1, 2 * MIB, 5 * MIB / 2, true),
+            ],
+            &[(2, &[(1, fork)])],
+        );
         let route = Route::to(&all, tli(2), size());
         assert_eq!(route.contiguous_end(&all, Lsn::new(100)), Lsn::new(3 * MIB));
         let old = Route::to(&all, tli(1), size());
         assert_eq!(old.contiguous_end(&all, Lsn::new(100)), Lsn::new(5 * MIB / 2));
-        assert_eq!(route.timelines_of(SegmentNumber(2)).collect::<Vec<_>>(), [tli(2), tli(1)]);
+        assert_eq!(
+            route.timelines_of(SegmentNumber(2)).collect::<Vec<_>>(),
+            [tli(2), tli(1)]
+        );
         assert_eq!(route.timelines_of(SegmentNumber(1)).collect::<Vec<_>>(), [tli(1)]);
     }
 
     #[test]
     fn a_piece_of_the_old_timeline_is_cut_at_the_switch_point() {
         let fork = MIB + 8192;
-        let all = coverage(&[(1, 0, MIB, false), (1, MIB, 2 * MIB, false), (2, fork, 2 * MIB, false)], &[(2, &[(1, fork)])]);
+        let all = coverage(
+            &[(1, 0, MIB, false), (1, MIB, 2 * MIB, false), (2, fork, 2 * MIB, false)],
+            &[(2, &[(1, fork)])],
+        );
         let pieces = Route::to(&all, tli(2), size()).pieces(&all, Lsn::new(0), Lsn::new(2 * MIB));
         assert_eq!(pieces.len(), 3);
         assert_eq!(pieces[1].to, Lsn::new(fork));

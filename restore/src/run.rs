@@ -1,51 +1,52 @@
 //! The restore: plan, fetch, finish, and, when asked for, start. Each step is a function; the order is the safety.
 
+mod prepare;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pg::identity::ServerVersion;
 use pg::lsn::Lsn;
 use store::file_table::FileEntry;
 use store::manifest::Manifest;
 
+use self::prepare::{Prepared, check_access, prepare};
 use crate::cli::{Cli, RestoreArgs, TargetAction};
 use crate::error::{RestoreError, Result};
+use crate::fetch_files;
 use crate::finish::{self, Finish};
-use crate::open::{self, Opened};
-use crate::owner::{self, Owner};
+use crate::open::Opened;
 use crate::paths::{OURS, Place};
 use crate::place::{self, Found, INCOMPLETE, Marker};
-use crate::plan::{Plan, StopKind, TablespacePlan};
+use crate::plan::{Plan, StopKind};
 use crate::progress::Progress;
 use crate::report::{Phases, Report};
-use crate::request::{self, Asked, Choice};
 use crate::settings::{Listen, RestoreCommand, block};
 use crate::start::{self, Server};
 use crate::state::State;
 use crate::tree::Tree;
 use crate::work::{Maps, Work};
-use crate::{fetch_files, programs, time};
-
-/// How long a request to the store is tried again while someone waits for the restore.
-const PATIENCE: Duration = Duration::from_secs(120);
 
 /// Directories that a server wants to find, whatever the backup lists.
 const STANDARD_DIRECTORIES: [&str; 17] = [
-    "base", "global", "pg_commit_ts", "pg_dynshmem", "pg_logical", "pg_multixact", "pg_notify", "pg_replslot", "pg_serial", "pg_snapshots",
-    "pg_stat", "pg_stat_tmp", "pg_subtrans", "pg_tblspc", "pg_twophase", "pg_wal", "pg_wal/archive_status",
+    "base",
+    "global",
+    "pg_commit_ts",
+    "pg_dynshmem",
+    "pg_logical",
+    "pg_multixact",
+    "pg_notify",
+    "pg_replslot",
+    "pg_serial",
+    "pg_snapshots",
+    "pg_stat",
+    "pg_stat_tmp",
+    "pg_subtrans",
+    "pg_tblspc",
+    "pg_twophase",
+    "pg_wal",
+    "pg_wal/archive_status",
 ];
-
-/// Everything that is settled before a byte is written.
-struct Prepared {
-    opened: Opened,
-    choice: Choice,
-    plan: Plan,
-    table: Vec<FileEntry>,
-    found: Found,
-    owner: Option<Owner>,
-    programs: Option<PathBuf>,
-}
 
 /// Runs the restore.
 pub(crate) async fn run(cli: &Cli) -> Result<Report> {
@@ -77,7 +78,16 @@ pub(crate) async fn run(cli: &Cli) -> Result<Report> {
             configured_user: prepared.opened.cluster.postgres.options.get("user").cloned(),
             limit: Duration::from_secs(args.start_timeout),
         };
-        report.server = Some(Box::pin(start::run(&server, &tree, &report.plan.stop, args.target_action, &mut report.phases_ms)).await?);
+        report.server = Some(
+            Box::pin(start::run(
+                &server,
+                &tree,
+                &report.plan.stop,
+                args.target_action,
+                &mut report.phases_ms,
+            ))
+            .await?,
+        );
     }
     report.rto_ms = millis(begun);
     Ok(report)
@@ -85,96 +95,6 @@ pub(crate) async fn run(cli: &Cli) -> Result<Report> {
 
 fn millis(since: Instant) -> u64 {
     u64::try_from(since.elapsed().as_millis()).unwrap_or(u64::MAX)
-}
-
-async fn prepare(cli: &Cli) -> Result<Prepared> {
-    let args = &cli.restore;
-    let asked = Asked::of(args)?;
-    let pgdata = args.pgdata.as_ref().ok_or_else(|| RestoreError::usage("no directory was given", "Name it with --pgdata DIR."))?;
-    let pgdata = place::absolute(pgdata)?;
-    if args.jobs == Some(0) {
-        return Err(RestoreError::usage("--jobs 0 would restore nothing", "Leave it out, or use 1 or more."));
-    }
-    let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
-    let found = place::inspect(&pgdata, opened.repository_directory())?;
-    let choice = Box::pin(request::resolve(&opened.repository, args, asked)).await?;
-    let manifest = &choice.manifest;
-    let owner = owner::choose(args.owner.as_deref(), manifest)?;
-    let tablespaces = place::plan_tablespaces(manifest, &args.tablespace_map, &pgdata)?;
-    place::inspect_tablespaces(&tablespaces, opened.repository_directory(), &found)?;
-    let major = ServerVersion(manifest.server_version).major();
-    let programs = match args.start {
-        true => Some(programs::find(opened.cluster.postgres.bin_directory.as_deref(), major)?),
-        false => None,
-    };
-    let table = opened.repository.file_table(manifest).await?;
-    check_space(&table, &pgdata, &tablespaces)?;
-    let plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
-    Ok(Prepared { opened, choice, plan, table, found, owner, programs })
-}
-
-fn plan(args: &RestoreArgs, opened: &Opened, choice: &Choice, pgdata: PathBuf, tablespaces: Vec<TablespacePlan>, owner: Option<&Owner>) -> Plan {
-    let manifest = &choice.manifest;
-    let mut warnings: Vec<String> = Vec::new();
-    if !manifest.corrupt_pages.is_empty() {
-        warnings.push(format!("{} pages were corrupt in the database itself when the backup was taken", manifest.corrupt_pages.len()));
-    }
-    Plan {
-        cluster: opened.cluster.name.clone(),
-        system_identifier: manifest.system_identifier.to_string(),
-        server_version: ServerVersion(manifest.server_version).to_string(),
-        backup: manifest.backup.to_string(),
-        backup_finished: time::show(manifest.finished_us),
-        lineage: manifest.lineage.to_string(),
-        timeline: choice.route.timeline().as_u32(),
-        start_lsn: Lsn::new(manifest.start_lsn),
-        consistent_lsn: Lsn::new(manifest.end_lsn),
-        stop: choice.stop.clone(),
-        wal_bytes: choice.stop.record_end_lsn.as_u64().saturating_sub(manifest.start_lsn),
-        logical_bytes: manifest.totals.logical_bytes,
-        stored_bytes: manifest.totals.needed_bytes,
-        files: manifest.totals.files,
-        pgdata,
-        tablespaces,
-        owner: owner.map(|owner| owner.name.clone()),
-        target_action: args.target_action.as_str(),
-        warnings,
-    }
-}
-
-fn check_space(table: &[FileEntry], pgdata: &Path, tablespaces: &[TablespacePlan]) -> Result<()> {
-    let below = |oid: u32| format!("pg_tblspc/{oid}/").into_bytes();
-    let prefixes: Vec<Vec<u8>> = tablespaces.iter().map(|tablespace| below(tablespace.oid)).collect();
-    let mut sums = vec![0u64; tablespaces.len() + 1];
-    for entry in table {
-        let at = prefixes.iter().position(|prefix| entry.path.starts_with(prefix)).map_or(0, |at| at + 1);
-        if let Some(sum) = sums.get_mut(at) {
-            *sum = sum.saturating_add(entry.size);
-        }
-    }
-    let paths = std::iter::once(pgdata).chain(tablespaces.iter().map(|tablespace| tablespace.to.as_path()));
-    place::check_space(&paths.zip(sums).collect::<Vec<_>>())
-}
-
-/// As root: restore_command will run as the owner, who must be able to read what it needs.
-fn check_access(cli: &Cli, prepared: &Prepared) -> Result<()> {
-    use std::os::unix::process::CommandExt as _;
-    let Some(owner) = &prepared.owner else { return Ok(()) };
-    let program = command_path(&prepared.opened)?;
-    let mut command = std::process::Command::new(&program);
-    command.arg("--config").arg(&prepared.opened.config_path).args(["--cluster", &prepared.opened.cluster.name, "can-read"]);
-    command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw()).current_dir("/").env_remove("SEAWALL_CONFIG");
-    let output = command.output().map_err(RestoreError::io("run", &program))?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().next().unwrap_or("it cannot be run").trim_start_matches("wal-restore: ");
-    let config = cli.config.display();
-    Err(RestoreError::refused(
-        format!("user \"{}\", who will fetch WAL, cannot read the repository: {said}", owner.name),
-        format!("Let that user read \"{config}\", the restore key and the files that it names, or name another user with --owner."),
-    ))
 }
 
 fn command_path(opened: &Opened) -> Result<PathBuf> {
@@ -195,7 +115,15 @@ fn directory_mode(manifest: &Manifest, table: &[FileEntry]) -> u32 {
 }
 
 async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Arc<Work>, fetch_files::Fetched)> {
-    let Prepared { opened, choice, plan, table, found, owner, .. } = prepared;
+    let Prepared {
+        opened,
+        choice,
+        plan,
+        table,
+        found,
+        owner,
+        ..
+    } = prepared;
     let linked: Vec<u32> = plan.tablespaces.iter().map(|tablespace| tablespace.oid).collect();
     let (mut work, maps) = Work::of(table, &linked)?;
     let mode = directory_mode(&choice.manifest, table);
@@ -211,7 +139,11 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Ar
     for path in std::iter::once(&plan.pgdata).chain(plan.tablespaces.iter().map(|tablespace| &tablespace.to)) {
         place::make_root(path, mode, owner.as_ref())?;
     }
-    let roots: Vec<(u32, &Path)> = plan.tablespaces.iter().map(|tablespace| (tablespace.oid, tablespace.to.as_path())).collect();
+    let roots: Vec<(u32, &Path)> = plan
+        .tablespaces
+        .iter()
+        .map(|tablespace| (tablespace.oid, tablespace.to.as_path()))
+        .collect();
     let tree = Arc::new(Tree::open(&plan.pgdata, &roots, owner.clone())?);
     mark(&tree, &work, plan)?;
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
@@ -235,18 +167,40 @@ fn add_standard_directories(work: &mut Work, mode: u32) {
 /// The marker comes first: from here on this directory is ours, and incomplete.
 fn mark(tree: &Tree, work: &Work, plan: &Plan) -> Result<()> {
     let mut names = work.top_names();
-    let own = ["backup_label", "postgresql.auto.conf", "recovery.signal", "standby.signal", "postgresql.conf", "pg_hba.conf", "pg_ident.conf"];
+    let own = [
+        "backup_label",
+        "postgresql.auto.conf",
+        "recovery.signal",
+        "standby.signal",
+        "postgresql.conf",
+        "pg_hba.conf",
+        "pg_ident.conf",
+    ];
     names.extend(own.iter().map(|name| (*name).to_owned()));
     names.extend(names.clone().iter().map(|name| format!("{name}.seawall")));
-    let tablespaces = plan.tablespaces.iter().map(|tablespace| tablespace.to.clone()).collect();
-    let marker = Marker { restore: ulid::Ulid::new().to_string(), names, tablespaces };
+    let tablespaces = plan
+        .tablespaces
+        .iter()
+        .map(|tablespace| tablespace.to.clone())
+        .collect();
+    let marker = Marker {
+        restore: ulid::Ulid::new().to_string(),
+        names,
+        tablespaces,
+    };
     let json = serde_json::to_vec_pretty(&marker).map_err(|error| RestoreError::Failed(error.to_string()))?;
     tree.make_directory(&Place::ours(OURS), 0o700)?;
     tree.write_file(&Place::ours(&format!("{OURS}/{INCOMPLETE}")), &json, 0o600)
 }
 
 async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work: &Arc<Work>) -> Result<Vec<String>> {
-    let Prepared { opened, choice, plan, table, .. } = prepared;
+    let Prepared {
+        opened,
+        choice,
+        plan,
+        table,
+        ..
+    } = prepared;
     let manifest: &Manifest = &choice.manifest;
     for tablespace in &plan.tablespaces {
         tree.make_link(&Place::ours(&format!("pg_tblspc/{}", tablespace.oid)), &tablespace.to)?;
@@ -261,8 +215,15 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         standby: args.standby,
     };
     // With --start the server waits at the stop point until it was looked at.
-    let action = if args.start { TargetAction::Pause } else { args.target_action };
-    let listen = Listen { port: args.port, socket_dir: args.socket_dir.as_deref() };
+    let action = if args.start {
+        TargetAction::Pause
+    } else {
+        args.target_action
+    };
+    let listen = Listen {
+        port: args.port,
+        socket_dir: args.socket_dir.as_deref(),
+    };
     let state = State {
         restore: ulid::Ulid::new().to_string(),
         cluster: opened.cluster.name.clone(),
@@ -279,7 +240,11 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         block: block(manifest, &choice.stop, plan.timeline, &command, action.as_str(), listen),
         state: &state,
         standby: args.standby,
-        file_mode: if directory_mode(manifest, table) == 0o750 { 0o640 } else { 0o600 },
+        file_mode: if directory_mode(manifest, table) == 0o750 {
+            0o640
+        } else {
+            0o600
+        },
     };
     let mut warnings = finish.run(&control)?;
     warnings.extend(work.left_out.iter().cloned());

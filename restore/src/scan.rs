@@ -44,23 +44,35 @@ fn key(range: &WalRange) -> (u32, Lsn, Lsn, bool, u64) {
 impl<'a> Scanner<'a> {
     /// A scanner.
     pub(crate) fn new(repository: &'a Repository, coverage: &'a Coverage, route: &'a Route) -> Self {
-        Scanner { repository, coverage, route, facts: HashMap::new() }
+        Scanner {
+            repository,
+            coverage,
+            route,
+            facts: HashMap::new(),
+        }
     }
 
     /// Reads the headers of these pieces that are not known yet.
     async fn read_facts(&mut self, pieces: &[Piece]) -> Result<()> {
         let (repository, size) = (self.repository, self.route.size);
-        let unknown: Vec<WalRange> =
-            pieces.iter().map(|piece| piece.range).filter(|range| !self.facts.contains_key(&key(range))).collect();
+        let unknown: Vec<WalRange> = pieces
+            .iter()
+            .map(|piece| piece.range)
+            .filter(|range| !self.facts.contains_key(&key(range)))
+            .collect();
         let read: Vec<(WalRange, WalFacts)> = stream::iter(unknown)
             .map(|range| async move {
-                let header = repository.read_wal_header(&range, size).await?.ok_or_else(|| vanished(&range))?;
+                let header = repository
+                    .read_wal_header(&range, size)
+                    .await?
+                    .ok_or_else(|| vanished(&range))?;
                 Ok::<_, RestoreError>((range, header.wal.unwrap_or_default()))
             })
             .buffered(HEADERS_IN_FLIGHT)
             .try_collect()
             .await?;
-        self.facts.extend(read.into_iter().map(|(range, facts)| (key(&range), facts)));
+        self.facts
+            .extend(read.into_iter().map(|(range, facts)| (key(&range), facts)));
         Ok(())
     }
 
@@ -69,7 +81,12 @@ impl<'a> Scanner<'a> {
     }
 
     /// The first record from `manifest`'s start on whose time is later than `time_us` (or not earlier, when `exclusive`).
-    pub(crate) async fn after_time(&mut self, manifest: &Manifest, time_us: i64, exclusive: bool) -> Result<Option<Found>> {
+    pub(crate) async fn after_time(
+        &mut self,
+        manifest: &Manifest,
+        time_us: i64,
+        exclusive: bool,
+    ) -> Result<Option<Found>> {
         let late = move |us: i64| if exclusive { us >= time_us } else { us > time_us };
         let holds = |facts: &WalFacts| facts.time_highest_us.is_some_and(late);
         let wanted = move |found: &Found| found.time_us.is_some_and(late);
@@ -83,7 +100,12 @@ impl<'a> Scanner<'a> {
         self.first(manifest, &holds, &wanted).await
     }
 
-    async fn first(&mut self, manifest: &Manifest, holds: &(dyn Fn(&WalFacts) -> bool + Sync), wanted: &Wanted) -> Result<Option<Found>> {
+    async fn first(
+        &mut self,
+        manifest: &Manifest,
+        holds: &(dyn Fn(&WalFacts) -> bool + Sync),
+        wanted: &Wanted,
+    ) -> Result<Option<Found>> {
         let from = Lsn::new(manifest.start_lsn);
         let pieces = self.route.pieces(self.coverage, from, Lsn::new(u64::MAX));
         let mut known_start = from;
@@ -93,7 +115,9 @@ impl<'a> Scanner<'a> {
             for piece in window {
                 let facts = self.facts_of(piece);
                 if holds(&facts) {
-                    let seen = self.search(manifest, known_start.max(from), piece.to, from, wanted).await?;
+                    let seen = self
+                        .search(manifest, known_start.max(from), piece.to, from, wanted)
+                        .await?;
                     last_commit = seen.last_commit_us.or(last_commit);
                     if let Some(mut found) = seen.found {
                         found.commit_before_us = last_commit;
@@ -145,13 +169,24 @@ impl<'a> Scanner<'a> {
         Ok(last.filter(|found| found.start >= from))
     }
 
-    async fn search(&self, manifest: &Manifest, known_start: Lsn, to: Lsn, from: Lsn, wanted: &Wanted) -> Result<read::Seen> {
+    async fn search(
+        &self,
+        manifest: &Manifest,
+        known_start: Lsn,
+        to: Lsn,
+        from: Lsn,
+        wanted: &Wanted,
+    ) -> Result<read::Seen> {
         let begin = Lsn::new(known_start.as_u64() / PAGE_BYTES * PAGE_BYTES);
         let pieces = self.route.pieces(self.coverage, begin, to);
         let config = read::config(manifest, self.route.timeline(), self.route.size, begin)?;
         let mut search = read::Search::new(config, from, wanted)?;
         for piece in pieces {
-            let bytes = self.repository.read_wal(&piece.range, self.route.size).await.map_err(|error| gone(error, &piece.range))?;
+            let bytes = self
+                .repository
+                .read_wal(&piece.range, self.route.size)
+                .await
+                .map_err(|error| gone(error, &piece.range))?;
             if search.push(&piece, &bytes)? {
                 break;
             }
@@ -162,7 +197,10 @@ impl<'a> Scanner<'a> {
 
 /// A tail that was listed and is gone: its whole range has replaced it. Listing again finds it.
 pub(crate) fn vanished(range: &WalRange) -> RestoreError {
-    RestoreError::Vanished { start: range.start, end: range.end }
+    RestoreError::Vanished {
+        start: range.start,
+        end: range.end,
+    }
 }
 
 /// Tells a tail that vanished from damage.

@@ -10,14 +10,31 @@ use crate::plan::{StopKind, StopPoint};
 const BEGIN: &str = "# seawall: recovery settings of this restore";
 
 /// Settings of earlier restores that must not survive: two stop points stop the server from starting.
-const STALE: [&str; 5] = ["restore_command", "recovery_end_command", "archive_cleanup_command", "recovery_min_apply_delay", "standby_mode"];
+const STALE: [&str; 5] = [
+    "restore_command",
+    "recovery_end_command",
+    "archive_cleanup_command",
+    "recovery_min_apply_delay",
+    "standby_mode",
+];
 
 /// Stop points by other means, cleared wherever the server's own files set them.
-const OTHER_TARGETS: [&str; 5] = ["recovery_target", "recovery_target_name", "recovery_target_time", "recovery_target_xid", "recovery_target_lsn"];
+const OTHER_TARGETS: [&str; 5] = [
+    "recovery_target",
+    "recovery_target_name",
+    "recovery_target_time",
+    "recovery_target_xid",
+    "recovery_target_lsn",
+];
 
 /// Settings that recovery of a hot standby wants at least as large as on the primary.
-const HOT_STANDBY: [&str; 5] =
-    ["max_connections", "max_worker_processes", "max_wal_senders", "max_prepared_transactions", "max_locks_per_transaction"];
+const HOT_STANDBY: [&str; 5] = [
+    "max_connections",
+    "max_worker_processes",
+    "max_wal_senders",
+    "max_prepared_transactions",
+    "max_locks_per_transaction",
+];
 
 /// A value in a configuration file, quoted (`GUC_scanstr` in guc-file.l undoes it).
 pub(crate) fn quote_value(value: &str) -> String {
@@ -70,7 +87,14 @@ pub(crate) struct Listen<'a> {
 }
 
 /// The settings of a restore, in the order in which they are written.
-pub(crate) fn block(manifest: &Manifest, stop: &StopPoint, timeline: u32, command: &RestoreCommand<'_>, action: &str, listen: Listen<'_>) -> Vec<(String, String)> {
+pub(crate) fn block(
+    manifest: &Manifest,
+    stop: &StopPoint,
+    timeline: u32,
+    command: &RestoreCommand<'_>,
+    action: &str,
+    listen: Listen<'_>,
+) -> Vec<(String, String)> {
     let mut out: Vec<(String, String)> = Vec::new();
     let mut set = |name: &str, value: &str| out.push((name.to_owned(), value.to_owned()));
     // Empty ones first: the server takes them in order and refuses a second stop point.
@@ -95,7 +119,13 @@ pub(crate) fn block(manifest: &Manifest, stop: &StopPoint, timeline: u32, comman
         set("recovery_target_action", action);
     }
     set("restore_command", &command.text());
-    for name in ["recovery_end_command", "archive_cleanup_command", "synchronous_standby_names", "primary_slot_name", "primary_conninfo"] {
+    for name in [
+        "recovery_end_command",
+        "archive_cleanup_command",
+        "synchronous_standby_names",
+        "primary_slot_name",
+        "primary_conninfo",
+    ] {
         set(name, "");
     }
     set("recovery_min_apply_delay", "0");
@@ -118,7 +148,10 @@ pub(crate) fn block(manifest: &Manifest, stop: &StopPoint, timeline: u32, comman
 /// Name of the setting on a line of a configuration file, in lower case.
 fn setting_of(line: &[u8]) -> Option<String> {
     let line = line.trim_ascii_start();
-    let end = line.iter().position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte == b'.')).unwrap_or(line.len());
+    let end = line
+        .iter()
+        .position(|byte| !(byte.is_ascii_alphanumeric() || *byte == b'_' || *byte == b'.'))
+        .unwrap_or(line.len());
     let name = line.get(..end).filter(|name| !name.is_empty())?;
     Some(String::from_utf8_lossy(name).to_ascii_lowercase())
 }
@@ -127,7 +160,9 @@ fn setting_of(line: &[u8]) -> Option<String> {
 pub(crate) fn rewrite_auto_conf(old: &[u8], block: &[(String, String)]) -> Vec<u8> {
     let is_stale = |line: &[u8]| {
         setting_of(line).is_some_and(|name| {
-            name.starts_with("recovery_target") || STALE.contains(&name.as_str()) || block.iter().any(|(ours, _)| *ours == name)
+            name.starts_with("recovery_target")
+                || STALE.contains(&name.as_str())
+                || block.iter().any(|(ours, _)| *ours == name)
         }) || line == BEGIN.as_bytes()
     };
     let mut out = Vec::new();
@@ -160,7 +195,9 @@ pub(crate) fn rewrite_conf(old: &[u8], captured: impl Fn(&str) -> Option<String>
             && path.starts_with('/')
             && let Some(copy) = captured(&path)
         {
-            out.extend_from_slice(format!("{kind} {} # seawall: was {}\n", quote_value(&copy), quote_value(&path)).as_bytes());
+            out.extend_from_slice(
+                format!("{kind} {} # seawall: was {}\n", quote_value(&copy), quote_value(&path)).as_bytes(),
+            );
             continue;
         }
         out.extend_from_slice(line);
@@ -171,9 +208,15 @@ pub(crate) fn rewrite_conf(old: &[u8], captured: impl Fn(&str) -> Option<String>
 /// The include directive on a line: which, and its path.
 pub(crate) fn include_of(line: &[u8]) -> Option<(&'static str, String)> {
     let name = setting_of(line)?;
-    let kind = ["include", "include_if_exists", "include_dir"].into_iter().find(|kind| *kind == name)?;
+    let kind = ["include", "include_if_exists", "include_dir"]
+        .into_iter()
+        .find(|kind| *kind == name)?;
     let text = String::from_utf8_lossy(line.trim_ascii_start()).into_owned();
-    let rest = text.get(kind.len()..)?.trim_start().trim_start_matches('=').trim_start();
+    let rest = text
+        .get(kind.len()..)?
+        .trim_start()
+        .trim_start_matches('=')
+        .trim_start();
     let path = match rest.strip_prefix('\'') {
         Some(quoted) => quoted.split('\'').next()?.to_owned(),
         None => rest.split(|c: char| c.is_whitespace() || c == '#').next()?.to_owned(),

@@ -2,6 +2,7 @@
 //! paused, or shut it down. A wrong end is found while the server still waits, so it never makes a timeline.
 
 mod access;
+mod judge;
 mod log;
 
 use std::path::PathBuf;
@@ -10,12 +11,13 @@ use std::time::{Duration, Instant};
 use pg::lsn::Lsn;
 use tokio_postgres::Client;
 
+use self::judge::judge;
 use crate::cli::TargetAction;
 use crate::error::{RestoreError, Result};
 use crate::owner::Owner;
 use crate::paths::OURS;
 use crate::place::running_postmaster;
-use crate::plan::{StopKind, StopPoint};
+use crate::plan::StopPoint;
 use crate::prefetch;
 use crate::report::{Phases, Started};
 use crate::time;
@@ -40,7 +42,10 @@ pub(crate) struct Server {
 }
 
 fn failed(message: impl Into<String>, hint: impl Into<String>) -> RestoreError {
-    RestoreError::Server { message: message.into(), hint: hint.into() }
+    RestoreError::Server {
+        message: message.into(),
+        hint: hint.into(),
+    }
 }
 
 impl Server {
@@ -51,8 +56,15 @@ impl Server {
     /// `pg_ctl`, as the owner of the files.
     fn pg_ctl(&self, arguments: &[&str]) -> tokio::process::Command {
         let mut command = std::process::Command::new(self.programs.join("pg_ctl"));
-        command.args(arguments).arg("-D").arg(&self.pgdata).current_dir(&self.pgdata);
-        command.stdin(std::process::Stdio::null()).stdout(std::process::Stdio::null()).stderr(std::process::Stdio::piped());
+        command
+            .args(arguments)
+            .arg("-D")
+            .arg(&self.pgdata)
+            .current_dir(&self.pgdata);
+        command
+            .stdin(std::process::Stdio::null())
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::piped());
         if let Some(owner) = &self.owner {
             use std::os::unix::process::CommandExt as _;
             command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
@@ -63,7 +75,12 @@ impl Server {
     async fn run_pg_ctl(&self, what: &str, arguments: &[&str]) -> Result<()> {
         let program = self.programs.join("pg_ctl");
         // The server keeps our end of a pipe open, so its errors go to the log only.
-        let status = self.pg_ctl(arguments).stderr(std::process::Stdio::null()).status().await.map_err(RestoreError::io("run", &program))?;
+        let status = self
+            .pg_ctl(arguments)
+            .stderr(std::process::Stdio::null())
+            .status()
+            .await
+            .map_err(RestoreError::io("run", &program))?;
         if status.success() { Ok(()) } else { Err(self.died(what)) }
     }
 
@@ -75,7 +92,10 @@ impl Server {
                 format!("{what}: recovery ended before the stop point: {line}"),
                 "Archived WAL ends or is damaged before the stop point. Nothing was promoted; see the log in seawall.restore, and choose an earlier one.",
             ),
-            Some(line) => failed(format!("{what}: {line}"), format!("The whole log is in \"{}\".", log.display())),
+            Some(line) => failed(
+                format!("{what}: {line}"),
+                format!("The whole log is in \"{}\".", log.display()),
+            ),
             None => failed(what.to_owned(), format!("See the log in \"{}\".", log.display())),
         }
     }
@@ -86,14 +106,22 @@ impl Server {
 }
 
 /// Starts the server and brings it to where it was asked to be.
-pub(crate) async fn run(server: &Server, tree: &Tree, stop: &StopPoint, action: TargetAction, phases: &mut Phases) -> Result<Started> {
+pub(crate) async fn run(
+    server: &Server,
+    tree: &Tree,
+    stop: &StopPoint,
+    action: TargetAction,
+    phases: &mut Phases,
+) -> Result<Started> {
     let begun = Instant::now();
     access::open(server, tree)?;
     let outcome = Box::pin(recover(server, stop, action, phases, begun)).await;
     access::close(tree)?;
     let started = outcome?;
     if server.is_running() {
-        server.run_pg_ctl("the server does not take its own access rules back", &["reload"]).await?;
+        server
+            .run_pg_ctl("the server does not take its own access rules back", &["reload"])
+            .await?;
     }
     if action != TargetAction::Pause {
         prefetch::remove_all(&server.pgdata);
@@ -101,16 +129,33 @@ pub(crate) async fn run(server: &Server, tree: &Tree, stop: &StopPoint, action: 
     Ok(started)
 }
 
-async fn recover(server: &Server, stop: &StopPoint, action: TargetAction, phases: &mut Phases, begun: Instant) -> Result<Started> {
+async fn recover(
+    server: &Server,
+    stop: &StopPoint,
+    action: TargetAction,
+    phases: &mut Phases,
+    begun: Instant,
+) -> Result<Started> {
     let (limit, log) = (server.limit.as_secs().to_string(), server.log_path());
-    server.run_pg_ctl("the restored server did not start", &["start", "-w", "-s", "-t", &limit, "-l", &log.to_string_lossy()]).await?;
+    server
+        .run_pg_ctl(
+            "the restored server did not start",
+            &["start", "-w", "-s", "-t", &limit, "-l", &log.to_string_lossy()],
+        )
+        .await?;
     let (client, socket) = access::connect(server, begun).await?;
     wait_for_pause(server, &client, begun).await?;
     let (replayed, commit_us) = position(&client).await?;
     phases.replay_ms = Some(millis(begun));
     if let Err(problem) = judge(stop, replayed, commit_us) {
-        let stopped = server.run_pg_ctl("the server did not stop", &["stop", "-w", "-m", "fast"]).await;
-        let after = if stopped.is_ok() { "The server was stopped; nothing was promoted." } else { "The server is still paused; nothing was promoted." };
+        let stopped = server
+            .run_pg_ctl("the server did not stop", &["stop", "-w", "-m", "fast"])
+            .await;
+        let after = if stopped.is_ok() {
+            "The server was stopped; nothing was promoted."
+        } else {
+            "The server is still paused; nothing was promoted."
+        };
         return Err(failed(problem, after));
     }
     let ending = Instant::now();
@@ -125,11 +170,15 @@ async fn recover(server: &Server, stop: &StopPoint, action: TargetAction, phases
     match action {
         TargetAction::Pause => {}
         TargetAction::Shutdown => {
-            server.run_pg_ctl("the server did not stop", &["stop", "-w", "-m", "fast"]).await?;
+            server
+                .run_pg_ctl("the server did not stop", &["stop", "-w", "-m", "fast"])
+                .await?;
             started.state = "shut down";
         }
         TargetAction::Promote => {
-            server.run_pg_ctl("the server was not promoted", &["promote", "-W"]).await?;
+            server
+                .run_pg_ctl("the server was not promoted", &["promote", "-W"])
+                .await?;
             started.timeline = Some(wait_for_promotion(server, &client, begun).await?);
             started.state = "promoted";
             phases.promote_ms = Some(millis(ending));
@@ -143,7 +192,10 @@ fn millis(since: Instant) -> u64 {
 }
 
 fn query_failed(error: &tokio_postgres::Error) -> RestoreError {
-    failed(format!("the restored server does not answer: {error}"), "See its log in seawall.restore.")
+    failed(
+        format!("the restored server does not answer: {error}"),
+        "See its log in seawall.restore.",
+    )
 }
 
 /// The only loop that waits for the server.
@@ -157,14 +209,20 @@ async fn wait(server: &Server, client: &Client, begun: Instant, what: &str, quer
         }
         if begun.elapsed() > server.limit {
             let hint = "It goes on by itself: look at its log in seawall.restore. A longer time can be set with --start-timeout.";
-            return Err(failed(format!("the server did not come to {what} within {} s", server.limit.as_secs()), hint));
+            return Err(failed(
+                format!("the server did not come to {what} within {} s", server.limit.as_secs()),
+                hint,
+            ));
         }
         tokio::time::sleep(POLL).await;
     }
 }
 
 async fn wait_for_pause(server: &Server, client: &Client, begun: Instant) -> Result<()> {
-    let row = client.query_one("SELECT current_setting('server_version_num')::int", &[]).await.map_err(|error| query_failed(&error))?;
+    let row = client
+        .query_one("SELECT current_setting('server_version_num')::int", &[])
+        .await
+        .map_err(|error| query_failed(&error))?;
     let query = if row.get::<_, i32>(0) >= 140_000 {
         "SELECT pg_is_in_recovery() AND pg_get_wal_replay_pause_state() = 'paused'"
     } else {
@@ -174,9 +232,19 @@ async fn wait_for_pause(server: &Server, client: &Client, begun: Instant) -> Res
 }
 
 async fn wait_for_promotion(server: &Server, client: &Client, begun: Instant) -> Result<u32> {
-    wait(server, client, begun, "the end of recovery", "SELECT NOT pg_is_in_recovery()").await?;
+    wait(
+        server,
+        client,
+        begun,
+        "the end of recovery",
+        "SELECT NOT pg_is_in_recovery()",
+    )
+    .await?;
     let query = "SELECT pg_walfile_name(pg_current_wal_insert_lsn())";
-    let row = client.query_one(query, &[]).await.map_err(|error| query_failed(&error))?;
+    let row = client
+        .query_one(query, &[])
+        .await
+        .map_err(|error| query_failed(&error))?;
     let name: String = row.get(0);
     let timeline = name.get(..8).and_then(|hex| u32::from_str_radix(hex, 16).ok());
     timeline.ok_or_else(|| failed("the server does not say which timeline it is on", ""))
@@ -184,53 +252,13 @@ async fn wait_for_promotion(server: &Server, client: &Client, begun: Instant) ->
 
 async fn position(client: &Client) -> Result<(Lsn, Option<i64>)> {
     let query = "SELECT pg_last_wal_replay_lsn()::text, round(extract(epoch FROM pg_last_xact_replay_timestamp()) * 1000000)::bigint";
-    let row = client.query_one(query, &[]).await.map_err(|error| query_failed(&error))?;
+    let row = client
+        .query_one(query, &[])
+        .await
+        .map_err(|error| query_failed(&error))?;
     let lsn: Option<String> = row.get(0);
-    let lsn = lsn.and_then(|lsn| lsn.parse().ok()).ok_or_else(|| failed("the server does not say how far it replayed", ""))?;
+    let lsn = lsn
+        .and_then(|lsn| lsn.parse().ok())
+        .ok_or_else(|| failed("the server does not say how far it replayed", ""))?;
     Ok((lsn, row.get(1)))
-}
-
-/// Is this where it should have stopped? The server tells the end of the last record that it replayed.
-fn judge(stop: &StopPoint, replayed: Lsn, commit_us: Option<i64>) -> std::result::Result<(), String> {
-    let wrong = |what: &str| Err(format!("recovery stopped at {replayed}, {what}"));
-    match stop.kind {
-        StopKind::Follow => {}
-        StopKind::Immediate if replayed < stop.lsn => return wrong("before the end of the backup"),
-        StopKind::Immediate => {}
-        // The end that the header tells is cut at the object's end; the record's own end is at most its padding later.
-        StopKind::Time | StopKind::Lsn | StopKind::Latest if stop.inclusive && replayed < stop.record_end_lsn => {
-            return wrong("before the record that it should have replayed");
-        }
-        StopKind::Time | StopKind::Lsn | StopKind::Latest if !stop.inclusive && replayed > stop.lsn => {
-            return wrong("behind the record that it should not have replayed");
-        }
-        StopKind::Time | StopKind::Lsn | StopKind::Latest => {}
-    }
-    match (stop.asked_time_us, commit_us) {
-        (Some(asked), Some(commit)) if commit > asked => {
-            Err(format!("the last replayed transaction ended at {}, after {}", time::show(commit), time::show(asked)))
-        }
-        _ => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::scan::Found;
-
-    #[test]
-    fn a_wrong_end_is_noticed_on_either_side() {
-        let found = Found { start: Lsn::new(100), end: Lsn::new(140), time_us: None, commit_before_us: None };
-        let stop = |inclusive| StopPoint::record(StopKind::Lsn, &found, inclusive);
-        assert!(judge(&stop(true), Lsn::new(140), None).is_ok());
-        assert!(judge(&stop(true), Lsn::new(100), None).is_err());
-        assert!(judge(&stop(false), Lsn::new(100), None).is_ok());
-        assert!(judge(&stop(false), Lsn::new(140), None).is_err());
-        let timed = StopPoint { asked_time_us: Some(5), ..StopPoint::record(StopKind::Time, &found, false) };
-        assert!(judge(&timed, Lsn::new(96), Some(5)).is_ok());
-        assert!(judge(&timed, Lsn::new(96), Some(6)).is_err());
-        let end = StopPoint::record(StopKind::Immediate, &found, true);
-        assert!(judge(&end, Lsn::new(99), None).is_err());
-    }
 }

@@ -54,7 +54,11 @@ pub(crate) struct State {
 impl State {
     /// As JSON.
     pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
-        let part = |part: &Part| PartText { timeline: part.timeline.as_u32(), begin: part.begin.to_string(), end: part.end.map(|end| end.to_string()) };
+        let part = |part: &Part| PartText {
+            timeline: part.timeline.as_u32(),
+            begin: part.begin.to_string(),
+            end: part.end.map(|end| end.to_string()),
+        };
         let text = Text {
             version: 1,
             restore: self.restore.clone(),
@@ -73,7 +77,11 @@ impl State {
         let text: Text = serde_json::from_slice(bytes).ok()?;
         let part = |part: &PartText| {
             let end = part.end.as_ref().map(|end| end.parse()).transpose().ok()?;
-            Some(Part { timeline: TimelineId::new(part.timeline)?, begin: part.begin.parse().ok()?, end })
+            Some(Part {
+                timeline: TimelineId::new(part.timeline)?,
+                begin: part.begin.parse().ok()?,
+                end,
+            })
         };
         let parts: Vec<Part> = text.path.iter().map(part).collect::<Option<_>>()?;
         let is_plain = |id: &str| !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric());
@@ -84,7 +92,10 @@ impl State {
             restore: text.restore,
             cluster: text.cluster,
             lineage: text.lineage.parse().ok()?,
-            route: Route { parts, size: SegmentSize::new(text.segment_bytes).ok()? },
+            route: Route {
+                parts,
+                size: SegmentSize::new(text.segment_bytes).ok()?,
+            },
             start: text.start_lsn.parse().ok()?,
             needed_until: text.needed_until_lsn.map(|lsn| lsn.parse()).transpose().ok()?,
         })
@@ -104,24 +115,41 @@ impl State {
 
     /// The last segment that is needed.
     pub(crate) fn last_segment(&self) -> Option<SegmentNumber> {
-        self.needed_until.map(|until| self.route.size.segment_of(Lsn::new(until.as_u64().saturating_sub(1))))
+        self.needed_until
+            .map(|until| self.route.size.segment_of(Lsn::new(until.as_u64().saturating_sub(1))))
     }
 
     /// Does recovery need this segment of this timeline?
     pub(crate) fn needs(&self, timeline: TimelineId, number: SegmentNumber) -> bool {
         let first = self.route.size.segment_of(self.start);
-        self.last_segment().is_some_and(|last| first <= number && number <= last)
+        self.last_segment()
+            .is_some_and(|last| first <= number && number <= last)
             && self.route.timelines_of(number).any(|one| one == timeline)
     }
 
     /// The way to a timeline on the way; a timeline that is not on it stands alone.
     pub(crate) fn route_to(&self, timeline: TimelineId) -> Route {
-        let mut parts: Vec<Part> = self.route.parts.iter().take_while(|part| part.timeline <= timeline).copied().collect();
+        let mut parts: Vec<Part> = self
+            .route
+            .parts
+            .iter()
+            .take_while(|part| part.timeline <= timeline)
+            .copied()
+            .collect();
         match parts.last_mut().filter(|last| last.timeline == timeline) {
             Some(last) => last.end = None,
-            None => parts = vec![Part { timeline, begin: Lsn::ZERO, end: None }],
+            None => {
+                parts = vec![Part {
+                    timeline,
+                    begin: Lsn::ZERO,
+                    end: None,
+                }]
+            }
         }
-        Route { parts, size: self.route.size }
+        Route {
+            parts,
+            size: self.route.size,
+        }
     }
 }
 
@@ -138,7 +166,18 @@ pub(crate) mod tests {
             cluster: "main".into(),
             lineage: LineageId::default(),
             route: Route {
-                parts: vec![Part { timeline: tli(1), begin: Lsn::ZERO, end: Some(fork) }, Part { timeline: tli(2), begin: fork, end: None }],
+                parts: vec![
+                    Part {
+                        timeline: tli(1),
+                        begin: Lsn::ZERO,
+                        end: Some(fork),
+                    },
+                    Part {
+                        timeline: tli(2),
+                        begin: fork,
+                        end: None,
+                    },
+                ],
                 size: size(),
             },
             start: Lsn::new(MIB + 40),
@@ -150,7 +189,10 @@ pub(crate) mod tests {
     fn the_file_comes_back_as_it_was() {
         let state = state();
         let back = State::parse(&state.to_json().unwrap()).unwrap();
-        assert_eq!((back.route, back.start, back.needed_until, back.restore), (state.route, state.start, state.needed_until, state.restore));
+        assert_eq!(
+            (back.route, back.start, back.needed_until, back.restore),
+            (state.route, state.start, state.needed_until, state.restore)
+        );
         assert!(State::parse(b"{}").is_none());
     }
 

@@ -11,7 +11,12 @@ const HINT: &str = "Write it with an offset or a zone, for example '2026-11-21 0
 
 /// A point in time as microseconds since 1970.
 pub(crate) fn parse(text: &str) -> Result<i64> {
-    let bad = |reason: &str| RestoreError::usage(format!("invalid --target-time \"{}\": {reason}", text.escape_debug()), HINT);
+    let bad = |reason: &str| {
+        RestoreError::usage(
+            format!("invalid --target-time \"{}\": {reason}", text.escape_debug()),
+            HINT,
+        )
+    };
     let trimmed = text.trim();
     if let Ok(timestamp) = trimmed.parse::<Timestamp>() {
         return Ok(timestamp.as_microsecond());
@@ -34,7 +39,9 @@ pub(crate) fn parse(text: &str) -> Result<i64> {
     };
     let ambiguous = zone.to_ambiguous_zoned(civil);
     if ambiguous.is_ambiguous() {
-        return Err(bad("it comes twice, or never, in its zone because the clocks change; write it with an offset"));
+        return Err(bad(
+            "it comes twice, or never, in its zone because the clocks change; write it with an offset",
+        ));
     }
     let zoned = ambiguous.compatible().map_err(|_| bad("it is out of range"))?;
     Ok(zoned.timestamp().as_microsecond())
@@ -44,7 +51,9 @@ pub(crate) fn parse(text: &str) -> Result<i64> {
 fn split_zone(text: &str) -> Option<(String, &str)> {
     let (date, rest) = text.split_once([' ', 'T', 't'])?;
     let rest = rest.trim_start();
-    let end = rest.find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.')).unwrap_or(rest.len());
+    let end = rest
+        .find(|c: char| !(c.is_ascii_digit() || c == ':' || c == '.'))
+        .unwrap_or(rest.len());
     let (time, zone) = rest.split_at_checked(end)?;
     Some((format!("{date}T{time}"), zone.trim()))
 }
@@ -87,7 +96,14 @@ mod tests {
 
     #[test]
     fn a_time_without_a_zone_is_refused_with_a_hint() {
-        for text in ["2026-11-21 05:24:00", "2026-11-21", "yesterday", "infinity", "", "2026-11-21 05:24:00 Nowhere/Land"] {
+        for text in [
+            "2026-11-21 05:24:00",
+            "2026-11-21",
+            "yesterday",
+            "infinity",
+            "",
+            "2026-11-21 05:24:00 Nowhere/Land",
+        ] {
             let error = parse(text).unwrap_err();
             assert_eq!(error.exit_code(), crate::exit::USAGE, "{text}");
             assert!(error.hint().unwrap().contains("offset"), "{text}");

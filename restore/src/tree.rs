@@ -18,9 +18,15 @@ use crate::error::{RestoreError, Result};
 use crate::owner::Owner;
 use crate::paths::Place;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
-const NEW_FILE: OFlags =
-    OFlags::WRONLY.union(OFlags::CREATE).union(OFlags::EXCL).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
+const NEW_FILE: OFlags = OFlags::WRONLY
+    .union(OFlags::CREATE)
+    .union(OFlags::EXCL)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// The directories of a restore.
 #[derive(Debug)]
@@ -32,27 +38,37 @@ pub(crate) struct Tree {
 
 fn failed(action: &'static str, place: &Place) -> impl FnOnce(Errno) -> RestoreError {
     let path = place.show();
-    move |errno| RestoreError::Io { action, path, source: errno.into() }
+    move |errno| RestoreError::Io {
+        action,
+        path,
+        source: errno.into(),
+    }
 }
 
 impl Tree {
     /// Opens the directories, which exist.
     pub(crate) fn open(data: &Path, tablespaces: &[(u32, &Path)], owner: Option<Owner>) -> Result<Tree> {
         let open = |path: &Path| {
-            rustix::fs::open(path, DIRECTORY, Mode::empty()).map_err(|errno| RestoreError::io("open directory", path)(errno.into()))
+            rustix::fs::open(path, DIRECTORY, Mode::empty())
+                .map_err(|errno| RestoreError::io("open directory", path)(errno.into()))
         };
-        let tablespaces = tablespaces.iter().map(|(oid, path)| Ok((*oid, open(path)?))).collect::<Result<_>>()?;
-        Ok(Tree { data: open(data)?, tablespaces, owner })
+        let tablespaces = tablespaces
+            .iter()
+            .map(|(oid, path)| Ok((*oid, open(path)?)))
+            .collect::<Result<_>>()?;
+        Ok(Tree {
+            data: open(data)?,
+            tablespaces,
+            owner,
+        })
     }
 
     fn root(&self, place: &Place) -> Result<BorrowedFd<'_>> {
         match place.tablespace {
             None => Ok(self.data.as_fd()),
-            Some(oid) => self
-                .tablespaces
-                .get(&oid)
-                .map(AsFd::as_fd)
-                .ok_or_else(|| RestoreError::damaged("the file table", format!("tablespace {oid} is not in the manifest"))),
+            Some(oid) => self.tablespaces.get(&oid).map(AsFd::as_fd).ok_or_else(|| {
+                RestoreError::damaged("the file table", format!("tablespace {oid} is not in the manifest"))
+            }),
         }
     }
 
@@ -62,9 +78,13 @@ impl Tree {
             .names
             .split_last()
             .ok_or_else(|| RestoreError::damaged("the file table", "a file has the path of a directory"))?;
-        let mut at = self.root(place)?.try_clone_to_owned().map_err(|error| RestoreError::io("open", Path::new(&place.show()))(error))?;
+        let mut at = self
+            .root(place)?
+            .try_clone_to_owned()
+            .map_err(|error| RestoreError::io("open", Path::new(&place.show()))(error))?;
         for name in above {
-            at = rustix::fs::openat(&at, &**name, DIRECTORY, Mode::empty()).map_err(failed("open the directory of", place))?;
+            at = rustix::fs::openat(&at, &**name, DIRECTORY, Mode::empty())
+                .map_err(failed("open the directory of", place))?;
         }
         Ok((at, last))
     }
@@ -77,7 +97,9 @@ impl Tree {
     /// Makes a directory. One that is there already keeps its content and gets the mode.
     pub(crate) fn make_directory(&self, place: &Place, mode: u32) -> Result<()> {
         let directory = if place.names.is_empty() {
-            self.root(place)?.try_clone_to_owned().map_err(|error| RestoreError::io("open", Path::new(&place.show()))(error))?
+            self.root(place)?
+                .try_clone_to_owned()
+                .map_err(|error| RestoreError::io("open", Path::new(&place.show()))(error))?
         } else {
             let (parent, name) = self.parent(place)?;
             match rustix::fs::mkdirat(&parent, name, Mode::RWXU) {
@@ -93,7 +115,10 @@ impl Tree {
     /// Makes the directories above a place that are missing.
     pub(crate) fn make_ancestors(&self, place: &Place, mode: u32) -> Result<()> {
         for depth in 1..place.names.len() {
-            let ancestor = Place { tablespace: place.tablespace, names: place.names.iter().take(depth).cloned().collect() };
+            let ancestor = Place {
+                tablespace: place.tablespace,
+                names: place.names.iter().take(depth).cloned().collect(),
+            };
             self.make_directory(&ancestor, mode)?;
         }
         Ok(())
@@ -104,18 +129,26 @@ impl Tree {
         let (parent, name) = self.parent(place)?;
         rustix::fs::symlinkat(target, &parent, name).map_err(failed("create link", place))?;
         let Some(owner) = &self.owner else { return Ok(()) };
-        rustix::fs::chownat(&parent, name, Some(owner.uid), Some(owner.gid), AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(failed("change the owner of", place))
+        rustix::fs::chownat(
+            &parent,
+            name,
+            Some(owner.uid),
+            Some(owner.gid),
+            AtFlags::SYMLINK_NOFOLLOW,
+        )
+        .map_err(failed("change the owner of", place))
     }
 
     /// Creates a file of this length, all zeros and nothing of it allocated.
     pub(crate) fn create_file(&self, place: &Place, size: u64, mode: u32) -> Result<File> {
         let (parent, name) = self.parent(place)?;
-        let file = rustix::fs::openat(&parent, name, NEW_FILE, Mode::RUSR | Mode::WUSR).map_err(failed("create", place))?;
+        let file =
+            rustix::fs::openat(&parent, name, NEW_FILE, Mode::RUSR | Mode::WUSR).map_err(failed("create", place))?;
         self.own(&file, place)?;
         rustix::fs::fchmod(&file, permissions(mode)).map_err(failed("change the mode of", place))?;
         let file = File::from(file);
-        file.set_len(size).map_err(|error| RestoreError::io("set the length of", Path::new(&place.show()))(error))?;
+        file.set_len(size)
+            .map_err(|error| RestoreError::io("set the length of", Path::new(&place.show()))(error))?;
         Ok(file)
     }
 
@@ -123,7 +156,9 @@ impl Tree {
     pub(crate) fn open_file(&self, place: &Place) -> Result<File> {
         let (parent, name) = self.parent(place)?;
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        rustix::fs::openat(&parent, name, flags, Mode::empty()).map(File::from).map_err(failed("open", place))
+        rustix::fs::openat(&parent, name, flags, Mode::empty())
+            .map(File::from)
+            .map_err(failed("open", place))
     }
 
     /// The content of a file, `None` when there is none; links are not followed.
@@ -139,7 +174,8 @@ impl Tree {
             Err(errno) => return Err(failed("open", place)(errno)),
         };
         let mut bytes = Vec::new();
-        io::Read::read_to_end(&mut file, &mut bytes).map_err(|error| RestoreError::io("read", Path::new(&place.show()))(error))?;
+        io::Read::read_to_end(&mut file, &mut bytes)
+            .map_err(|error| RestoreError::io("read", Path::new(&place.show()))(error))?;
         Ok(Some(bytes))
     }
 
@@ -152,7 +188,11 @@ impl Tree {
         if let Some(last) = temporary.names.last_mut() {
             *last = temporary_name.into();
         }
-        let temporary_name = temporary.names.last().map(|name| name.to_os_string()).unwrap_or_default();
+        let temporary_name = temporary
+            .names
+            .last()
+            .map(|name| name.to_os_string())
+            .unwrap_or_default();
         match rustix::fs::unlinkat(&parent, &temporary_name, AtFlags::empty()) {
             Ok(()) | Err(Errno::NOENT) => {}
             Err(errno) => return Err(failed("remove", &temporary)(errno)),
@@ -177,10 +217,16 @@ impl Tree {
 
     /// Makes everything written so far durable, on every file system of the restore.
     pub(crate) fn sync(&self) -> Result<()> {
-        for (path, root) in std::iter::once(("the data directory".to_owned(), &self.data))
-            .chain(self.tablespaces.iter().map(|(oid, root)| (format!("tablespace {oid}"), root)))
-        {
-            rustix::fs::syncfs(root).map_err(|errno| RestoreError::Io { action: "sync", path, source: errno.into() })?;
+        for (path, root) in std::iter::once(("the data directory".to_owned(), &self.data)).chain(
+            self.tablespaces
+                .iter()
+                .map(|(oid, root)| (format!("tablespace {oid}"), root)),
+        ) {
+            rustix::fs::syncfs(root).map_err(|errno| RestoreError::Io {
+                action: "sync",
+                path,
+                source: errno.into(),
+            })?;
         }
         Ok(())
     }

@@ -16,7 +16,6 @@ use std::time::Duration;
 
 use pg::segment::WalFileName;
 use pg::timeline::TimelineId;
-use store::catalog::Coverage;
 use store::layout::{Lane, WalName};
 use store::object::list_all;
 use store::repository::Repository;
@@ -27,7 +26,6 @@ use crate::error::{RestoreError, Result};
 use crate::exit;
 use crate::open::{self, Opened};
 use crate::prefetch;
-use crate::scan::{gone, vanished};
 use crate::state::State;
 
 pub(crate) use segment::fetch_segment;
@@ -48,18 +46,31 @@ pub(crate) async fn run(cli: &Cli, args: &WalGetArgs) -> u8 {
         Ok(Outcome::Absent) => exit::WAL_ABSENT,
         Err(error) => {
             let text = error.chain();
-            eprintln!("wal-restore: cannot get WAL file \"{}\": {text}", args.file.escape_debug());
+            eprintln!(
+                "wal-restore: cannot get WAL file \"{}\": {text}",
+                args.file.escape_debug()
+            );
             if let Some(hint) = error.hint() {
                 eprintln!("HINT: {hint}");
             }
-            let may_come = matches!(error, RestoreError::Store(_) | RestoreError::Vanished { .. } | RestoreError::Server { .. });
-            if args.standby && may_come { exit::WAL_ABSENT } else { exit::WAL_STOP }
+            let may_come = matches!(
+                error,
+                RestoreError::Store(_) | RestoreError::Vanished { .. } | RestoreError::Server { .. }
+            );
+            if args.standby && may_come {
+                exit::WAL_ABSENT
+            } else {
+                exit::WAL_STOP
+            }
         }
     }
 }
 
 async fn get(cli: &Cli, args: &WalGetArgs) -> Result<Outcome> {
-    let pgdata = args.pgdata.canonicalize().map_err(RestoreError::io("resolve", &args.pgdata))?;
+    let pgdata = args
+        .pgdata
+        .canonicalize()
+        .map_err(RestoreError::io("resolve", &args.pgdata))?;
     let state = State::read(&pgdata)?;
     let name = WalFileName::parse(&args.file, state.route.size)
         .ok_or_else(|| RestoreError::Failed("it is not the name of a WAL file of this cluster".into()))?;
@@ -71,18 +82,24 @@ async fn get(cli: &Cli, args: &WalGetArgs) -> Result<Outcome> {
     }
     let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
     if opened.cluster.name != state.cluster {
-        return Err(RestoreError::Failed(format!("the restore in \"{}\" is of cluster \"{}\"", pgdata.display(), state.cluster)));
+        return Err(RestoreError::Failed(format!(
+            "the restore in \"{}\" is of cluster \"{}\"",
+            pgdata.display(),
+            state.cluster
+        )));
     }
     match name {
-        WalFileName::Segment { timeline, number } => match fetch_segment(&opened.repository, &state, timeline, number).await? {
-            (Verdict::Serve { .. }, bytes) => {
-                put(&args.dest, &bytes)?;
-                prefetch::follow_up(cli, &state, &pgdata, &args.file);
-                Ok(Outcome::InPlace)
+        WalFileName::Segment { timeline, number } => {
+            match fetch_segment(&opened.repository, &state, timeline, number).await? {
+                (Verdict::Serve { .. }, bytes) => {
+                    put(&args.dest, &bytes)?;
+                    prefetch::follow_up(cli, &state, &pgdata, &args.file);
+                    Ok(Outcome::InPlace)
+                }
+                (Verdict::Absent, _) => Ok(Outcome::Absent),
+                (Verdict::Stop(reason), _) => Err(stop(reason)),
             }
-            (Verdict::Absent, _) => Ok(Outcome::Absent),
-            (Verdict::Stop(reason), _) => Err(stop(reason)),
-        },
+        }
         WalFileName::History { timeline } => history(&opened, &state, timeline, &args.dest).await,
         // Never archived, and no recovery needs them.
         WalFileName::Partial { .. } | WalFileName::BackupHistory { .. } => Ok(Outcome::Absent),
@@ -90,14 +107,28 @@ async fn get(cli: &Cli, args: &WalGetArgs) -> Result<Outcome> {
 }
 
 fn stop(reason: String) -> RestoreError {
-    RestoreError::Server { message: reason, hint: "Restore to an earlier stop point, or see the holes with `wal-restore list`.".into() }
+    RestoreError::Server {
+        message: reason,
+        hint: "Restore to an earlier stop point, or see the holes with `wal-restore list`.".into(),
+    }
 }
 
 async fn history(opened: &Opened, state: &State, timeline: TimelineId, dest: &Path) -> Result<Outcome> {
     let repository: &Repository = &opened.repository;
-    let prefix = format!("{}{}/history.", repository.layout().wal_prefix(Lane::Wal, state.lineage), timeline.hex8());
-    let listed = list_all(repository.store().as_ref(), &prefix).await.map_err(store::StoreError::from)?;
-    let newest = listed.into_iter().rev().find(|meta| matches!(repository.layout().parse_wal(meta.name.as_str()), Some(WalName::History { .. })));
+    let prefix = format!(
+        "{}{}/history.",
+        repository.layout().wal_prefix(Lane::Wal, state.lineage),
+        timeline.hex8()
+    );
+    let listed = list_all(repository.store().as_ref(), &prefix)
+        .await
+        .map_err(store::StoreError::from)?;
+    let newest = listed.into_iter().rev().find(|meta| {
+        matches!(
+            repository.layout().parse_wal(meta.name.as_str()),
+            Some(WalName::History { .. })
+        )
+    });
     match newest {
         Some(meta) => {
             let (_, bytes) = repository.read_history(&meta.name, timeline).await?;
@@ -126,8 +157,16 @@ fn put(dest: &Path, bytes: &[u8]) -> Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(io("remove the temporary of")(error)),
         _ => {}
     }
-    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(&temporary).map_err(io("create"))?;
-    let written = file.write_all(bytes).and_then(|()| file.sync_all()).and_then(|()| fs::rename(&temporary, dest));
+    let mut file = fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(io("create"))?;
+    let written = file
+        .write_all(bytes)
+        .and_then(|()| file.sync_all())
+        .and_then(|()| fs::rename(&temporary, dest));
     if let Err(error) = written {
         // A part must not stay; the error is the news.
         let _ = fs::remove_file(&temporary);
@@ -151,67 +190,11 @@ pub(crate) fn move_in(from: &Path, dest: &Path) -> Result<()> {
 }
 
 fn sync_parent(dest: &Path) -> Result<()> {
-    let parent = dest.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let parent = dest
+        .parent()
+        .filter(|parent| !parent.as_os_str().is_empty())
+        .unwrap_or(Path::new("."));
     store::durable::fsync_dir(parent).map_err(RestoreError::io("fsync", parent))
-}
-
-/// Reads the pieces of a segment, checked, zeros behind them.
-async fn assemble(repository: &Repository, state: &State, pieces: &[crate::route::Piece], start: pg::lsn::Lsn) -> Result<Vec<u8>> {
-    use futures::{StreamExt as _, TryStreamExt as _, stream};
-    let size = state.route.size;
-    let mut out = vec![0; usize::try_from(size.bytes()).unwrap_or(usize::MAX)];
-    let mut parts = stream::iter(pieces.to_vec())
-        .map(|piece| async move {
-            let bytes = repository.read_wal(&piece.range, size).await.map_err(|error| gone(error, &piece.range))?;
-            Ok::<_, RestoreError>((piece, bytes))
-        })
-        .buffered(4);
-    while let Some((piece, bytes)) = parts.try_next().await? {
-        let short = || vanished(&piece.range);
-        let index = |lsn: pg::lsn::Lsn, base: pg::lsn::Lsn| usize::try_from(lsn.distance_from(base)).unwrap_or(usize::MAX);
-        let from = bytes.get(index(piece.from, piece.range.start)..index(piece.to, piece.range.start)).ok_or_else(short)?;
-        let to = out.get_mut(index(piece.from, start)..index(piece.to, start)).ok_or_else(short)?;
-        to.copy_from_slice(from);
-    }
-    // xlp_pageaddr of the first page: these bytes belong here.
-    let address = out.get(8..16).and_then(|bytes| bytes.try_into().ok()).map(u64::from_le_bytes);
-    if address != Some(start.as_u64()) {
-        return Err(RestoreError::damaged(format!("the segment at {start}"), "its first page belongs elsewhere"));
-    }
-    Ok(out)
-}
-
-/// Everything of one segment on a timeline and its ancestors, by listing, and whether the timeline has WAL behind it.
-async fn list_segment(repository: &Repository, state: &State, timeline: TimelineId, number: pg::segment::SegmentNumber) -> Result<(Coverage, bool)> {
-    let size = state.route.size;
-    let mut coverage = Coverage { lineage: state.lineage, timelines: Default::default(), histories: Default::default() };
-    let layout = repository.layout();
-    let route = state.route_to(timeline);
-    let (start, end) = (size.start_of(number), size.end_of(number));
-    let holds = |part: &&crate::route::Part| part.begin < end && part.end.is_none_or(|part_end| part_end > start);
-    for part in route.parts.iter().filter(holds) {
-        let segment = pg::segment::segment_name(part.timeline, number, size);
-        for lane in [Lane::Wal, Lane::Tail] {
-            let prefix = layout.segment_prefix(lane, state.lineage, part.timeline, &segment);
-            for meta in list_all(repository.store().as_ref(), &prefix).await.map_err(store::StoreError::from)? {
-                if let Some(WalName::Range(range)) = layout.parse_wal(meta.name.as_str()) {
-                    coverage.timelines.entry(part.timeline).or_default().ranges.push(range);
-                }
-            }
-        }
-    }
-    for timeline in coverage.timelines.values_mut() {
-        timeline.ranges.sort_by_key(|range| range.start);
-    }
-    let mut has_later = false;
-    let segment = pg::segment::segment_name(timeline, number, size);
-    for lane in [Lane::Wal, Lane::Tail] {
-        let prefix = format!("{}{}/", layout.wal_prefix(lane, state.lineage), timeline.hex8());
-        // '0' sorts right behind '/': what comes after it is in a later segment, or the history.
-        let page = repository.store().list_page(&prefix, Some(&format!("{prefix}{segment}0")), 2).await.map_err(store::StoreError::from)?;
-        has_later |= page.objects.iter().any(|meta| matches!(layout.parse_wal(meta.name.as_str()), Some(WalName::Range(_))));
-    }
-    Ok((coverage, has_later))
 }
 
 #[cfg(test)]

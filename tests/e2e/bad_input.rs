@@ -180,7 +180,7 @@ fn wrong_keys_and_foreign_repositories_are_refused() {
             let config = seawall.config.clone().set("repository.url", url)?;
             let lost = Seawall::configure_as(config, place)?;
             let output = lost.restore.run(&["list"]).await?;
-            output.assert_refused(code, &["seawall.json"])?;
+            output.assert_refused(code, &["repository", place])?;
         }
         // Nothing of this has harmed ours.
         seawall.restore_to("mine", &["--target", "latest"]).await?;
@@ -207,9 +207,14 @@ fn another_cluster_is_never_mixed_into_the_archive_of_the_first() {
             .set("cluster.main.postgres.host", socket)?
             .set("cluster.main.postgres.port", i64::from(second.port()))?;
         let wrong = Seawall::configure_as(config, "wrong")?;
-        for args in [["run"].as_slice(), &["backup"], &["init", "--single-host"]] {
+        let commands: [(&[&str], &str); 3] = [
+            (&["run"], "system identifier"),
+            (&["backup"], "another cluster"),
+            (&["init", "--single-host"], "system identifier"),
+        ];
+        for (args, words) in commands {
             let output = wrong.agent.run(args).await?;
-            output.assert_refused(REFUSED, &["system identifier"])?;
+            output.assert_refused(REFUSED, &[words])?;
         }
         assert_eq!(seawall.list().await?, before);
         assert_eq!(tests::tree::files(&seawall.repository())?.len(), objects);

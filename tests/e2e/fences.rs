@@ -168,7 +168,7 @@ fn skipped(rest: &str, before: Option<char>) -> Option<usize> {
     if rest.starts_with("/*") {
         return Some(rest.find("*/").map_or(rest.len(), |at| at + 2));
     }
-    if rest.starts_with('r') && !in_word || rest.starts_with("br") && !in_word {
+    if !in_word && (rest.starts_with('r') || rest.starts_with("br")) {
         let marks = rest.trim_start_matches('b').strip_prefix('r')?;
         let hashes = marks.chars().take_while(|c| *c == '#').count();
         let content = marks[hashes..].strip_prefix('"')?;

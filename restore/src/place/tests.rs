@@ -1,5 +1,7 @@
 use super::*;
 use crate::exit;
+use crate::plan::TablespacePlan;
+use store::manifest::Manifest;
 
 fn refusal(result: Result<Found>) -> String {
     let error = result.unwrap_err();
@@ -33,15 +35,30 @@ fn a_running_server_a_link_and_the_repository_are_refused_by_name() {
 #[test]
 fn what_an_interrupted_restore_left_is_removed_and_nothing_else() {
     let dir = tempfile::tempdir().unwrap();
-    let marker = Marker { restore: "r".into(), names: vec!["base".into(), "PG_VERSION".into(), "../x".into()], tablespaces: Vec::new() };
+    let marker = Marker {
+        restore: "r".into(),
+        names: vec!["base".into(), "PG_VERSION".into(), "../x".into()],
+        tablespaces: Vec::new(),
+    };
     fs::create_dir_all(dir.path().join(OURS)).unwrap();
     fs::create_dir_all(dir.path().join("base/5")).unwrap();
-    fs::write(dir.path().join(OURS).join(INCOMPLETE), serde_json::to_vec(&marker).unwrap()).unwrap();
-    let Found::Interrupted(found) = inspect(dir.path(), None).unwrap() else { panic!("no marker") };
+    fs::write(
+        dir.path().join(OURS).join(INCOMPLETE),
+        serde_json::to_vec(&marker).unwrap(),
+    )
+    .unwrap();
+    let Found::Interrupted(found) = inspect(dir.path(), None).unwrap() else {
+        panic!("no marker")
+    };
     clean(dir.path(), &found).unwrap();
     assert!(is_empty(dir.path()).unwrap());
     fs::write(dir.path().join("mine"), "").unwrap();
-    assert!(clean(dir.path(), &found).unwrap_err().to_string().contains("did not write"));
+    assert!(
+        clean(dir.path(), &found)
+            .unwrap_err()
+            .to_string()
+            .contains("did not write")
+    );
 }
 
 #[test]
@@ -50,17 +67,37 @@ fn a_directory_with_pg_control_is_never_taken_for_an_interrupted_restore() {
     fs::create_dir_all(dir.path().join(OURS)).unwrap();
     fs::create_dir_all(dir.path().join("global")).unwrap();
     fs::write(dir.path().join("global/pg_control"), "").unwrap();
-    let marker = Marker { restore: "r".into(), names: Vec::new(), tablespaces: Vec::new() };
-    fs::write(dir.path().join(OURS).join(INCOMPLETE), serde_json::to_vec(&marker).unwrap()).unwrap();
+    let marker = Marker {
+        restore: "r".into(),
+        names: Vec::new(),
+        tablespaces: Vec::new(),
+    };
+    fs::write(
+        dir.path().join(OURS).join(INCOMPLETE),
+        serde_json::to_vec(&marker).unwrap(),
+    )
+    .unwrap();
     assert!(refusal(inspect(dir.path(), None)).contains("is not empty"));
 }
 
 fn with_tablespaces() -> Manifest {
     let mut manifest = crate::testing::manifest();
     manifest.tablespaces = vec![
-        store::manifest::Tablespace { oid: 16384, location: b"/srv/one".to_vec().into(), in_place: false },
-        store::manifest::Tablespace { oid: 16385, location: b"/srv/two=2".to_vec().into(), in_place: false },
-        store::manifest::Tablespace { oid: 16386, location: b"pg_tblspc/16386".to_vec().into(), in_place: true },
+        store::manifest::Tablespace {
+            oid: 16384,
+            location: b"/srv/one".to_vec().into(),
+            in_place: false,
+        },
+        store::manifest::Tablespace {
+            oid: 16385,
+            location: b"/srv/two=2".to_vec().into(),
+            in_place: false,
+        },
+        store::manifest::Tablespace {
+            oid: 16386,
+            location: b"pg_tblspc/16386".to_vec().into(),
+            in_place: true,
+        },
     ];
     manifest
 }
@@ -73,8 +110,18 @@ fn tablespaces_go_where_they_were_unless_they_are_mapped() {
     };
     let to = |plan: &[TablespacePlan]| plan.iter().map(|one| one.to.display().to_string()).collect::<Vec<_>>();
     assert_eq!(to(&plan(&[]).unwrap()), ["/srv/one", "/srv/two=2"]);
-    assert_eq!(to(&plan(&["16384=/new/a", "/srv/two=2=/new/b"]).unwrap()), ["/new/a", "/new/b"]);
-    for bad in [&["16384=relative"][..], &["nothing"], &["16399=/new"], &["/other=/new"], &["16384=/data/x"], &["16384=/new", "16385=/new/x"]] {
+    assert_eq!(
+        to(&plan(&["16384=/new/a", "/srv/two=2=/new/b"]).unwrap()),
+        ["/new/a", "/new/b"]
+    );
+    for bad in [
+        &["16384=relative"][..],
+        &["nothing"],
+        &["16399=/new"],
+        &["/other=/new"],
+        &["16384=/data/x"],
+        &["16384=/new", "16385=/new/x"],
+    ] {
         assert!(plan(bad).is_err(), "{bad:?}");
     }
 }
@@ -83,7 +130,11 @@ fn tablespaces_go_where_they_were_unless_they_are_mapped() {
 fn a_tablespace_directory_with_files_is_refused_with_the_option_that_helps() {
     let dir = tempfile::tempdir().unwrap();
     fs::write(dir.path().join("x"), "").unwrap();
-    let plan = [TablespacePlan { oid: 5, from: String::new(), to: dir.path().to_owned() }];
+    let plan = [TablespacePlan {
+        oid: 5,
+        from: String::new(),
+        to: dir.path().to_owned(),
+    }];
     let error = inspect_tablespaces(&plan, None, &Found::Free).unwrap_err();
     assert!(error.hint().unwrap().contains("--tablespace-map 5=DIR"));
 }

@@ -57,7 +57,12 @@ impl Seen {
         if start < from {
             return;
         }
-        let found = Found { start, end, time_us, commit_before_us: self.last_commit_us };
+        let found = Found {
+            start,
+            end,
+            time_us,
+            commit_before_us: self.last_commit_us,
+        };
         if wanted(&found) {
             self.found = Some(found);
             return;
@@ -65,16 +70,34 @@ impl Seen {
         if time_us.is_some() {
             self.last_commit_us = self.last_commit_us.max(time_us);
         }
-        self.last = Some(Found { commit_before_us: self.last_commit_us, ..found });
+        self.last = Some(Found {
+            commit_before_us: self.last_commit_us,
+            ..found
+        });
     }
 }
 
 /// What the WAL of a backup's cluster must look like.
-pub(crate) fn config(manifest: &Manifest, timeline: TimelineId, size: SegmentSize, start: Lsn) -> Result<WalReaderConfig> {
+pub(crate) fn config(
+    manifest: &Manifest,
+    timeline: TimelineId,
+    size: SegmentSize,
+    start: Lsn,
+) -> Result<WalReaderConfig> {
     let major = ServerVersion(manifest.server_version).major();
-    let magic = wal_page_magic(major)
-        .ok_or_else(|| RestoreError::refused(format!("PostgreSQL {major} is not supported"), "Upgrade seawall on this host."))?;
-    Ok(WalReaderConfig { magic, system_identifier: SystemIdentifier(manifest.system_identifier), segment_size: size, timeline, start })
+    let magic = wal_page_magic(major).ok_or_else(|| {
+        RestoreError::refused(
+            format!("PostgreSQL {major} is not supported"),
+            "Upgrade seawall on this host.",
+        )
+    })?;
+    Ok(WalReaderConfig {
+        magic,
+        system_identifier: SystemIdentifier(manifest.system_identifier),
+        segment_size: size,
+        timeline,
+        start,
+    })
 }
 
 /// A search over contiguous pieces.
@@ -88,17 +111,26 @@ pub(crate) struct Search<'a> {
 impl<'a> Search<'a> {
     /// Begins at `config.start`; records before `from` do not count.
     pub(crate) fn new(config: WalReaderConfig, from: Lsn, wanted: &'a Wanted) -> Result<Self> {
-        Ok(Search { reader: WalReader::new(config)?, from, wanted, seen: Seen::default() })
+        Ok(Search {
+            reader: WalReader::new(config)?,
+            from,
+            wanted,
+            seen: Seen::default(),
+        })
     }
 
     /// Reads a piece out of its object's bytes; true when the search is over.
     pub(crate) fn push(&mut self, piece: &Piece, object: &[u8]) -> Result<bool> {
         let at = |lsn: Lsn| usize::try_from(lsn.distance_from(piece.range.start)).unwrap_or(usize::MAX);
         let bytes = object.get(at(piece.from)..at(piece.to)).ok_or_else(|| {
-            RestoreError::damaged(format!("{}-{}", piece.range.start, piece.range.end), "shorter than its range")
+            RestoreError::damaged(
+                format!("{}-{}", piece.range.start, piece.range.end),
+                "shorter than its range",
+            )
         })?;
         let (seen, from, wanted) = (&mut self.seen, self.from, self.wanted);
-        self.reader.push(piece.from, bytes, &mut |item| seen.note(&item, from, wanted))?;
+        self.reader
+            .push(piece.from, bytes, &mut |item| seen.note(&item, from, wanted))?;
         Ok(self.seen.found.is_some())
     }
 
@@ -125,11 +157,25 @@ mod tests {
     use wal::record::RecordInfo;
 
     fn record(start: u64, end: u64) -> WalItem {
-        WalItem::Record(RecordInfo { start: Lsn::new(start), end: Lsn::new(end), prev: Lsn::ZERO, xid: 0, rmid: 0, info: 0, len: 24 })
+        WalItem::Record(RecordInfo {
+            start: Lsn::new(start),
+            end: Lsn::new(end),
+            prev: Lsn::ZERO,
+            xid: 0,
+            rmid: 0,
+            info: 0,
+            len: 24,
+        })
     }
 
     fn xact(kind: XactKind, start: u64, end: u64, us: i64) -> Vec<WalItem> {
-        let event = XactEvent { kind, lsn_start: Lsn::new(start), lsn_end: Lsn::new(end), xid: 1, time: PgTimestamp::from_unix_micros(us) };
+        let event = XactEvent {
+            kind,
+            lsn_start: Lsn::new(start),
+            lsn_end: Lsn::new(end),
+            xid: 1,
+            time: PgTimestamp::from_unix_micros(us),
+        };
         vec![record(start, end), WalItem::Xact(event)]
     }
 
@@ -147,19 +193,32 @@ mod tests {
 
     #[test]
     fn the_stop_record_is_the_first_transaction_past_the_time() {
-        let after = |us: i64| search(&wal(), Lsn::new(0), &move |found: &Found| found.time_us.is_some_and(|time| time > us)).0;
+        let after = |us: i64| {
+            search(&wal(), Lsn::new(0), &move |found: &Found| {
+                found.time_us.is_some_and(|time| time > us)
+            })
+            .0
+        };
         assert_eq!(after(4).unwrap().start, Lsn::new(100));
         assert_eq!(after(5).unwrap().start, Lsn::new(220));
         assert_eq!(after(10).unwrap().start, Lsn::new(300));
         assert_eq!(after(10).unwrap().commit_before_us, Some(10));
         assert_eq!(after(20), None);
-        let not_before = |us: i64| search(&wal(), Lsn::new(0), &move |found: &Found| found.time_us.is_some_and(|time| time >= us)).0;
+        let not_before = |us: i64| {
+            search(&wal(), Lsn::new(0), &move |found: &Found| {
+                found.time_us.is_some_and(|time| time >= us)
+            })
+            .0
+        };
         assert_eq!(not_before(10).unwrap().start, Lsn::new(220));
     }
 
     #[test]
     fn records_before_the_backup_do_not_count() {
-        let after = search(&wal(), Lsn::new(150), &|found: &Found| found.time_us.is_some_and(|time| time > 4)).0;
+        let after = search(&wal(), Lsn::new(150), &|found: &Found| {
+            found.time_us.is_some_and(|time| time > 4)
+        })
+        .0;
         assert_eq!(after.unwrap().start, Lsn::new(220));
     }
 

@@ -18,7 +18,14 @@ const MAP: &str = "seawall_restore";
 /// Roles that may be there, the likely superuser first.
 fn roles(server: &Server) -> Vec<String> {
     let mut roles = vec!["postgres".to_owned()];
-    roles.extend(server.owner.iter().map(|owner| owner.name.clone()).chain(owner::own_name()).chain(server.configured_user.clone()));
+    roles.extend(
+        server
+            .owner
+            .iter()
+            .map(|owner| owner.name.clone())
+            .chain(owner::own_name())
+            .chain(server.configured_user.clone()),
+    );
     let mut seen = std::collections::HashSet::new();
     roles.retain(|role| !role.contains(['"', '\n', '\r']) && seen.insert(role.clone()));
     roles
@@ -26,7 +33,12 @@ fn roles(server: &Server) -> Vec<String> {
 
 /// Puts our lines in front.
 pub(super) fn open(server: &Server, tree: &Tree) -> Result<()> {
-    let users: Vec<String> = server.owner.iter().map(|owner| owner.name.clone()).chain(owner::own_name()).collect();
+    let users: Vec<String> = server
+        .owner
+        .iter()
+        .map(|owner| owner.name.clone())
+        .chain(owner::own_name())
+        .collect();
     let mut map = String::new();
     for user in &users {
         for role in roles(server) {
@@ -47,12 +59,19 @@ fn prepend(tree: &Tree, name: &str, lines: &str) -> Result<()> {
     let place = Place::ours(name);
     let old = tree.read_file(&place)?.unwrap_or_default();
     let new = without_ours(lines.as_bytes(), &old);
-    if new == old { Ok(()) } else { tree.write_file(&place, &new, 0o600) }
+    if new == old {
+        Ok(())
+    } else {
+        tree.write_file(&place, &new, 0o600)
+    }
 }
 
 fn without_ours(lines: &[u8], old: &[u8]) -> Vec<u8> {
     let mut new = lines.to_vec();
-    for line in old.split_inclusive(|byte| *byte == b'\n').filter(|line| !line.trim_ascii_end().ends_with(MARK.as_bytes())) {
+    for line in old
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !line.trim_ascii_end().ends_with(MARK.as_bytes()))
+    {
         new.extend_from_slice(line);
     }
     new
@@ -81,7 +100,13 @@ pub(super) async fn connect(server: &Server, begun: Instant) -> Result<(Client, 
     loop {
         for role in roles(server) {
             let mut config = tokio_postgres::Config::new();
-            config.host(&host).port(port).user(&role).dbname("postgres").application_name("wal-restore").connect_timeout(Duration::from_secs(10));
+            config
+                .host(&host)
+                .port(port)
+                .user(&role)
+                .dbname("postgres")
+                .application_name("wal-restore")
+                .connect_timeout(Duration::from_secs(10));
             match config.connect(NoTls).await {
                 Ok((client, connection)) => {
                     tokio::spawn(async move {
@@ -92,15 +117,19 @@ pub(super) async fn connect(server: &Server, begun: Instant) -> Result<(Client, 
                     return Ok((client, (host, port)));
                 }
                 Err(error) => {
-                    last = error.as_db_error().map_or_else(|| error.to_string(), |error| error.message().to_owned());
+                    last = error
+                        .as_db_error()
+                        .map_or_else(|| error.to_string(), |error| error.message().to_owned());
                 }
             }
         }
         if !server.is_running() {
             return Err(server.died("the restored server ended"));
         }
-        if begun.elapsed() > server.limit || begun.elapsed() > Duration::from_secs(60) && !last.contains("starting up") {
-            let hint = "It runs, and recovery pauses at the stop point. Look with psql, then promote it with pg_ctl promote.";
+        if begun.elapsed() > server.limit || begun.elapsed() > Duration::from_secs(60) && !last.contains("starting up")
+        {
+            let hint =
+                "It runs, and recovery pauses at the stop point. Look with psql, then promote it with pg_ctl promote.";
             return Err(failed(format!("cannot connect to the restored server: {last}"), hint));
         }
         tokio::time::sleep(super::POLL).await;

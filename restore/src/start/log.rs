@@ -10,7 +10,9 @@ const TAIL_BYTES: u64 = 256 << 10;
 /// The last FATAL or PANIC in the server's log, wherever it writes it.
 pub(super) fn last_fatal(pgdata: &Path, first: &Path) -> Option<String> {
     let collected = ["log", "pg_log"].iter().filter_map(|name| newest(&pgdata.join(name)));
-    std::iter::once(first.to_owned()).chain(collected).find_map(|path| in_text(&tail(&path)?))
+    std::iter::once(first.to_owned())
+        .chain(collected)
+        .find_map(|path| in_text(&tail(&path)?))
 }
 
 fn newest(directory: &Path) -> Option<PathBuf> {
@@ -30,10 +32,16 @@ fn tail(path: &Path) -> Option<String> {
 
 fn in_text(text: &str) -> Option<String> {
     // A standby of us that connects too early is no news.
-    let is_news = |line: &&str| (line.contains("FATAL:") || line.contains("PANIC:")) && !line.contains("the database system is");
+    let is_news =
+        |line: &&str| (line.contains("FATAL:") || line.contains("PANIC:")) && !line.contains("the database system is");
     let line = text.lines().rev().find(is_news)?;
     let at = line.find("FATAL:").or_else(|| line.find("PANIC:"))?;
-    Some(line.get(at..)?.chars().map(|c| if c.is_control() { ' ' } else { c }).collect())
+    Some(
+        line.get(at..)?
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect(),
+    )
 }
 
 #[cfg(test)]
@@ -42,7 +50,8 @@ mod tests {
 
     #[test]
     fn the_last_real_failure_is_told() {
-        let text = "x LOG:  a\nx FATAL:  one\nx FATAL:  two\tmore\nx FATAL:  the database system is starting up\nx LOG:  b\n";
+        let text =
+            "x LOG:  a\nx FATAL:  one\nx FATAL:  two\tmore\nx FATAL:  the database system is starting up\nx LOG:  b\n";
         assert_eq!(in_text(text).unwrap(), "FATAL:  two more");
         assert_eq!(in_text("LOG:  fine\n"), None);
     }

@@ -1,28 +1,131 @@
 //! One segment: list, decide, read; again when a tail was replaced meanwhile.
 
-use pg::segment::SegmentNumber;
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use pg::lsn::Lsn;
+use pg::segment::{SegmentNumber, segment_name};
 use pg::timeline::TimelineId;
+use store::catalog::Coverage;
+use store::layout::{Lane, WalName};
+use store::object::list_all;
 use store::repository::Repository;
 
-use super::{assemble, list_segment};
 use crate::decide::{self, Verdict};
 use crate::error::{RestoreError, Result};
+use crate::route::{Part, Piece};
+use crate::scan::{gone, vanished};
 use crate::state::State;
 
 /// How often a segment is listed again.
 const LISTINGS_MAX: u32 = 5;
 
 /// The verdict on a segment, and its bytes when it is to be served.
-pub(crate) async fn fetch_segment(repository: &Repository, state: &State, timeline: TimelineId, number: SegmentNumber) -> Result<(Verdict, Vec<u8>)> {
+pub(crate) async fn fetch_segment(
+    repository: &Repository,
+    state: &State,
+    timeline: TimelineId,
+    number: SegmentNumber,
+) -> Result<(Verdict, Vec<u8>)> {
     let mut listing = 1;
     loop {
         let (coverage, has_later) = list_segment(repository, state, timeline, number).await?;
         let verdict = decide::segment(state, &coverage, timeline, number, has_later);
-        let Verdict::Serve { pieces, .. } = &verdict else { return Ok((verdict, Vec::new())) };
+        let Verdict::Serve { pieces, .. } = &verdict else {
+            return Ok((verdict, Vec::new()));
+        };
         match assemble(repository, state, pieces, state.route.size.start_of(number)).await {
             Ok(bytes) => return Ok((verdict, bytes)),
             Err(RestoreError::Vanished { .. }) if listing < LISTINGS_MAX => listing += 1,
             Err(error) => return Err(error),
         }
     }
+}
+
+/// Reads the pieces of a segment, checked, zeros behind them.
+async fn assemble(repository: &Repository, state: &State, pieces: &[Piece], start: Lsn) -> Result<Vec<u8>> {
+    let size = state.route.size;
+    let mut out = vec![0; usize::try_from(size.bytes()).unwrap_or(usize::MAX)];
+    let mut parts = stream::iter(pieces.to_vec())
+        .map(|piece| async move {
+            let bytes = repository
+                .read_wal(&piece.range, size)
+                .await
+                .map_err(|error| gone(error, &piece.range))?;
+            Ok::<_, RestoreError>((piece, bytes))
+        })
+        .buffered(4);
+    while let Some((piece, bytes)) = parts.try_next().await? {
+        let short = || vanished(&piece.range);
+        let index = |lsn: Lsn, base: Lsn| usize::try_from(lsn.distance_from(base)).unwrap_or(usize::MAX);
+        let from = bytes
+            .get(index(piece.from, piece.range.start)..index(piece.to, piece.range.start))
+            .ok_or_else(short)?;
+        let to = out
+            .get_mut(index(piece.from, start)..index(piece.to, start))
+            .ok_or_else(short)?;
+        to.copy_from_slice(from);
+    }
+    // xlp_pageaddr of the first page: these bytes belong here.
+    let address = out
+        .get(8..16)
+        .and_then(|bytes| bytes.try_into().ok())
+        .map(u64::from_le_bytes);
+    if address != Some(start.as_u64()) {
+        return Err(RestoreError::damaged(
+            format!("the segment at {start}"),
+            "its first page belongs elsewhere",
+        ));
+    }
+    Ok(out)
+}
+
+/// Everything of one segment on a timeline and its ancestors, by listing, and whether the timeline has WAL behind it.
+async fn list_segment(
+    repository: &Repository,
+    state: &State,
+    timeline: TimelineId,
+    number: SegmentNumber,
+) -> Result<(Coverage, bool)> {
+    let size = state.route.size;
+    let mut coverage = Coverage {
+        lineage: state.lineage,
+        timelines: Default::default(),
+        histories: Default::default(),
+    };
+    let layout = repository.layout();
+    let route = state.route_to(timeline);
+    let (start, end) = (size.start_of(number), size.end_of(number));
+    let holds = |part: &&Part| part.begin < end && part.end.is_none_or(|part_end| part_end > start);
+    for part in route.parts.iter().filter(holds) {
+        let segment = segment_name(part.timeline, number, size);
+        for lane in [Lane::Wal, Lane::Tail] {
+            let prefix = layout.segment_prefix(lane, state.lineage, part.timeline, &segment);
+            for meta in list_all(repository.store().as_ref(), &prefix)
+                .await
+                .map_err(store::StoreError::from)?
+            {
+                if let Some(WalName::Range(range)) = layout.parse_wal(meta.name.as_str()) {
+                    coverage.timelines.entry(part.timeline).or_default().ranges.push(range);
+                }
+            }
+        }
+    }
+    for timeline in coverage.timelines.values_mut() {
+        timeline.ranges.sort_by_key(|range| range.start);
+    }
+    let mut has_later = false;
+    let segment = segment_name(timeline, number, size);
+    for lane in [Lane::Wal, Lane::Tail] {
+        let prefix = format!("{}{}/", layout.wal_prefix(lane, state.lineage), timeline.hex8());
+        // '0' sorts right behind '/': what comes after it is in a later segment, or the history.
+        let page = repository
+            .store()
+            .list_page(&prefix, Some(&format!("{prefix}{segment}0")), 2)
+            .await
+            .map_err(store::StoreError::from)?;
+        has_later |= page
+            .objects
+            .iter()
+            .any(|meta| matches!(layout.parse_wal(meta.name.as_str()), Some(WalName::Range(_))));
+    }
+    Ok((coverage, has_later))
 }

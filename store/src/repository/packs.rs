@@ -130,7 +130,7 @@ impl Repository {
         let footer = Footer::open(&head, end.get(footer_at..end.len().saturating_sub(8)).unwrap_or_default(), &self.keys)?;
         let session = self.session_secret(&head, &header)?;
         let opener = ChunkOpener::new(&head, header.lineage, session.as_ref(), &self.keys)?;
-        let mut parts = Vec::new();
+        let mut parts = Vec::with_capacity(1);
         let mut fetched_bytes = 0;
         for (start, len) in coalesce(&footer, numbers) {
             fetched_bytes += len;

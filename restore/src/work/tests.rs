@@ -1,0 +1,94 @@
+use super::*;
+use store::page_map::Extent;
+
+fn entry(path: &[u8], class: EntryClass, size: u64) -> FileEntry {
+    FileEntry {
+        class,
+        size,
+        ..FileEntry::bare(path.to_vec(), EntryType::File, 0o600)
+    }
+}
+
+#[test]
+fn a_run_of_pages_goes_on_in_the_next_chunk_from_its_first_page() {
+    let run = Run::Pages {
+        file: 3,
+        first: 100,
+        count: 20,
+        chunk: 7,
+        page: 14,
+    };
+    let chunks = by_chunk(&[run]);
+    let page = PAGE_BYTES;
+    let expected = [(7, 100, 14, 2), (8, 102, 0, 16), (9, 118, 0, 2)];
+    assert_eq!(chunks.len(), 3);
+    for ((number, parts), (chunk, first, from, count)) in chunks.iter().zip(expected) {
+        assert_eq!(*number, chunk);
+        assert_eq!(
+            parts[0],
+            Destination {
+                file: 3,
+                at: first * page as u64,
+                from: from * page,
+                bytes: count * page
+            }
+        );
+    }
+}
+
+#[test]
+fn a_chunk_that_is_used_twice_is_decoded_once() {
+    let at = |file| Run::Content {
+        file,
+        at: 0,
+        chunk: 1,
+        bytes: 10,
+    };
+    let chunks = by_chunk(&[at(1), at(2)]);
+    assert_eq!((chunks.len(), chunks[0].1.len()), (1, 2));
+}
+
+#[test]
+fn sizes_that_contradict_each_other_are_damage() {
+    let (mut work, _) = Work::of(
+        &[FileEntry {
+            extents: Some(ChunkReference {
+                pack: PackId::default(),
+                number: 0,
+            }),
+            ..entry(b"base/1", EntryClass::Relation, 8192)
+        }],
+        &[],
+    )
+    .unwrap();
+    let extents = |pages| Extents {
+        pages,
+        runs: vec![Extent {
+            first: 0,
+            count: pages,
+            source: Source::Zero,
+        }],
+    };
+    assert!(work.add_pages(0, &extents(2)).is_err());
+    work.add_pages(0, &extents(1)).unwrap();
+    assert!(work.packs.is_empty());
+    assert!(Work::of(&[entry(b"base/1", EntryClass::Relation, 8192)], &[]).is_err());
+    assert!(Work::of(&[entry(b"x", EntryClass::Content, 1)], &[]).is_err());
+}
+
+#[test]
+fn links_are_left_out_loudly_and_pg_control_waits() {
+    let link = |path: &[u8]| FileEntry {
+        target: Some(b"/etc".to_vec().into()),
+        ..FileEntry::bare(path.to_vec(), EntryType::Link, 0o777)
+    };
+    let control = entry(b"global/pg_control", EntryClass::Control, 8192);
+    let (work, _) = Work::of(
+        &[link(b"pg_tblspc/16384"), link(b"pg_wal"), link(b"server.crt"), control],
+        &[16384],
+    )
+    .unwrap();
+    assert_eq!(work.left_out.len(), 1);
+    assert_eq!(work.directories.len(), 1);
+    assert!(work.control.is_some() && work.files.is_empty());
+}
