@@ -100,7 +100,13 @@ pub(crate) async fn run(inputs: BackupInputs) -> Result<BackupReport, BackupErro
 async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     let begun = Instant::now();
     let begun_us = (inputs.now_us)();
-    let BackupInputs { sql, data_directory, lineage, repository, .. } = &inputs;
+    let BackupInputs {
+        sql,
+        data_directory,
+        lineage,
+        repository,
+        ..
+    } = &inputs;
     let writer = Arc::new(Writer::new(Arc::clone(repository), Arc::clone(&inputs.signing), 0));
 
     // Is this the cluster that the repository knows, and can it be backed up?
@@ -117,7 +123,13 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     tracing::info!(%backup, parent = parent.map(tracing::field::display), "backup begins");
 
     // From here on the server keeps full-page images of what changes.
-    let start_lsn = begin::start(sql, server.version, &format!("seawall {backup}"), inputs.fast_checkpoint).await?;
+    let start_lsn = begin::start(
+        sql,
+        server.version,
+        &format!("seawall {backup}"),
+        inputs.fast_checkpoint,
+    )
+    .await?;
     let checker = Arc::new(checksum::Checker::new(start_lsn, control.data_checksums()));
     let mut listing = copy::list(data_directory.clone(), &control, server.version.major()).await?;
     let copying = Instant::now();
@@ -137,11 +149,28 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     let mut outcome = pipeline.finish().await?;
     outcome.totals.new_stored_bytes += commit::put_index(&writer, backup, &outcome.index, (inputs.now_us)()).await?;
     let range = (stopped.label.start_lsn, stopped.end_lsn);
-    end::wait_for_wal(repository, lineage.id, stopped.label.start_timeline, range, inputs.wal_wait).await?;
+    end::wait_for_wal(
+        repository,
+        lineage.id,
+        stopped.label.start_timeline,
+        range,
+        inputs.wal_wait,
+    )
+    .await?;
     outcome.corrupt_pages.extend(checker.impossible_pages(stopped.end_lsn));
     let tablespaces = listing.tablespaces;
     let configuration = configuration.paths;
-    let facts = Facts { backup, parent, begun_us, server, settings, control, owner, tablespaces, configuration };
+    let facts = Facts {
+        backup,
+        parent,
+        begun_us,
+        server,
+        settings,
+        control,
+        owner,
+        tablespaces,
+        configuration,
+    };
     let manifest = manifest(&inputs, facts, outcome, &stopped);
     commit::put_manifest(&writer, &manifest).await?;
     say(&manifest);
@@ -152,7 +181,11 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
 async fn announce(writer: &Writer, begun_us: i64, host: &str) -> Result<BackupId, BackupError> {
     let unix_ms = u64::try_from(begun_us / 1000).unwrap_or(0);
     let backup = BackupId::from_parts(unix_ms, store::entropy::bytes()?);
-    let intent = Intent { backup, host: host.to_owned(), begun_us };
+    let intent = Intent {
+        backup,
+        host: host.to_owned(),
+        begun_us,
+    };
     commit::put_intent(writer, &intent).await?;
     Ok(backup)
 }

@@ -41,12 +41,29 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let repository = context.repository(command_policy(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
-    let create_only = probe_create_only(repository.store().as_ref(), &suffix).await.context("cannot write to the repository")?;
+    let create_only = probe_create_only(repository.store().as_ref(), &suffix)
+        .await
+        .context("cannot write to the repository")?;
     if !as_json {
-        println!("repository   {} is readable and writable, create-only {}", context.config.repository.url, if create_only { "holds" } else { "is IGNORED by the store" });
+        println!(
+            "repository   {} is readable and writable, create-only {}",
+            context.config.repository.url,
+            if create_only {
+                "holds"
+            } else {
+                "is IGNORED by the store"
+            }
+        );
         for finding in &findings {
-            let word = if finding.severity == Severity::Error { "ERROR" } else { "WARNING" };
-            println!("server       {word}: {}\n             HINT: {}", finding.problem, finding.hint);
+            let word = if finding.severity == Severity::Error {
+                "ERROR"
+            } else {
+                "WARNING"
+            };
+            println!(
+                "server       {word}: {}\n             HINT: {}",
+                finding.problem, finding.hint
+            );
         }
     }
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
@@ -57,8 +74,13 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     wait_until_archived(&repository, lineage.id, target, begun).await?;
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if as_json {
-        let findings: Vec<_> = findings.iter().map(|finding| json!({ "problem": finding.problem, "hint": finding.hint })).collect();
-        return output::print_json(&json!({ "create_only": create_only, "findings": findings, "archived_lsn": target.to_string(), "archived_ms": elapsed_ms }));
+        let findings: Vec<_> = findings
+            .iter()
+            .map(|finding| json!({ "problem": finding.problem, "hint": finding.hint }))
+            .collect();
+        return output::print_json(
+            &json!({ "create_only": create_only, "findings": findings, "archived_lsn": target.to_string(), "archived_ms": elapsed_ms }),
+        );
     }
     println!("WAL          a record written at {target} was archived after {elapsed_ms} ms");
     Ok(())
@@ -68,7 +90,10 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
 async fn write_record(client: &tokio_postgres::Client) -> anyhow::Result<Lsn> {
     if !sql::is_standby(client).await? {
         client
-            .query_one("SELECT pg_catalog.pg_logical_emit_message(true, 'seawall', 'check')::text", &[])
+            .query_one(
+                "SELECT pg_catalog.pg_logical_emit_message(true, 'seawall', 'check')::text",
+                &[],
+            )
             .await
             .context("cannot write a WAL record")?;
     }
@@ -83,14 +108,19 @@ async fn wait_until_archived(
 ) -> anyhow::Result<()> {
     loop {
         let coverage = repository.coverage(lineage).await?;
-        let end = coverage.newest_timeline().and_then(|timeline| coverage.timelines.get(&timeline)?.end());
+        let end = coverage
+            .newest_timeline()
+            .and_then(|timeline| coverage.timelines.get(&timeline)?.end());
         if end.is_some_and(|end| end >= target) {
             return Ok(());
         }
         if begun.elapsed() > ARCHIVE_LIMIT {
             let reached = end.map_or("nothing".to_owned(), |end| end.to_string());
             return Err(Failure::unreachable(
-                format!("a WAL record at {target} was not archived within {} s; archived so far: {reached}", ARCHIVE_LIMIT.as_secs()),
+                format!(
+                    "a WAL record at {target} was not archived within {} s; archived so far: {reached}",
+                    ARCHIVE_LIMIT.as_secs()
+                ),
                 "Is `wal-agent run` running? Its log and `wal-agent status` say what holds it up.",
             )
             .into());

@@ -38,12 +38,20 @@ pub struct Failure {
 impl Failure {
     /// A precondition does not hold.
     pub fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Failure { code: REFUSED, message: message.into(), hint: Some(hint.into()) }
+        Failure {
+            code: REFUSED,
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
     }
 
     /// Something cannot be reached.
     pub fn unreachable(message: impl Into<String>, hint: impl Into<String>) -> Self {
-        Failure { code: UNREACHABLE, message: message.into(), hint: Some(hint.into()) }
+        Failure {
+            code: UNREACHABLE,
+            message: message.into(),
+            hint: Some(hint.into()),
+        }
     }
 }
 
@@ -120,7 +128,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(store) = cause.downcast_ref::<StoreError>() {
         return match store {
-            StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::Conflict { .. } => Some(DAMAGED),
+            StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::Conflict { .. } => {
+                Some(DAMAGED)
+            }
             StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } => Some(KEY),
             // Keys of another repository, or of another cluster.
             StoreError::Foreign { what, .. } if what.contains("repository") || what.contains("key") => Some(KEY),
@@ -136,7 +146,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         };
     }
     if let Some(replication) = cause.downcast_ref::<ReplicationError>() {
-        let refused = matches!(replication, ReplicationError::Server { .. } | ReplicationError::Unsupported { .. });
+        let refused = matches!(
+            replication,
+            ReplicationError::Server { .. } | ReplicationError::Unsupported { .. }
+        );
         return Some(if refused { REFUSED } else { UNREACHABLE });
     }
     None

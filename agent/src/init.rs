@@ -30,7 +30,10 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
     let store = config::open::create_object_store(&context.config.repository, command_policy(), 1)
         .with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
-    if !probe_create_only(store.as_ref(), &suffix).await.context("cannot write to the repository")? {
+    if !probe_create_only(store.as_ref(), &suffix)
+        .await
+        .context("cannot write to the repository")?
+    {
         tracing::warn!(url = %context.config.repository.url, "the store ignores If-None-Match: only one writer is safe here; set conditional_put = false in [repository.s3]");
     }
     let now_us = output::now_us();
@@ -41,7 +44,9 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         now_text: &output::time_us(now_us),
         creator: concat!("seawall ", env!("CARGO_PKG_VERSION")),
     };
-    let (created, repository) = create(store, new, |created| keep_keys(context, created)).await.map_err(explain_existing)?;
+    let (created, repository) = create(store, new, |created| keep_keys(context, created))
+        .await
+        .map_err(explain_existing)?;
     let lineage = first_lineage(&repository, &created, &server, now_us).await?;
     create_slots(context).await?;
     report(context, options, &created, lineage)?;
@@ -55,16 +60,37 @@ async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
         "this host has keys already, but the repository does not know them; if an earlier init was interrupted, move the keys directory away",
     )?;
     let server = look_at_server(context).await?;
-    if repository.lineages().await?.is_empty() {
-        let created_us = output::now_us();
-        let writer = Writer::new(Arc::clone(&repository), Arc::new(keys.signing), 0);
-        put_lineage(&writer, &server, created_us).await?;
+    match repository
+        .lineages()
+        .await?
+        .into_iter()
+        .max_by_key(|lineage| lineage.id)
+    {
+        None => {
+            let writer = Writer::new(Arc::clone(&repository), Arc::new(keys.signing), 0);
+            put_lineage(&writer, &server, output::now_us()).await?;
+        }
+        // Before a slot is taken: on a server that is not ours it would hold WAL back for ever.
+        Some(lineage) if lineage.system_identifier != server.system_identifier => {
+            return Err(Failure::refused(
+                format!(
+                    "the server is of another cluster: its system identifier is {}, the repository's {}",
+                    server.system_identifier, lineage.system_identifier
+                ),
+                "Check host and port in [cluster.<name>.postgres]. Another cluster needs a name and keys of its own.",
+            )
+            .into());
+        }
+        Some(_) => {}
     }
     create_slots(context).await?;
     if options.json {
         return output::print_json(&serde_json::json!({ "cluster": context.cluster.name, "created": false }));
     }
-    println!("Cluster \"{}\" is initialised already at {}; its slots are there.", context.cluster.name, context.config.repository.url);
+    println!(
+        "Cluster \"{}\" is initialised already at {}; its slots are there.",
+        context.cluster.name, context.config.repository.url
+    );
     Ok(())
 }
 
@@ -94,7 +120,9 @@ async fn look_at_server(context: &Context) -> anyhow::Result<Server> {
         tracing::warn!(problem = %warning.problem, hint = %warning.hint, "preflight");
     }
     let version = crate::preflight::show(&client, "server_version_num").await?;
-    let mut session = ReplicationSession::connect(&options).await.context("cannot open a replication connection")?;
+    let mut session = ReplicationSession::connect(&options)
+        .await
+        .context("cannot open a replication connection")?;
     let identity = session.identify_system().await?;
     let size = session.segment_size().await?;
     Ok(Server {
@@ -108,13 +136,25 @@ async fn look_at_server(context: &Context) -> anyhow::Result<Server> {
 
 fn keep_keys(context: &Context, created: &Created) -> Result<(), StoreError> {
     let directory = &context.config.keys.directory;
-    let io = |action| move |source| StoreError::Io { action, path: directory.display().to_string(), source };
+    let io = |action| {
+        move |source| StoreError::Io {
+            action,
+            path: directory.display().to_string(),
+            source,
+        }
+    };
     if !directory.exists() {
         let mut builder = std::fs::DirBuilder::new();
-        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700).create(directory).map_err(io("create"))?;
+        std::os::unix::fs::DirBuilderExt::mode(builder.recursive(true), 0o700)
+            .create(directory)
+            .map_err(io("create"))?;
     }
     write_opening(&context.config.keys.restore_key, Role::Restore, &created.restore)?;
-    write_opening(&context.config.keys.maintenance_key, Role::Maintenance, &created.maintenance)?;
+    write_opening(
+        &context.config.keys.maintenance_key,
+        Role::Maintenance,
+        &created.maintenance,
+    )?;
     write_host(&context.config.keys.host_key, &created.host)
 }
 
@@ -134,9 +174,19 @@ fn explain_existing(error: StoreError) -> anyhow::Error {
     }
 }
 
-async fn first_lineage(repository: &Arc<Repository>, created: &Created, server: &Server, now_us: i64) -> anyhow::Result<LineageId> {
+async fn first_lineage(
+    repository: &Arc<Repository>,
+    created: &Created,
+    server: &Server,
+    now_us: i64,
+) -> anyhow::Result<LineageId> {
     let signing = store::keys::SigningKey::from_seed(created.host.signing.seed().clone())?;
-    put_lineage(&Writer::new(Arc::clone(repository), Arc::new(signing), 0), server, now_us).await
+    put_lineage(
+        &Writer::new(Arc::clone(repository), Arc::new(signing), 0),
+        server,
+        now_us,
+    )
+    .await
 }
 
 async fn put_lineage(writer: &Writer, server: &Server, now_us: i64) -> anyhow::Result<LineageId> {
@@ -154,17 +204,28 @@ async fn put_lineage(writer: &Writer, server: &Server, now_us: i64) -> anyhow::R
         begin_lsn: server.flush,
     };
     let plain = minicbor::to_vec(&lineage)?;
-    let object = NewObject { lineage: Some(id), ..NewObject::metadata(Kind::Lineage, &plain, now_us) };
+    let object = NewObject {
+        lineage: Some(id),
+        ..NewObject::metadata(Kind::Lineage, &plain, now_us)
+    };
     writer.put(&writer.repository().layout().lineage(id)?, object).await?;
     Ok(id)
 }
 
 /// Makes the slot and its `_overlap` companion, which keeps one archived segment on the server to compare with.
 pub async fn create_slots(context: &Context) -> anyhow::Result<()> {
-    let mut session = ReplicationSession::connect(&context.connect_options()?).await.context("cannot open a replication connection")?;
-    for name in [context.cluster.wal.slot.clone(), overlap_slot(&context.cluster.wal.slot)] {
+    let mut session = ReplicationSession::connect(&context.connect_options()?)
+        .await
+        .context("cannot open a replication connection")?;
+    for name in [
+        context.cluster.wal.slot.clone(),
+        overlap_slot(&context.cluster.wal.slot),
+    ] {
         let slot = SlotName::new(&name)?;
-        let created = session.create_physical_slot(&slot).await.with_context(|| format!("cannot create slot \"{name}\""))?;
+        let created = session
+            .create_physical_slot(&slot)
+            .await
+            .with_context(|| format!("cannot create slot \"{name}\""))?;
         if created == SlotCreation::Created {
             tracing::info!(slot = %name, "slot created");
         }
@@ -192,12 +253,24 @@ fn report(context: &Context, options: &InitOptions, created: &Created, lineage: 
         }));
     }
     let file = |path: &Path| path.display().to_string();
-    println!("Cluster \"{}\" is ready at {}.", context.cluster.name, context.config.repository.url);
+    println!(
+        "Cluster \"{}\" is ready at {}.",
+        context.cluster.name, context.config.repository.url
+    );
     println!("Keys, each of them once in the world until you copy it:");
-    println!("  {RESTORE_KEY:16} {}  decrypts everything. Copy it to a safe place off this host NOW;", file(&keys.restore_key));
+    println!(
+        "  {RESTORE_KEY:16} {}  decrypts everything. Copy it to a safe place off this host NOW;",
+        file(&keys.restore_key)
+    );
     println!("  {:16} without it no backup can be restored, ever.", "");
-    println!("  {MAINTENANCE_KEY:16} {}  for prune and verify; belongs on the keeper's machine.", file(&keys.maintenance_key));
-    println!("  {HOST_KEY:16} {}  stays here; can add backups, cannot decrypt any.", file(&keys.host_key));
+    println!(
+        "  {MAINTENANCE_KEY:16} {}  for prune and verify; belongs on the keeper's machine.",
+        file(&keys.maintenance_key)
+    );
+    println!(
+        "  {HOST_KEY:16} {}  stays here; can add backups, cannot decrypt any.",
+        file(&keys.host_key)
+    );
     println!("Next: start `wal-agent run`, then take the first backup with `wal-agent backup`.");
     Ok(())
 }
@@ -206,7 +279,10 @@ fn confirm_copied(context: &Context, options: &InitOptions) -> anyhow::Result<()
     if options.single_host || options.confirm_key_copied {
         return Ok(());
     }
-    print!("Type \"copied\" once {} lies in a second, safe place: ", context.config.keys.restore_key.display());
+    print!(
+        "Type \"copied\" once {} lies in a second, safe place: ",
+        context.config.keys.restore_key.display()
+    );
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;

@@ -16,7 +16,11 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     for lineage in repository.lineages().await? {
         coverages.push(repository.coverage(lineage.id).await?);
     }
-    if as_json { print_json(&backups, &coverages) } else { print_tables(&backups, &coverages) }
+    if as_json {
+        print_json(&backups, &coverages)
+    } else {
+        print_tables(&backups, &coverages)
+    }
 }
 
 struct Window {
@@ -31,13 +35,21 @@ fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
     let mut out = Vec::new();
     for coverage in coverages {
         for timeline in coverage.timelines.keys() {
-            let reachable = backups.iter().filter(|backup| backup.lineage == coverage.lineage).filter_map(|backup| {
-                let end = pg::lsn::Lsn::new(backup.end_lsn);
-                let to = coverage.contiguous_end(*timeline, pg::lsn::Lsn::new(backup.start_lsn))?;
-                (to >= end).then_some((end, to))
-            });
+            let reachable = backups
+                .iter()
+                .filter(|backup| backup.lineage == coverage.lineage)
+                .filter_map(|backup| {
+                    let end = pg::lsn::Lsn::new(backup.end_lsn);
+                    let to = coverage.contiguous_end(*timeline, pg::lsn::Lsn::new(backup.start_lsn))?;
+                    (to >= end).then_some((end, to))
+                });
             if let Some((from, to)) = reachable.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) {
-                out.push(Window { lineage: coverage.lineage.to_string(), timeline: timeline.as_u32(), from, to });
+                out.push(Window {
+                    lineage: coverage.lineage.to_string(),
+                    timeline: timeline.as_u32(),
+                    from,
+                    to,
+                });
             }
         }
     }
@@ -89,7 +101,16 @@ fn print_json(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()
 }
 
 fn print_tables(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()> {
-    let mut table = output::table(&["backup", "finished", "TL", "start", "end", "logical", "stored new", "pages new"]);
+    let mut table = output::table(&[
+        "backup",
+        "finished",
+        "TL",
+        "start",
+        "end",
+        "logical",
+        "stored new",
+        "pages new",
+    ]);
     for backup in backups {
         table.add_row([
             backup.backup.to_string(),
@@ -104,11 +125,17 @@ fn print_tables(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<
     }
     println!("{table}");
     for window in windows(backups, coverages) {
-        println!("Recoverable on timeline {}: {} to {} (lineage {})", window.timeline, window.from, window.to, window.lineage);
+        println!(
+            "Recoverable on timeline {}: {} to {} (lineage {})",
+            window.timeline, window.from, window.to, window.lineage
+        );
     }
     for coverage in coverages {
         for hole in coverage.holes() {
-            println!("HOLE on timeline {}: {} to {} is lost (lineage {})", hole.timeline, hole.start, hole.end, coverage.lineage);
+            println!(
+                "HOLE on timeline {}: {} to {} is lost (lineage {})",
+                hole.timeline, hole.start, hole.end, coverage.lineage
+            );
         }
     }
     Ok(())

@@ -27,7 +27,11 @@ fn main() -> ExitCode {
         cli::completions(shell);
         return ExitCode::from(exit::OK);
     }
-    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+    {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("wal-agent: cannot start the runtime\nDETAIL: {error}");
@@ -44,7 +48,11 @@ fn main() -> ExitCode {
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
-    if let Command::Check { show_config: true, json } = cli.command {
+    if let Command::Check {
+        show_config: true,
+        json,
+    } = cli.command
+    {
         return check::print_config(&cli.global, json);
     }
     let context = open::Context::load(&cli.global)?;

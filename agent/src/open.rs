@@ -57,7 +57,9 @@ impl Context {
     /// The repository, opened as a host.
     pub async fn repository(&self, policy: RetryPolicy, keys: &HostKeys) -> anyhow::Result<Arc<Repository>> {
         let opened = Repository::open_as_host(self.object_store(policy)?, keys).await;
-        Ok(Arc::new(opened.with_context(|| format!("cannot open the repository at {}", self.config.repository.url))?))
+        Ok(Arc::new(opened.with_context(|| {
+            format!("cannot open the repository at {}", self.config.repository.url)
+        })?))
     }
 
     /// How to reach the server.
@@ -82,13 +84,22 @@ impl Context {
 
 /// The lineage that is being archived: the newest.
 pub async fn current_lineage(repository: &Repository) -> anyhow::Result<Lineage> {
-    let newest = repository.lineages().await?.into_iter().max_by_key(|lineage| lineage.id);
-    newest.ok_or_else(|| Failure::refused("the repository has no lineage of this cluster", "Run `wal-agent init`.").into())
+    let newest = repository
+        .lineages()
+        .await?
+        .into_iter()
+        .max_by_key(|lineage| lineage.id);
+    newest.ok_or_else(|| {
+        Failure::refused("the repository has no lineage of this cluster", "Run `wal-agent init`.").into()
+    })
 }
 
 /// Loads the configuration only.
 pub fn load_config(global: &Global) -> anyhow::Result<Config> {
-    let path = global.config.clone().unwrap_or_else(|| config::default_path(std::env::vars_os()));
+    let path = global
+        .config
+        .clone()
+        .unwrap_or_else(|| config::default_path(std::env::vars_os()));
     Ok(config::load(&path, std::env::vars_os())?)
 }
 
@@ -107,8 +118,12 @@ fn jitter_seed() -> u64 {
 }
 
 fn start_log(config: &Config) {
-    let filter = tracing_subscriber::EnvFilter::new(format!("{},hyper=warn,aws=warn,rustls=warn", config.log.level.as_str()));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let filter =
+        tracing_subscriber::EnvFilter::new(format!("{},hyper=warn,aws=warn,rustls=warn", config.log.level.as_str()));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false);
     // A second start (tests within one process) keeps the first log.
     let _ = match config.log.format {
         LogFormat::Json => log.json().try_init(),

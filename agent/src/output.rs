@@ -11,7 +11,11 @@ pub fn bytes(count: u64) -> String {
         value /= 1024.0;
         unit += 1;
     }
-    if unit == 0 { format!("{count} B") } else { format!("{value:.1} {}", UNITS.get(unit).unwrap_or(&"")) }
+    if unit == 0 {
+        format!("{count} B")
+    } else {
+        format!("{value:.1} {}", UNITS.get(unit).unwrap_or(&""))
+    }
 }
 
 /// Microseconds since 1970 as UTC.

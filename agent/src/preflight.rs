@@ -17,27 +17,47 @@ pub async fn findings(client: &Client, options: &ConnectOptions) -> anyhow::Resu
 
 /// Warnings, or the errors as one failure.
 pub async fn refuse_errors(client: &Client, options: &ConnectOptions) -> anyhow::Result<Vec<Finding>> {
-    let (errors, warnings): (Vec<_>, Vec<_>) =
-        findings(client, options).await?.into_iter().partition(|finding| finding.severity == Severity::Error);
+    let (errors, warnings): (Vec<_>, Vec<_>) = findings(client, options)
+        .await?
+        .into_iter()
+        .partition(|finding| finding.severity == Severity::Error);
     if errors.is_empty() {
         return Ok(warnings);
     }
-    let message = errors.iter().map(|finding| finding.problem.clone()).collect::<Vec<_>>().join("; ");
-    let hint = errors.iter().map(|finding| finding.hint.clone()).collect::<Vec<_>>().join("\nHINT: ");
+    let message = errors
+        .iter()
+        .map(|finding| finding.problem.clone())
+        .collect::<Vec<_>>()
+        .join("; ");
+    let hint = errors
+        .iter()
+        .map(|finding| finding.hint.clone())
+        .collect::<Vec<_>>()
+        .join("\nHINT: ");
     Err(Failure::refused(message, hint).into())
 }
 
 async fn settings(client: &Client, options: &ConnectOptions) -> anyhow::Result<Settings> {
     let names: Vec<&str> = SETTING_NAMES.to_vec();
     let rows = client
-        .query("SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY($1::text[])", &[&names])
+        .query(
+            "SELECT name, setting FROM pg_catalog.pg_settings WHERE name = ANY($1::text[])",
+            &[&names],
+        )
         .await
         .context("cannot read the server's settings")?;
-    let get = |name: &str| rows.iter().find(|row| row.get::<_, &str>(0) == name).map(|row| row.get::<_, String>(1));
+    let get = |name: &str| {
+        rows.iter()
+            .find(|row| row.get::<_, &str>(0) == name)
+            .map(|row| row.get::<_, String>(1))
+    };
     let number = |name: &str| get(name).and_then(|text| text.parse::<i64>().ok());
     let positive = |name: &str| number(name).and_then(|value| u64::try_from(value).ok());
     let is_on = |name: &str| get(name).as_deref() == Some("on");
-    let version: ServerVersion = show(client, "server_version_num").await?.parse().context("the server's version makes no sense")?;
+    let version: ServerVersion = show(client, "server_version_num")
+        .await?
+        .parse()
+        .context("the server's version makes no sense")?;
     let rights = rights(client, version.major()).await?;
     Ok(Settings {
         server_version: version,
@@ -49,7 +69,9 @@ async fn settings(client: &Client, options: &ConnectOptions) -> anyhow::Result<S
         fsync: is_on("fsync"),
         block_size: small(positive("block_size")),
         wal_block_size: small(positive("wal_block_size")),
-        idle_replication_slot_timeout: positive("idle_replication_slot_timeout").filter(|value| *value > 0).map(Duration::from_secs),
+        idle_replication_slot_timeout: positive("idle_replication_slot_timeout")
+            .filter(|value| *value > 0)
+            .map(Duration::from_secs),
         max_slot_wal_keep_mib: positive("max_slot_wal_keep_size"),
         synchronous_commit: get("synchronous_commit").unwrap_or_default(),
         synchronous_standby_names: get("synchronous_standby_names").unwrap_or_default(),
@@ -67,9 +89,15 @@ fn small(value: Option<u64>) -> u32 {
 
 async fn rights(client: &Client, major: u32) -> anyhow::Result<(bool, bool, bool)> {
     let functions = if major >= 15 {
-        ["pg_catalog.pg_backup_start(text, boolean)", "pg_catalog.pg_backup_stop(boolean)"]
+        [
+            "pg_catalog.pg_backup_start(text, boolean)",
+            "pg_catalog.pg_backup_stop(boolean)",
+        ]
     } else {
-        ["pg_catalog.pg_start_backup(text, boolean, boolean)", "pg_catalog.pg_stop_backup(boolean, boolean)"]
+        [
+            "pg_catalog.pg_start_backup(text, boolean, boolean)",
+            "pg_catalog.pg_stop_backup(boolean, boolean)",
+        ]
     };
     let row = client
         .query_one(
@@ -86,6 +114,8 @@ async fn rights(client: &Client, major: u32) -> anyhow::Result<(bool, bool, bool
 
 /// One setting as text.
 pub async fn show(client: &Client, name: &str) -> anyhow::Result<String> {
-    let row = client.query_one("SELECT pg_catalog.current_setting($1)", &[&name]).await;
+    let row = client
+        .query_one("SELECT pg_catalog.current_setting($1)", &[&name])
+        .await;
     Ok(row.with_context(|| format!("cannot read the setting {name}"))?.get(0))
 }

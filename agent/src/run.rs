@@ -45,10 +45,17 @@ pub async fn run(context: &Context) -> anyhow::Result<()> {
     let repository = context.repository(RetryPolicy::patient(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
     let writer = Arc::new(take_epoch(&repository, &keys).await?);
-    let mut daemon = Daemon { writer, recipients: keys.recipients.into(), lineage };
+    let mut daemon = Daemon {
+        writer,
+        recipients: keys.recipients.into(),
+        lineage,
+    };
     tracing::info!(epoch = daemon.writer.epoch(), lineage = %daemon.lineage.id, "agent started");
     let (status_sender, status) = watch::channel(StreamStatus::default());
-    let (supervision, supervised) = watch::channel(Supervision { lineage: daemon.lineage.id, error: None });
+    let (supervision, supervised) = watch::channel(Supervision {
+        lineage: daemon.lineage.id,
+        error: None,
+    });
     let mut stop = stop_signal()?;
     // Type=notify: from here on the agent does its work, whether the server is up yet or not.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
@@ -105,7 +112,12 @@ async fn supervise(
             Err(failure) => {
                 let text = exit::describe(&failure);
                 supervision.send_modify(|supervision| supervision.error = Some(text));
-                let detail = failure.chain().skip(1).map(ToString::to_string).collect::<Vec<_>>().join(": ");
+                let detail = failure
+                    .chain()
+                    .skip(1)
+                    .map(ToString::to_string)
+                    .collect::<Vec<_>>()
+                    .join(": ");
                 let hint = exit::hint(&failure).unwrap_or_default();
                 let retry_ms = pause.as_millis();
                 if exit::code(&failure) == exit::UNREACHABLE {
@@ -171,8 +183,13 @@ async fn connect_and_stream(
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.
 fn is_hopeless(failure: &anyhow::Error, has_connected: bool) -> bool {
-    let refused_by_us = !has_connected && failure.downcast_ref::<Failure>().is_some_and(|failure| failure.code == exit::REFUSED);
-    let foreign = failure.chain().any(|cause| matches!(cause.downcast_ref(), Some(store::StoreError::Foreign { .. })));
+    let refused_by_us = !has_connected
+        && failure
+            .downcast_ref::<Failure>()
+            .is_some_and(|failure| failure.code == exit::REFUSED);
+    let foreign = failure
+        .chain()
+        .any(|cause| matches!(cause.downcast_ref(), Some(store::StoreError::Foreign { .. })));
     refused_by_us || foreign || exit::code(failure) == exit::KEY
 }
 
@@ -190,17 +207,33 @@ async fn take_epoch(repository: &Arc<Repository>, keys: &HostKeys) -> anyhow::Re
     let prefix = repository.layout().prefix("leases");
     for _ in 0..LEASE_ATTEMPTS {
         let leases = list_all(repository.store().as_ref(), &prefix).await?;
-        let taken = leases.iter().filter_map(|meta| u64::from_str_radix(meta.name.file_name(), 16).ok()).max().unwrap_or(0);
-        let lease = Lease { epoch: taken + 1, host: host_name(), taken_us: output::now_us(), after: None };
+        let taken = leases
+            .iter()
+            .filter_map(|meta| u64::from_str_radix(meta.name.file_name(), 16).ok())
+            .max()
+            .unwrap_or(0);
+        let lease = Lease {
+            epoch: taken + 1,
+            host: host_name(),
+            taken_us: output::now_us(),
+            after: None,
+        };
         let plain = minicbor::to_vec(&lease)?;
         let name = repository.layout().lease(lease.epoch)?;
-        match control.put(&name, NewObject::metadata(Kind::Lease, &plain, lease.taken_us)).await {
+        match control
+            .put(&name, NewObject::metadata(Kind::Lease, &plain, lease.taken_us))
+            .await
+        {
             Ok(Put::Created) => return Ok(Writer::new(Arc::clone(repository), signing, lease.epoch)),
             Ok(Put::Same) | Err(store::StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error).context("cannot take a writer epoch"),
         }
     }
-    Err(Failure::refused("other agents keep taking the writer epoch", "Run one agent for a cluster.").into())
+    Err(Failure::refused(
+        "other agents keep taking the writer epoch",
+        "Run one agent for a cluster.",
+    )
+    .into())
 }
 
 /// Turns true on SIGTERM and SIGINT.

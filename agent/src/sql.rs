@@ -17,8 +17,13 @@ pub async fn connect(options: &ConnectOptions) -> anyhow::Result<Client> {
             Host::Tcp(name) => config.host(name),
         };
     }
-    config.port(options.port).user(&options.user).connect_timeout(options.connect_timeout);
-    config.dbname(options.dbname.as_deref().unwrap_or("postgres")).application_name(&options.application_name);
+    config
+        .port(options.port)
+        .user(&options.user)
+        .connect_timeout(options.connect_timeout);
+    config
+        .dbname(options.dbname.as_deref().unwrap_or("postgres"))
+        .application_name(&options.application_name);
     if let Some(password) = &options.password {
         config.password(password.expose());
     }
@@ -28,7 +33,10 @@ pub async fn connect(options: &ConnectOptions) -> anyhow::Result<Client> {
         SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
     });
     let tls = pg::tls::client_config(options.sslmode, options.sslrootcert.as_deref()).context("cannot set up TLS")?;
-    let (client, connection) = config.connect(MakeRustlsConnect::new(tls)).await.map_err(|error| unreachable_or_refused(&error, options))?;
+    let (client, connection) = config
+        .connect(MakeRustlsConnect::new(tls))
+        .await
+        .map_err(|error| unreachable_or_refused(&error, options))?;
     tokio::spawn(async move {
         if let Err(error) = connection.await {
             tracing::debug!(%error, "SQL connection ended");
@@ -48,14 +56,21 @@ fn unreachable_or_refused(error: &tokio_postgres::Error, options: &ConnectOption
         && !passes(refusal.code().code())
     {
         let hint = match refusal.code().code() {
-            "28P01" | "28000" => "Check the role and its password (password_file or .pgpass), and its line in pg_hba.conf.".to_owned(),
+            "28P01" | "28000" => {
+                "Check the role and its password (password_file or .pgpass), and its line in pg_hba.conf.".to_owned()
+            }
             "3D000" => "Set dbname in [cluster.<name>.postgres] to a database that exists.".to_owned(),
             _ => "See the server's log.".to_owned(),
         };
-        return Failure::refused(format!("PostgreSQL refused the connection: {}", refusal.message()), hint);
+        return Failure::refused(
+            format!("PostgreSQL refused the connection: {}", refusal.message()),
+            hint,
+        );
     }
     let cause = error.as_db_error().map(|refusal| refusal.message().to_owned());
-    let cause = cause.or_else(|| std::error::Error::source(error).map(ToString::to_string)).unwrap_or_else(|| error.to_string());
+    let cause = cause
+        .or_else(|| std::error::Error::source(error).map(ToString::to_string))
+        .unwrap_or_else(|| error.to_string());
     Failure::unreachable(
         format!("cannot connect to PostgreSQL at {}: {cause}", place(options)),
         "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?",
@@ -105,7 +120,10 @@ pub async fn slot(client: &Client, name: &str) -> anyhow::Result<Option<Slot>> {
 /// Moves a physical slot forward.
 pub async fn advance_slot(client: &Client, name: &str, to: Lsn) -> anyhow::Result<()> {
     client
-        .execute("SELECT pg_catalog.pg_replication_slot_advance($1::text::name, $2::text::pg_catalog.pg_lsn)", &[&name, &to.to_string()])
+        .execute(
+            "SELECT pg_catalog.pg_replication_slot_advance($1::text::name, $2::text::pg_catalog.pg_lsn)",
+            &[&name, &to.to_string()],
+        )
         .await
         .with_context(|| format!("cannot advance slot \"{name}\" to {to}"))?;
     Ok(())
@@ -121,7 +139,9 @@ pub async fn flush_lsn(client: &Client) -> anyhow::Result<Lsn> {
         )
         .await
         .context("cannot ask for the WAL position")?;
-    row.get::<_, String>(0).parse().map_err(|_| anyhow::anyhow!("the server's WAL position makes no sense"))
+    row.get::<_, String>(0)
+        .parse()
+        .map_err(|_| anyhow::anyhow!("the server's WAL position makes no sense"))
 }
 
 /// True on a standby.

@@ -62,14 +62,21 @@ pub struct LagState {
 
 /// Where the daemon's state lies.
 pub fn state_file(context: &Context) -> PathBuf {
-    context.cluster.status.state_directory.join(format!("{}.json", context.cluster.name))
+    context
+        .cluster
+        .status
+        .state_directory
+        .join(format!("{}.json", context.cluster.name))
 }
 
 /// Runs the command.
 pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
-    let state: Option<DaemonState> =
-        std::fs::read(state_file(context)).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    let running = state.as_ref().is_some_and(|state| output::now_us() - state.written_us < STALE_US);
+    let state: Option<DaemonState> = std::fs::read(state_file(context))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let running = state
+        .as_ref()
+        .is_some_and(|state| output::now_us() - state.written_us < STALE_US);
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;
     let newest = match repository.backup_ids().await?.last() {
@@ -94,36 +101,72 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         value["cluster"] = context.cluster.name.clone().into();
         value["running"] = running.into();
         value["last_backup"] = newest.as_ref().map(|manifest| manifest.backup.to_string()).into();
-        value["last_backup_finished"] = newest.as_ref().map(|manifest| output::time_us(manifest.finished_us)).into();
-        value["slot"] = slot.as_ref().map(|slot| {
-            serde_json::json!({
-                "name": context.cluster.wal.slot,
-                "active": slot.active,
-                "restart_lsn": slot.restart.map(|lsn| lsn.to_string()),
-                "wal_status": slot.wal_status,
-                "safe_wal_bytes": slot.safe_wal_bytes,
+        value["last_backup_finished"] = newest
+            .as_ref()
+            .map(|manifest| output::time_us(manifest.finished_us))
+            .into();
+        value["slot"] = slot
+            .as_ref()
+            .map(|slot| {
+                serde_json::json!({
+                    "name": context.cluster.wal.slot,
+                    "active": slot.active,
+                    "restart_lsn": slot.restart.map(|lsn| lsn.to_string()),
+                    "wal_status": slot.wal_status,
+                    "safe_wal_bytes": slot.safe_wal_bytes,
+                })
             })
-        }).into();
+            .into();
         value["warnings"] = warnings.into();
         return output::print_json(&value);
     }
     let mut table = output::table(&["", ""]);
-    let agent = if running && state.streaming { "streaming" } else if running { "not connected" } else { "not running" };
+    let agent = if running && state.streaming {
+        "streaming"
+    } else if running {
+        "not connected"
+    } else {
+        "not running"
+    };
     table.add_row(["cluster", &context.cluster.name]);
     table.add_row(["agent", agent]);
-    table.add_row(["RPO now", &format!("{} ms (age of the oldest commit not archived)", state.rpo_ms)]);
-    table.add_row(["archived", &format!("{} on timeline {} (server at {})", state.archived_lsn, state.timeline, state.server_lsn)]);
+    table.add_row([
+        "RPO now",
+        &format!("{} ms (age of the oldest commit not archived)", state.rpo_ms),
+    ]);
+    table.add_row([
+        "archived",
+        &format!(
+            "{} on timeline {} (server at {})",
+            state.archived_lsn, state.timeline, state.server_lsn
+        ),
+    ]);
     table.add_row([
         "commit to archived",
-        &format!("p50 {} ms, p99 {} ms, max {} ms over {} commits", ms(state.lag.p50_us), ms(state.lag.p99_us), ms(state.lag.max_us), state.lag.commits),
+        &format!(
+            "p50 {} ms, p99 {} ms, max {} ms over {} commits",
+            ms(state.lag.p50_us),
+            ms(state.lag.p99_us),
+            ms(state.lag.max_us),
+            state.lag.commits
+        ),
     ]);
     table.add_row(["lineage", &state.lineage]);
-    let slot_text = slot.map_or("unknown: the server does not answer or has no such slot".into(), |slot| {
-        let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
-        format!("{} at {restart}, WAL {status}, {}", context.cluster.wal.slot, if slot.active { "in use" } else { "not in use" })
-    });
+    let slot_text = slot.map_or(
+        "unknown: the server does not answer or has no such slot".into(),
+        |slot| {
+            let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
+            format!(
+                "{} at {restart}, WAL {status}, {}",
+                context.cluster.wal.slot,
+                if slot.active { "in use" } else { "not in use" }
+            )
+        },
+    );
     table.add_row(["slot", &slot_text]);
-    let last = newest.map_or("none".into(), |manifest| format!("{} ({})", manifest.backup, output::time_us(manifest.finished_us)));
+    let last = newest.map_or("none".into(), |manifest| {
+        format!("{} ({})", manifest.backup, output::time_us(manifest.finished_us))
+    });
     table.add_row(["newest backup", &last]);
     println!("{table}");
     for warning in warnings {

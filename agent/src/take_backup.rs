@@ -26,7 +26,10 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
         Some(directory) => directory.clone(),
         None => preflight::show(&client, "data_directory").await?.into(),
     };
-    let server_version = preflight::show(&client, "server_version_num").await?.parse().context("the server's version makes no sense")?;
+    let server_version = preflight::show(&client, "server_version_num")
+        .await?
+        .parse()
+        .context("the server's version makes no sense")?;
     let progress = Arc::new(Progress::default());
     let inputs = BackupInputs {
         repository,
@@ -61,7 +64,10 @@ fn print(report: &BackupReport, json: bool) -> anyhow::Result<()> {
     if json {
         return output::print_json(&serde_json::to_value(report)?);
     }
-    println!("Backup {} is complete: {} to {}.", report.backup, report.start_lsn, report.end_lsn);
+    println!(
+        "Backup {} is complete: {} to {}.",
+        report.backup, report.start_lsn, report.end_lsn
+    );
     println!(
         "{} in {} files, {} of {} pages new, {} added to the repository, {:.0} MB/s.",
         output::bytes(report.logical_bytes),

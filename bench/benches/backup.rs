@@ -15,7 +15,9 @@ use store::file_table::EntryClass;
 use store::id::{BackupId, LineageId};
 use store::keys::SigningKey;
 use store::manifest::{ConfigurationPaths, CorruptPage, Manifest};
-use store::pipeline::{FileJob, Outcome, PackFilter, PageCheck, Parent, Pipeline, PipelineInputs, Progress, Reread, commit};
+use store::pipeline::{
+    FileJob, Outcome, PackFilter, PageCheck, Parent, Pipeline, PipelineInputs, Progress, Reread, commit,
+};
 use store::repository::{Created, NewRepository, Repository, Writer, create};
 use store::session::{Place, Purpose, Session};
 
@@ -33,9 +35,21 @@ type Failed = Box<dyn std::error::Error>;
 struct Check;
 
 impl PageCheck for Check {
-    fn examine(&self, file: &FileJob, page: u32, bytes: &mut [u8], _: &mut Reread<'_>) -> Result<Option<CorruptPage>, StoreError> {
+    fn examine(
+        &self,
+        file: &FileJob,
+        page: u32,
+        bytes: &mut [u8],
+        _: &mut Reread<'_>,
+    ) -> Result<Option<CorruptPage>, StoreError> {
         let is_good = pg::page::check(bytes, file.first_block + page, true) == PageState::Ok;
-        let corrupt = || CorruptPage { path: file.path.clone().into(), block: page, expected: 0, found: 0, reason: "checksum".into() };
+        let corrupt = || CorruptPage {
+            path: file.path.clone().into(),
+            block: page,
+            expected: 0,
+            found: 0,
+            reason: "checksum".into(),
+        };
         Ok((!is_good).then(corrupt))
     }
 }
@@ -49,10 +63,16 @@ struct Setting {
 }
 
 fn main() -> Result<(), Failed> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()?;
     let mut summary = Summary::default();
     let jobs = std::thread::available_parallelism()?.get();
-    println!("{jobs} cores, {} MiB a data set, medians of {RUNS}\n", (PAGES as usize * PAGE_BYTES) >> 20);
+    println!(
+        "{jobs} cores, {} MiB a data set, medians of {RUNS}\n",
+        (PAGES as usize * PAGE_BYTES) >> 20
+    );
     for dataset in [Dataset::Mix, Dataset::Accounts] {
         runtime.block_on(one(dataset, jobs, &mut summary))?;
         println!();
@@ -77,7 +97,12 @@ async fn one(dataset: Dataset, jobs: usize, summary: &mut Summary) -> Result<(),
         rounds.push(prepared.run());
         full.push(timed_backup(&setting, &files, None).await?.0);
     }
-    summary.add(name("ratio of zstd 1"), data.len() as f64 / prepared.compressed_bytes() as f64, ": 1", None);
+    summary.add(
+        name("ratio of zstd 1"),
+        data.len() as f64 / prepared.compressed_bytes() as f64,
+        ": 1",
+        None,
+    );
     drop(prepared);
     let mut stages = Vec::new();
     for (at, stage) in STAGES.iter().enumerate() {
@@ -88,9 +113,24 @@ async fn one(dataset: Dataset, jobs: usize, summary: &mut Summary) -> Result<(),
     let stored_bytes = setting.store.take_pack_bytes() as f64 / RUNS as f64;
     let (full, bound, bytes) = (median(full), composed(&stages), data.len());
     let zstd = stages.get(COMPRESS).map_or(f64::NAN, |took| took.mb_s(bytes));
-    summary.add(name("full backup"), full.mb_s(bytes), "MB/s", Some((bound.mb_s(bytes), "composed bound")));
-    summary.add(name("full backup against bare zstd"), full.mb_s(bytes), "MB/s", Some((zstd, "zstd 1 alone")));
-    summary.add(name("full backup, CPU"), full.cpu_s_per_gb(bytes), "s/GB", Some((bound.cpu_s_per_gb(bytes), "CPU of all stages")));
+    summary.add(
+        name("full backup"),
+        full.mb_s(bytes),
+        "MB/s",
+        Some((bound.mb_s(bytes), "composed bound")),
+    );
+    summary.add(
+        name("full backup against bare zstd"),
+        full.mb_s(bytes),
+        "MB/s",
+        Some((zstd, "zstd 1 alone")),
+    );
+    summary.add(
+        name("full backup, CPU"),
+        full.cpu_s_per_gb(bytes),
+        "s/GB",
+        Some((bound.cpu_s_per_gb(bytes), "CPU of all stages")),
+    );
     summary.add(name("full backup, stored"), bytes as f64 / stored_bytes, ": 1", None);
 
     setting.store.keep_packs(true);
@@ -98,7 +138,10 @@ async fn one(dataset: Dataset, jobs: usize, summary: &mut Summary) -> Result<(),
     let parent = commit_backup(&setting, &outcome).await?;
     setting.store.keep_packs(false);
     setting.store.take_pack_bytes();
-    for (what, part) in [("increment, nothing changed", 0), ("increment, 1 % of pages changed", 100)] {
+    for (what, part) in [
+        ("increment, nothing changed", 0),
+        ("increment, 1 % of pages changed", 100),
+    ] {
         change(&mut data, part);
         write_files(directory.path(), &data)?;
         let mut increments = Vec::new();
@@ -108,8 +151,18 @@ async fn one(dataset: Dataset, jobs: usize, summary: &mut Summary) -> Result<(),
         let stored_bytes = setting.store.take_pack_bytes() as f64 / RUNS as f64;
         let took = median(increments);
         let bound = composed(stages.get(..UNCHANGED).unwrap_or_default());
-        summary.add(name(what), took.mb_s(bytes), "MB/s", Some((bound.mb_s(bytes), "read, check and hash")));
-        summary.add(name(&format!("{what}, CPU")), took.cpu_s_per_gb(bytes), "s/GB", Some((bound.cpu_s_per_gb(bytes), "CPU of the same")));
+        summary.add(
+            name(what),
+            took.mb_s(bytes),
+            "MB/s",
+            Some((bound.mb_s(bytes), "read, check and hash")),
+        );
+        summary.add(
+            name(&format!("{what}, CPU")),
+            took.cpu_s_per_gb(bytes),
+            "s/GB",
+            Some((bound.cpu_s_per_gb(bytes), "CPU of the same")),
+        );
         summary.add(name(&format!("{what}, stored")), stored_bytes / 1e6, "MB", None);
     }
     Ok(())
@@ -145,26 +198,58 @@ fn change(data: &mut [u8], part: u64) {
             *byte = byte.wrapping_add(1);
         }
         let sum = checksum(page, block);
-        page.iter_mut().skip(8).zip(sum.to_le_bytes()).for_each(|(to, from)| *to = from);
+        page.iter_mut()
+            .skip(8)
+            .zip(sum.to_le_bytes())
+            .for_each(|(to, from)| *to = from);
     }
 }
 
 async fn setting(jobs: usize) -> Result<Setting, Failed> {
     let store = Arc::new(NullStore::default());
-    let new = NewRepository { cluster: "bench", host: "bench", now_us: NOW_US, now_text: "2026-09-21T00:00:00Z", creator: "bench" };
+    let new = NewRepository {
+        cluster: "bench",
+        host: "bench",
+        now_us: NOW_US,
+        now_text: "2026-09-21T00:00:00Z",
+        creator: "bench",
+    };
     let (created, repository) = create(store.clone(), new, |_| Ok(())).await?;
-    Ok(Setting { store, repository, created, lineage: LineageId::from_parts(1, [1; 10]), jobs })
+    Ok(Setting {
+        store,
+        repository,
+        created,
+        lineage: LineageId::from_parts(1, [1; 10]),
+        jobs,
+    })
 }
 
 fn writer(setting: &Setting) -> Result<Arc<Writer>, Failed> {
     let signing = SigningKey::from_seed(setting.created.host.signing.seed().clone())?;
-    Ok(Arc::new(Writer::new(Arc::clone(&setting.repository), Arc::new(signing), 0)))
+    Ok(Arc::new(Writer::new(
+        Arc::clone(&setting.repository),
+        Arc::new(signing),
+        0,
+    )))
 }
 
-async fn timed_backup(setting: &Setting, files: &[FileJob], parent: Option<BackupId>) -> Result<(Took, Outcome), Failed> {
+async fn timed_backup(
+    setting: &Setting,
+    files: &[FileJob],
+    parent: Option<BackupId>,
+) -> Result<(Took, Outcome), Failed> {
     let repository = &setting.repository;
-    let place = Place { repository: repository.id(), cluster: "bench", lineage: Some(setting.lineage) };
-    let session = Session::begin(repository.keys(), &setting.created.host.recipients, place, Purpose::Backup)?;
+    let place = Place {
+        repository: repository.id(),
+        cluster: "bench",
+        lineage: Some(setting.lineage),
+    };
+    let session = Session::begin(
+        repository.keys(),
+        &setting.created.host.recipients,
+        place,
+        Purpose::Backup,
+    )?;
     let parent = match parent {
         Some(id) => Some(Parent::load(repository, repository.manifest(id).await?).await?),
         None => None,

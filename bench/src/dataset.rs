@@ -70,7 +70,11 @@ impl Page {
     fn new(block: u32) -> Self {
         let mut bytes = vec![0; PAGE_BYTES];
         put(&mut bytes, 4, &(0x0100_0000 + block * 64).to_le_bytes());
-        Page { bytes, lower: 24, upper: PAGE_BYTES }
+        Page {
+            bytes,
+            lower: 24,
+            upper: PAGE_BYTES,
+        }
     }
 
     /// Adds a tuple and its line pointer; false when the page is full.
@@ -82,7 +86,11 @@ impl Page {
         }
         let pointer = u32::try_from(at | (1 << 15) | (length << 17)).unwrap_or(0);
         put(&mut self.bytes, self.lower, &pointer.to_le_bytes());
-        put(&mut self.bytes, at, &u32::try_from(700 + row / 5000 % 1_000_000).unwrap_or(0).to_le_bytes());
+        put(
+            &mut self.bytes,
+            at,
+            &u32::try_from(700 + row / 5000 % 1_000_000).unwrap_or(0).to_le_bytes(),
+        );
         put(&mut self.bytes, at + 18, &[4, 0, 2, 9, 24, 0]);
         put(&mut self.bytes, at + 24, data);
         self.lower += 4;
@@ -91,7 +99,12 @@ impl Page {
     }
 
     fn finish(mut self, block: u32) -> Vec<u8> {
-        for (at, value) in [(12, self.lower), (14, self.upper), (16, PAGE_BYTES), (18, PAGE_BYTES | 4)] {
+        for (at, value) in [
+            (12, self.lower),
+            (14, self.upper),
+            (16, PAGE_BYTES),
+            (18, PAGE_BYTES | 4),
+        ] {
             put(&mut self.bytes, at, &u16::try_from(value).unwrap_or(0).to_le_bytes());
         }
         let sum = checksum(&self.bytes, block);
@@ -107,9 +120,38 @@ fn put(bytes: &mut [u8], at: usize, value: &[u8]) {
 }
 
 const WORDS: [&str; 32] = [
-    "order", "customer", "shipping", "invoice", "pending", "delivered", "return", "blue", "large", "north", "harbour", "engine", "paper",
-    "winter", "market", "silver", "account", "region", "payment", "refund", "window", "garden", "stone", "river", "copper", "linen",
-    "express", "standard", "fragile", "gift", "priority", "archive",
+    "order",
+    "customer",
+    "shipping",
+    "invoice",
+    "pending",
+    "delivered",
+    "return",
+    "blue",
+    "large",
+    "north",
+    "harbour",
+    "engine",
+    "paper",
+    "winter",
+    "market",
+    "silver",
+    "account",
+    "region",
+    "payment",
+    "refund",
+    "window",
+    "garden",
+    "stone",
+    "river",
+    "copper",
+    "linen",
+    "express",
+    "standard",
+    "fragile",
+    "gift",
+    "priority",
+    "archive",
 ];
 
 fn word(random: &mut Random) -> &'static str {

@@ -29,7 +29,10 @@ impl Took {
 pub fn once(work: impl FnOnce()) -> Took {
     let (cpu, begun) = (cpu_seconds(), Instant::now());
     work();
-    Took { wall_s: begun.elapsed().as_secs_f64(), cpu_s: cpu_seconds() - cpu }
+    Took {
+        wall_s: begun.elapsed().as_secs_f64(),
+        cpu_s: cpu_seconds() - cpu,
+    }
 }
 
 /// The middle wall time, and the mean of the CPU times (whose steps are coarse).
@@ -37,12 +40,20 @@ pub fn once(work: impl FnOnce()) -> Took {
 pub fn median(mut all: Vec<Took>) -> Took {
     all.sort_by(|a, b| a.wall_s.total_cmp(&b.wall_s));
     let wall_s = all.get(all.len() / 2).map_or(f64::NAN, |took| took.wall_s);
-    Took { wall_s, cpu_s: all.iter().map(|took| took.cpu_s).sum::<f64>() / all.len() as f64 }
+    Took {
+        wall_s,
+        cpu_s: all.iter().map(|took| took.cpu_s).sum::<f64>() / all.len() as f64,
+    }
 }
 
 /// User and system time of this process, from `/proc/self/stat` (fields 14 and 15, in ticks of 10 ms).
 fn cpu_seconds() -> f64 {
     let stat = std::fs::read_to_string("/proc/self/stat").unwrap_or_default();
     let fields = stat.rsplit(") ").next().unwrap_or_default().split(' ');
-    fields.skip(11).take(2).filter_map(|ticks| ticks.parse::<f64>().ok()).sum::<f64>() / 100.0
+    fields
+        .skip(11)
+        .take(2)
+        .filter_map(|ticks| ticks.parse::<f64>().ok())
+        .sum::<f64>()
+        / 100.0
 }

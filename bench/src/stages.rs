@@ -49,10 +49,19 @@ impl<'a> Stages<'a> {
     /// A codec failed.
     pub fn new(file: &'a File, data: &'a [u8], keys: &'a ClusterKeys) -> io::Result<Self> {
         let pieces = data.par_chunks(RELATION_CHUNK_BYTES_MAX);
-        let compressed = pieces.map(|piece| zstd::bulk::compress(piece, RELATION_ZSTD_LEVEL)).collect::<io::Result<Vec<_>>>()?;
+        let compressed = pieces
+            .map(|piece| zstd::bulk::compress(piece, RELATION_ZSTD_LEVEL))
+            .collect::<io::Result<Vec<_>>>()?;
         let key = ObjectKey::derive(&Secret32::new([1; 32]), &[2; 16], "bench").map_err(io::Error::other)?;
         let sealed = compressed.iter().map(|plain| seal(&key, plain)).collect();
-        Ok(Stages { file, data, keys, key, compressed, sealed })
+        Ok(Stages {
+            file,
+            data,
+            keys,
+            key,
+            compressed,
+            sealed,
+        })
     }
 
     /// Bytes after compression.
@@ -103,21 +112,35 @@ impl<'a> Stages<'a> {
 
     fn compress(&self) {
         self.data.par_chunks(RELATION_CHUNK_BYTES_MAX).for_each_init(
-            || (zstd::bulk::Compressor::new(RELATION_ZSTD_LEVEL).ok(), vec![0; 2 * RELATION_CHUNK_BYTES_MAX]),
+            || {
+                (
+                    zstd::bulk::Compressor::new(RELATION_ZSTD_LEVEL).ok(),
+                    vec![0; 2 * RELATION_CHUNK_BYTES_MAX],
+                )
+            },
             |(compressor, out), piece| {
-                std::hint::black_box(compressor.as_mut().map(|compressor| compressor.compress_to_buffer(piece, out)));
+                std::hint::black_box(
+                    compressor
+                        .as_mut()
+                        .map(|compressor| compressor.compress_to_buffer(piece, out)),
+                );
             },
         );
     }
 
     fn decode(&self) {
-        self.compressed.par_iter().zip(self.data.par_chunks(RELATION_CHUNK_BYTES_MAX)).for_each_init(
-            || (zstd::bulk::Decompressor::new().ok(), vec![0; RELATION_CHUNK_BYTES_MAX]),
-            |(decompressor, out), (stored, plain)| {
-                let got = decompressor.as_mut().and_then(|decompressor| decompressor.decompress_to_buffer(stored, out).ok());
-                std::hint::black_box(got.is_some_and(|got| out.get(..got) == Some(plain)));
-            },
-        );
+        self.compressed
+            .par_iter()
+            .zip(self.data.par_chunks(RELATION_CHUNK_BYTES_MAX))
+            .for_each_init(
+                || (zstd::bulk::Decompressor::new().ok(), vec![0; RELATION_CHUNK_BYTES_MAX]),
+                |(decompressor, out), (stored, plain)| {
+                    let got = decompressor
+                        .as_mut()
+                        .and_then(|decompressor| decompressor.decompress_to_buffer(stored, out).ok());
+                    std::hint::black_box(got.is_some_and(|got| out.get(..got) == Some(plain)));
+                },
+            );
     }
 
     fn seal(&self) {
@@ -143,7 +166,10 @@ impl<'a> Stages<'a> {
 /// The stages one after the other, on all cores: nothing that does them all is faster.
 #[must_use]
 pub fn composed(stages: &[Took]) -> Took {
-    Took { wall_s: stages.iter().map(|took| took.wall_s).sum(), cpu_s: stages.iter().map(|took| took.cpu_s).sum() }
+    Took {
+        wall_s: stages.iter().map(|took| took.wall_s).sum(),
+        cpu_s: stages.iter().map(|took| took.cpu_s).sum(),
+    }
 }
 
 fn associated() -> [u8; 64] {

@@ -27,10 +27,22 @@ pub struct Summary {
 impl Summary {
     /// Adds a figure and prints it.
     pub fn add(&mut self, name: impl Into<String>, value: f64, unit: &'static str, bound: Option<(f64, &'static str)>) {
-        let figure = Figure { name: name.into(), value, unit, bound: bound.map(|(bound, _)| bound), peer: bound.map(|(_, peer)| peer) };
+        let figure = Figure {
+            name: name.into(),
+            value,
+            unit,
+            bound: bound.map(|(bound, _)| bound),
+            peer: bound.map(|(_, peer)| peer),
+        };
         match bound {
             Some((bound, peer)) => {
-                println!("{:<44} {:>10.2} {:<9} {:>5.2} of {bound:.2} ({peer})", figure.name, value, unit, value / bound);
+                println!(
+                    "{:<44} {:>10.2} {:<9} {:>5.2} of {bound:.2} ({peer})",
+                    figure.name,
+                    value,
+                    unit,
+                    value / bound
+                );
             }
             None => println!("{:<44} {:>10.2} {unit}", figure.name, value),
         }

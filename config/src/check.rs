@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::Passwords;
 use crate::checked::{
-    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
-    Postgres, Restore, Status, Wal,
+    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Status,
+    Wal,
 };
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
@@ -47,13 +47,7 @@ pub(crate) fn check(
     }
 }
 
-fn table<'a>(
-    raw: &'a Raw,
-    above: &str,
-    parent: &'static Section,
-    name: &str,
-    out: &'a mut Outcome,
-) -> Reader<'a> {
+fn table<'a>(raw: &'a Raw, above: &str, parent: &'static Section, name: &str, out: &'a mut Outcome) -> Reader<'a> {
     Reader::new(raw, above, parent.child(name).unwrap_or(parent), out)
 }
 
@@ -80,10 +74,7 @@ fn cluster(raw: &Raw, name: &str, passwords: Passwords, out: &mut Outcome) -> Cl
     let above = join("cluster", name);
     Cluster {
         name: name.to_owned(),
-        postgres: postgres(
-            &mut table(raw, &above, &CLUSTER, "postgres", out),
-            passwords,
-        ),
+        postgres: postgres(&mut table(raw, &above, &CLUSTER, "postgres", out), passwords),
         wal: wal(&mut table(raw, &above, &CLUSTER, "wal", out)),
         backup: backup(&mut table(raw, &above, &CLUSTER, "backup", out)),
         restore: restore(&mut table(raw, &above, &CLUSTER, "restore", out)),
@@ -102,9 +93,7 @@ fn postgres(reader: &mut Reader<'_>, passwords: Passwords) -> Postgres {
             options.insert(name.to_owned(), text);
         }
     }
-    let port = reader
-        .count("port")
-        .and_then(|port| u16::try_from(port).ok());
+    let port = reader.count("port").and_then(|port| u16::try_from(port).ok());
     if let Some(port) = port {
         options.insert("port".to_owned(), port.to_string());
     }

@@ -34,13 +34,12 @@ impl Config {
             Some(name) => match self.clusters.get(name) {
                 Some(cluster) => return Ok(cluster),
                 None => {
-                    let problem =
-                        Problem::new(format!("cluster \"{name}\" is not in the configuration"));
+                    let problem = Problem::new(format!("cluster \"{name}\" is not in the configuration"));
                     match nearest(name, names.iter().copied()) {
                         Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
-                        None if names.is_empty() => problem.hint(format!(
-                            "Add a table [cluster.{name}.postgres] to the file."
-                        )),
+                        None if names.is_empty() => {
+                            problem.hint(format!("Add a table [cluster.{name}.postgres] to the file."))
+                        }
                         None => problem.hint(format!("The configuration has: {all}.")),
                     }
                 }

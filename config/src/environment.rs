@@ -32,10 +32,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(crate) fn collect<K, V>(
-        env: impl IntoIterator<Item = (K, V)>,
-        problems: &mut Vec<Problem>,
-    ) -> Self
+    pub(crate) fn collect<K, V>(env: impl IntoIterator<Item = (K, V)>, problems: &mut Vec<Problem>) -> Self
     where
         K: Into<OsString>,
         V: Into<OsString>,
@@ -45,12 +42,7 @@ impl Environment {
             let Ok(name) = name.into().into_string() else {
                 continue;
             };
-            let aws = [
-                "AWS_ACCESS_KEY_ID",
-                "AWS_SECRET_ACCESS_KEY",
-                "AWS_SESSION_TOKEN",
-            ]
-            .contains(&name.as_str());
+            let aws = ["AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"].contains(&name.as_str());
             if !aws && !OURS.iter().any(|prefix| name.starts_with(prefix)) {
                 continue;
             }
@@ -62,9 +54,7 @@ impl Environment {
                 Ok(value) => {
                     own.keys.insert(name, value);
                 }
-                Err(_) => problems.push(Problem::new(format!(
-                    "environment variable {name} is not valid UTF-8"
-                ))),
+                Err(_) => problems.push(Problem::new(format!("environment variable {name} is not valid UTF-8"))),
             }
         }
         own
@@ -137,28 +127,18 @@ fn find(name: &str, raw: &Raw) -> Result<Found, Problem> {
     let mut candidates: Vec<String> = once.iter().map(|(path, key)| variable(path, key)).collect();
     for cluster in &raw.clusters {
         let path = join("cluster", cluster);
-        candidates.extend(
-            in_cluster
-                .iter()
-                .map(|(table, key)| variable(&join(&path, table), key)),
-        );
+        candidates.extend(in_cluster.iter().map(|(table, key)| variable(&join(&path, table), key)));
     }
     let problem = Problem::new(format!("environment variable {name} names no key"));
     Err(match nearest(name, candidates.iter().map(String::as_str)) {
         Some(near) => problem.hint(format!("did you mean {near}?")),
-        None => problem.hint(
-            "A key is named like SEAWALL_CLUSTER_MAIN_WAL_SLOT for \"slot\" in [cluster.main.wal].",
-        ),
+        None => problem.hint("A key is named like SEAWALL_CLUSTER_MAIN_WAL_SLOT for \"slot\" in [cluster.main.wal]."),
     })
 }
 
 /// The cluster that the upper-case `part` of a variable means.
 fn cluster_name(variable: &str, part: &str, raw: &Raw) -> Result<String, Problem> {
-    let same: Vec<&String> = raw
-        .clusters
-        .iter()
-        .filter(|name| upper(name) == part)
-        .collect();
+    let same: Vec<&String> = raw.clusters.iter().filter(|name| upper(name) == part).collect();
     match same.as_slice() {
         [] => {
             let name = part.to_lowercase();

@@ -211,14 +211,7 @@ const POSTGRES: Section = Section {
         key_or("dbname", Kind::Text, "postgres"),
         key(
             "sslmode",
-            Kind::Choice(&[
-                "disable",
-                "allow",
-                "prefer",
-                "require",
-                "verify-ca",
-                "verify-full",
-            ]),
+            Kind::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
         ),
         key("sslrootcert", Kind::Text),
         key("connect_timeout", count(0, 3600)),

@@ -35,8 +35,8 @@ use std::path::{Path, PathBuf};
 pub mod open;
 
 pub use checked::{
-    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
-    Postgres, Restore, Status, Wal,
+    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Status,
+    Wal,
 };
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};
@@ -62,10 +62,7 @@ pub(crate) enum Passwords {
 ///
 /// `env` are the variables of the environment; those that are not ours are ignored, and so is one
 /// with an empty value.
-pub fn load<K, V>(
-    path: &Path,
-    env: impl IntoIterator<Item = (K, V)>,
-) -> Result<Config, ConfigErrors>
+pub fn load<K, V>(path: &Path, env: impl IntoIterator<Item = (K, V)>) -> Result<Config, ConfigErrors>
 where
     K: Into<OsString>,
     V: Into<OsString>,
@@ -76,10 +73,7 @@ where
 /// Like [`load`], but leaves the password files of the PostgreSQL servers alone.
 ///
 /// A restore often runs on a host that has no such file and needs none.
-pub fn load_for_restore<K, V>(
-    path: &Path,
-    env: impl IntoIterator<Item = (K, V)>,
-) -> Result<Config, ConfigErrors>
+pub fn load_for_restore<K, V>(path: &Path, env: impl IntoIterator<Item = (K, V)>) -> Result<Config, ConfigErrors>
 where
     K: Into<OsString>,
     V: Into<OsString>,

@@ -22,7 +22,11 @@ pub fn object_store(
     jitter_seed: u64,
 ) -> Result<Arc<dyn ObjectStore>, ObjectError> {
     match &repository.url {
-        RepositoryUrl::Local { path } => Ok(Arc::new(Retrying::new(LocalStore::open(path.clone())?, policy, jitter_seed))),
+        RepositoryUrl::Local { path } => Ok(Arc::new(Retrying::new(
+            LocalStore::open(path.clone())?,
+            policy,
+            jitter_seed,
+        ))),
         RepositoryUrl::S3 { bucket, prefix } => {
             let store = S3Store::open(s3_options(repository, bucket, prefix))?;
             Ok(Arc::new(Retrying::new(store, policy, jitter_seed)))
@@ -56,7 +60,10 @@ fn s3_options(repository: &Repository, bucket: &str, prefix: &str) -> S3Options 
     if let Some(credentials) = &s3.credentials {
         options.access_key_id = Some(credentials.access_key_id.clone());
         options.secret_access_key = Some(Secret::new(credentials.secret_access_key.expose()));
-        options.session_token = credentials.session_token.as_ref().map(|token| Secret::new(token.expose()));
+        options.session_token = credentials
+            .session_token
+            .as_ref()
+            .map(|token| Secret::new(token.expose()));
     }
     options.storage_class = s3.storage_class.clone();
     options.request_timeout = s3.request_timeout;

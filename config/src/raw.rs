@@ -114,12 +114,9 @@ fn walk_item(
 /// The problem with a key that we know and do not take.
 pub(crate) fn refused(key: &Key, full: &str) -> Option<Problem> {
     match key.kind {
-        Kind::Refused(hint) => Some(
-            Problem::new(format!(
-                "\"{full}\" is not accepted: a secret has no place here"
-            ))
-            .hint(hint),
-        ),
+        Kind::Refused(hint) => {
+            Some(Problem::new(format!("\"{full}\" is not accepted: a secret has no place here")).hint(hint))
+        }
         _ => None,
     }
 }
@@ -129,20 +126,16 @@ pub(crate) fn is_cluster_name(name: &str) -> bool {
     let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
     name.len() <= 63
         && name.bytes().next().is_some_and(alphanumeric)
-        && name
-            .bytes()
-            .all(|b| alphanumeric(b) || b == b'_' || b == b'-')
+        && name.bytes().all(|b| alphanumeric(b) || b == b'_' || b == b'-')
 }
 
 fn bad_cluster_name(name: &str) -> Problem {
-    Problem::new(format!("invalid cluster name \"{}\"", name.escape_debug())).hint(
-        "Use up to 63 lowercase letters, digits, \"_\" and \"-\", with a letter or digit first.",
-    )
+    Problem::new(format!("invalid cluster name \"{}\"", name.escape_debug()))
+        .hint("Use up to 63 lowercase letters, digits, \"_\" and \"-\", with a letter or digit first.")
 }
 
 fn not_a_table(path: &str) -> Problem {
-    Problem::new(format!("\"{path}\" is not a table"))
-        .hint(format!("Write its keys below a line [{path}]."))
+    Problem::new(format!("\"{path}\" is not a table")).hint(format!("Write its keys below a line [{path}]."))
 }
 
 fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> Problem {
@@ -174,9 +167,7 @@ fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> 
 
 /// The table near this one that has a key of exactly this name.
 fn elsewhere(path: &str, name: &str) -> Option<String> {
-    let cluster = path
-        .strip_prefix("cluster.")
-        .and_then(|rest| rest.split('.').next());
+    let cluster = path.strip_prefix("cluster.").and_then(|rest| rest.split('.').next());
     let candidates = match cluster {
         Some(cluster) => CLUSTER.flatten(&join("cluster", cluster)),
         None => ROOT.flatten(""),
@@ -206,12 +197,7 @@ mod tests {
 
     #[test]
     fn a_syntax_error_names_its_line_and_repeats_nothing() {
-        for line in [
-            "url = \"hunter2",
-            "url = hunter2",
-            "url = \"a\" hunter2",
-            "hunter2",
-        ] {
+        for line in ["url = \"hunter2", "url = hunter2", "url = \"a\" hunter2", "hunter2"] {
             let text = format!("[repository]\n{line}\n");
             let problem = parse(Path::new("/a.toml"), &text).unwrap_err().to_string();
             assert!(

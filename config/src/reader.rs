@@ -44,12 +44,7 @@ pub(crate) struct Reader<'a> {
 
 impl<'a> Reader<'a> {
     /// The reader of the table `section`, which stands below the path `above`.
-    pub(crate) fn new(
-        raw: &'a Raw,
-        above: &str,
-        section: &'static Section,
-        out: &'a mut Outcome,
-    ) -> Self {
+    pub(crate) fn new(raw: &'a Raw, above: &str, section: &'static Section, out: &'a mut Outcome) -> Self {
         Self {
             raw,
             section,
@@ -81,11 +76,7 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self, name: &str) -> Option<Value> {
         let Some(key) = self.section.key(name) else {
-            self.complain(
-                name,
-                "is no known key",
-                "This is a defect of Seawall; report it.",
-            );
+            self.complain(name, "is no known key", "This is a defect of Seawall; report it.");
             return None;
         };
         let full = self.full(name);
@@ -99,16 +90,11 @@ impl<'a> Reader<'a> {
                         Origin::File | Origin::Default => String::new(),
                     };
                     let message = format!("\"{full}\"{from} {}{typed}", misfit.what);
-                    self.out
-                        .problems
-                        .push(Problem::new(message).hint(misfit.hint));
+                    self.out.problems.push(Problem::new(message).hint(misfit.hint));
                     return None;
                 }
             },
-            None => (
-                value::read_default(&key.kind, key.default?)?,
-                Origin::Default,
-            ),
+            None => (value::read_default(&key.kind, key.default?)?, Origin::Default),
         };
         self.out.effective(full, value.to_string(), origin);
         Some(value)

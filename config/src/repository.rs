@@ -112,12 +112,7 @@ pub(crate) fn check(raw: &Raw, env: &Environment, out: &mut Outcome) -> Option<R
     Some(Repository { url: url?, s3 })
 }
 
-fn check_s3(
-    raw: &Raw,
-    section: &'static Section,
-    env: Option<&Environment>,
-    out: &mut Outcome,
-) -> S3 {
+fn check_s3(raw: &Raw, section: &'static Section, env: Option<&Environment>, out: &mut Outcome) -> S3 {
     let mut reader = Reader::new(raw, "repository", section, out);
     let endpoint = reader.text("endpoint");
     if endpoint.as_deref().is_some_and(|text| !is_endpoint(text)) {
@@ -174,9 +169,7 @@ fn credentials(reader: &mut Reader<'_>, env: &Environment) -> Option<Credentials
     let id = own_id.or_else(|| {
         let id = env_id?.expose().to_owned();
         let key = reader.full("access_key_id");
-        reader
-            .out
-            .effective(key, id.clone(), from("AWS_ACCESS_KEY_ID"));
+        reader.out.effective(key, id.clone(), from("AWS_ACCESS_KEY_ID"));
         Some(id)
     });
     let secret = own_secret.or_else(|| {
@@ -200,11 +193,7 @@ fn credentials(reader: &mut Reader<'_>, env: &Environment) -> Option<Credentials
         (None, None) => None,
         (Some(_), None) => {
             let hint = "Name the file with the secret, or set AWS_SECRET_ACCESS_KEY.";
-            reader.complain(
-                "secret_access_key_file",
-                "is not set, \"access_key_id\" is",
-                hint,
-            );
+            reader.complain("secret_access_key_file", "is not set, \"access_key_id\" is", hint);
             None
         }
         (None, Some(_)) => {
@@ -220,9 +209,7 @@ fn parse_url(text: &str) -> Option<RepositoryUrl> {
         let mut parts = Path::new(path).components();
         let absolute = parts.next() == Some(Component::RootDir);
         let parts: Vec<Component<'_>> = parts.collect();
-        let plain = parts
-            .iter()
-            .all(|part| matches!(part, Component::Normal(_)));
+        let plain = parts.iter().all(|part| matches!(part, Component::Normal(_)));
         return (absolute && plain && !parts.is_empty()).then(|| RepositoryUrl::Local {
             path: Path::new(path).components().collect(),
         });
@@ -244,9 +231,7 @@ fn parse_url(text: &str) -> Option<RepositoryUrl> {
 }
 
 fn is_endpoint(text: &str) -> bool {
-    let rest = text
-        .strip_prefix("https://")
-        .or_else(|| text.strip_prefix("http://"));
+    let rest = text.strip_prefix("https://").or_else(|| text.strip_prefix("http://"));
     rest.map(|rest| rest.strip_suffix('/').unwrap_or(rest))
         .is_some_and(|rest| !rest.is_empty() && !rest.contains(['/', '@', '?', '#', ' ']))
 }

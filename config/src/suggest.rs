@@ -3,10 +3,7 @@
 use strsim::damerau_levenshtein;
 
 /// The candidate nearest to `word`, unless all of them are too far away to be meant.
-pub(crate) fn nearest<'a>(
-    word: &str,
-    candidates: impl IntoIterator<Item = &'a str>,
-) -> Option<&'a str> {
+pub(crate) fn nearest<'a>(word: &str, candidates: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     // A third of the letters may be wrong: fewer misses typos in short keys, more suggests noise.
     let distance_max = (word.chars().count() / 3).max(1);
     candidates

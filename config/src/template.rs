@@ -16,8 +16,7 @@ mod tests {
     fn the_template_is_the_example_and_is_accepted() {
         let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../systemd/seawall.toml.example");
         assert_eq!(std::fs::read_to_string(&example).unwrap(), template());
-        let config =
-            crate::load(&example, [("A", "b")]).unwrap_or_else(|errors| panic!("{errors}"));
+        let config = crate::load(&example, [("A", "b")]).unwrap_or_else(|errors| panic!("{errors}"));
         assert_eq!(config.cluster(None).unwrap().name, "main");
     }
 

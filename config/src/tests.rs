@@ -51,8 +51,7 @@ fn an_unknown_key_brings_the_nearest_known_one() {
 fn several_problems_are_reported_at_once() {
     let text = "[repository]\nurl = 5\n[log]\nlevel = \"loud\"\nfromat = \"json\"\n\
                 [cluster.Main.wal]\n[cluster.main.wal]\nslot = \"A-B\"\nuploads_in_flight = 0\n";
-    let ConfigErrors(problems) =
-        read(text, &[("SEAWALL_CLUSTER_MAIN_BACKUP_JOBS", "x")]).unwrap_err();
+    let ConfigErrors(problems) = read(text, &[("SEAWALL_CLUSTER_MAIN_BACKUP_JOBS", "x")]).unwrap_err();
     let messages: Vec<&str> = problems.iter().map(|it| it.message.as_str()).collect();
     assert_eq!(
         messages,
@@ -76,10 +75,7 @@ fn a_variable_wins_over_the_file_and_says_so() {
         &[
             ("SEAWALL_CLUSTER_MAIN_DB_WAL_SHIP_INTERVAL", "500ms"),
             ("SEAWALL_CLUSTER_MAIN_DB_BACKUP_JOBS", "3"),
-            (
-                "SEAWALL_CLUSTER_MAIN_DB_BACKUP_LAST_KNOWN_GOOD",
-                "[\"SELECT 1\"]",
-            ),
+            ("SEAWALL_CLUSTER_MAIN_DB_BACKUP_LAST_KNOWN_GOOD", "[\"SELECT 1\"]"),
             ("SEAWALL_CLUSTER_OTHER_POSTGRES_PORT", "5433"),
             ("SEAWALL_REPOSITORY_S3_PATH_STYLE", "true"),
             ("SEAWALL_LOG_LEVEL", ""),
@@ -102,20 +98,14 @@ fn a_variable_wins_over_the_file_and_says_so() {
         origin(&config, "cluster.main-db.wal.slot"),
         ("mine".to_owned(), Origin::File)
     );
-    assert_eq!(
-        origin(&config, "log.level"),
-        ("info".to_owned(), Origin::Default)
-    );
+    assert_eq!(origin(&config, "log.level"), ("info".to_owned(), Origin::Default));
 }
 
 #[test]
 fn two_clusters_with_one_variable_are_told_apart_by_nobody() {
     let text = "[cluster.a-b.wal]\n[cluster.a_b.wal]\n";
     let problems = bad(text, &[("SEAWALL_CLUSTER_A_B_WAL_SLOT", "x")]);
-    assert!(
-        problems.contains("could mean cluster \"a-b\" or \"a_b\""),
-        "{problems}"
-    );
+    assert!(problems.contains("could mean cluster \"a-b\" or \"a_b\""), "{problems}");
 }
 
 #[test]
@@ -157,28 +147,15 @@ fn secrets_are_read_and_never_printed() {
             .contains("is not the one in AWS_ACCESS_KEY_ID")
     );
     let half = read(&text, &env[..1]).unwrap_err().to_string();
-    assert!(
-        half.contains("secret_access_key_file\" is not set"),
-        "{half}"
-    );
-    assert!(
-        read(&text, &[])
-            .unwrap()
-            .repository
-            .s3
-            .credentials
-            .is_none()
-    );
+    assert!(half.contains("secret_access_key_file\" is not set"), "{half}");
+    assert!(read(&text, &[]).unwrap().repository.s3.credentials.is_none());
 }
 
 #[test]
 fn a_literal_secret_is_refused_and_not_repeated() {
     let text = "[repository.s3]\nsecret_access_key = \"hunter2\"\n\
                 secret_access_key_file = \"hunter2\"\n[cluster.main.postgres]\npassword = \"hunter2\"\n";
-    let problems = bad(
-        text,
-        &[("SEAWALL_CLUSTER_MAIN_POSTGRES_PASSWORD", "hunter2")],
-    );
+    let problems = bad(text, &[("SEAWALL_CLUSTER_MAIN_POSTGRES_PASSWORD", "hunter2")]);
     assert!(!problems.contains("hunter2"), "{problems}");
     assert!(
         problems.contains("\"repository.s3.secret_access_key\" is not accepted"),
@@ -192,12 +169,7 @@ fn a_literal_secret_is_refused_and_not_repeated() {
         problems.contains("\"SEAWALL_CLUSTER_MAIN_POSTGRES_PASSWORD\" is not accepted"),
         "{problems}"
     );
-    for word in [
-        "secret_access_key_file",
-        "password_file",
-        "passfile",
-        ".pgpass",
-    ] {
+    for word in ["secret_access_key_file", "password_file", "passfile", ".pgpass"] {
         assert!(problems.contains(word), "{word}: {problems}");
     }
 }
@@ -248,10 +220,7 @@ fn a_restore_needs_no_password_of_the_server() {
     std::fs::write(&path, text).unwrap();
     let none = BTreeMap::<String, String>::new();
     let errors = load(&path, none.clone()).unwrap_err().to_string();
-    assert!(
-        errors.contains("could not read file \"/does/not/exist\""),
-        "{errors}"
-    );
+    assert!(errors.contains("could not read file \"/does/not/exist\""), "{errors}");
     let config = load_for_restore(&path, none).unwrap();
     assert!(config.clusters["main"].postgres.password.is_none());
 }
@@ -275,14 +244,7 @@ fn defaults_follow_from_other_keys() {
 fn the_file_is_named_by_a_variable_or_has_its_place() {
     let none = BTreeMap::<String, String>::new();
     assert_eq!(default_path(none), Path::new(DEFAULT_PATH));
-    assert_eq!(
-        default_path([("SEAWALL_CONFIG", "/x.toml")]),
-        Path::new("/x.toml")
-    );
+    assert_eq!(default_path([("SEAWALL_CONFIG", "/x.toml")]), Path::new("/x.toml"));
     let errors = load(Path::new("/does/not/exist"), [("A", "b")]).unwrap_err();
-    assert!(
-        errors
-            .to_string()
-            .starts_with("could not read configuration file")
-    );
+    assert!(errors.to_string().starts_with("could not read configuration file"));
 }

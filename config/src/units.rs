@@ -4,8 +4,7 @@ use std::fmt;
 use std::time::Duration;
 
 const DURATION_HINT: &str = "Write a whole number with its unit: ms, s, m, h or d, as in \"30s\".";
-const SIZE_HINT: &str =
-    "Write a whole number with its unit: KiB, MiB, GiB, kB, MB or GB, as in \"64MiB\".";
+const SIZE_HINT: &str = "Write a whole number with its unit: KiB, MiB, GiB, kB, MB or GB, as in \"64MiB\".";
 
 const DURATION_UNITS: [(&str, u64); 5] = [
     ("d", 86_400_000),
@@ -91,9 +90,7 @@ fn print(amount: u64, units: &[(&str, u64)], zero: &str) -> String {
     units
         .iter()
         .find(|(_, factor)| amount.is_multiple_of(*factor))
-        .map_or_else(String::new, |(unit, factor)| {
-            format!("{}{unit}", amount / factor)
-        })
+        .map_or_else(String::new, |(unit, factor)| format!("{}{unit}", amount / factor))
 }
 
 #[cfg(test)]

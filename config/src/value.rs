@@ -55,10 +55,7 @@ pub(crate) fn read(kind: &Kind, value: &Toml) -> Result<Value, Misfit> {
         Kind::Path | Kind::SecretFile => path(value),
         Kind::Flag => match value.as_bool() {
             Some(flag) => Ok(Value::Flag(flag)),
-            None => misfit(
-                "is not a truth value",
-                "Write true or false, without quotes.",
-            ),
+            None => misfit("is not a truth value", "Write true or false, without quotes."),
         },
         Kind::Count { min, max } => count(value, *min, *max),
         Kind::Duration { min, max } => {
@@ -82,10 +79,7 @@ pub(crate) fn read(kind: &Kind, value: &Toml) -> Result<Value, Misfit> {
         }
         Kind::Choice(choices) => match text(value)? {
             text if choices.contains(&text) => Ok(Value::Text(text.to_owned())),
-            _ => misfit(
-                "is not one of its values",
-                format!("Use {}.", choices.join(", ")),
-            ),
+            _ => misfit("is not one of its values", format!("Use {}.", choices.join(", "))),
         },
         Kind::List => {
             let items = value.as_array().map(|items| {

@@ -196,24 +196,14 @@ impl ConnectOptions {
         };
         let host = parse_hosts(get("host", "PGHOST").as_deref())?;
         let port = parse_port(get("port", "PGPORT").as_deref())?;
-        let os_user = || {
-            env("USER")
-                .or_else(|| env("LOGNAME"))
-                .filter(|user| !user.is_empty())
-        };
-        let user = get("user", "PGUSER")
-            .or_else(os_user)
-            .ok_or(ConninfoError::NoUser)?;
+        let os_user = || env("USER").or_else(|| env("LOGNAME")).filter(|user| !user.is_empty());
+        let user = get("user", "PGUSER").or_else(os_user).ok_or(ConninfoError::NoUser)?;
         let dbname = get("dbname", "PGDATABASE");
-        let password = get("password", "PGPASSWORD")
-            .map(Password::new)
-            .or_else(|| {
-                let database = dbname.as_deref().unwrap_or(&user);
-                password_from_file(passfile_text?, &host, port, database, &user)
-            });
-        let sslmode = get("sslmode", "PGSSLMODE")
-            .map(|text| text.parse())
-            .transpose()?;
+        let password = get("password", "PGPASSWORD").map(Password::new).or_else(|| {
+            let database = dbname.as_deref().unwrap_or(&user);
+            password_from_file(passfile_text?, &host, port, database, &user)
+        });
+        let sslmode = get("sslmode", "PGSSLMODE").map(|text| text.parse()).transpose()?;
         let timeout = parse_timeout(get("connect_timeout", "PGCONNECT_TIMEOUT").as_deref())?;
         Ok(ConnectOptions {
             host,
@@ -266,10 +256,7 @@ fn parse_timeout(text: Option<&str>) -> Result<Duration, ConninfoError> {
     let Some(text) = text else {
         return Ok(DEFAULT_CONNECT_TIMEOUT);
     };
-    let seconds: i32 = text
-        .trim()
-        .parse()
-        .map_err(|_| invalid("connect_timeout", text))?;
+    let seconds: i32 = text.trim().parse().map_err(|_| invalid("connect_timeout", text))?;
     Ok(match u64::try_from(seconds) {
         Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
         _ => DEFAULT_CONNECT_TIMEOUT,

@@ -150,9 +150,7 @@ impl ControlFile {
         let lsn_of = |at| u64_at(bytes, at).map(Lsn::new).ok_or_else(short);
         let timeline = TimelineId::new(u32_of(48)?);
         if u64_at(bytes, 208).map(f64::from_bits) != Some(FLOAT_FORMAT) {
-            return Err(ControlError::Field {
-                field: "floatFormat",
-            });
+            return Err(ControlError::Field { field: "floatFormat" });
         }
         let control = ControlFile {
             system_identifier: SystemIdentifier(u64_at(bytes, 0).ok_or_else(short)?),
@@ -179,11 +177,8 @@ impl ControlFile {
             block_size: u32_of(216)?,
             relation_segment_blocks: u32_of(220)?,
             wal_block_size: u32_of(224)?,
-            segment_size: SegmentSize::new(u64::from(u32_of(228)?)).map_err(|_| {
-                ControlError::Field {
-                    field: "xlog_seg_size",
-                }
-            })?,
+            segment_size: SegmentSize::new(u64::from(u32_of(228)?))
+                .map_err(|_| ControlError::Field { field: "xlog_seg_size" })?,
             data_checksum_version: u32_of(252)?,
         };
         for (field, value) in [

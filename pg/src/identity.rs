@@ -58,9 +58,7 @@ impl FromStr for SystemIdentifier {
         let parsed = if digits { text.parse().ok() } else { None };
         parsed
             .map(SystemIdentifier)
-            .ok_or_else(|| IdentityError::SystemIdentifier {
-                text: text.to_owned(),
-            })
+            .ok_or_else(|| IdentityError::SystemIdentifier { text: text.to_owned() })
     }
 }
 
@@ -99,9 +97,7 @@ impl FromStr for ServerVersion {
     fn from_str(text: &str) -> Result<Self, IdentityError> {
         parse_version(text.trim())
             .filter(|version| version.major() >= 10)
-            .ok_or_else(|| IdentityError::Version {
-                text: text.to_owned(),
-            })
+            .ok_or_else(|| IdentityError::Version { text: text.to_owned() })
     }
 }
 
@@ -117,10 +113,7 @@ fn parse_version(text: &str) -> Option<ServerVersion> {
     if minor >= 10_000 {
         return None;
     }
-    first
-        .checked_mul(10_000)?
-        .checked_add(minor)
-        .map(ServerVersion)
+    first.checked_mul(10_000)?.checked_add(minor).map(ServerVersion)
 }
 
 fn leading_number(text: &str) -> Option<(u32, &str)> {
@@ -169,15 +162,7 @@ mod tests {
         ] {
             assert_eq!(text.parse(), Ok(ServerVersion(num)), "{text}");
         }
-        for bad in [
-            "",
-            "x",
-            "9.6.24",
-            "15.",
-            "15.99999",
-            "99999999999",
-            "150018x",
-        ] {
+        for bad in ["", "x", "9.6.24", "15.", "15.99999", "99999999999", "150018x"] {
             assert!(bad.parse::<ServerVersion>().is_err(), "{bad}");
         }
     }

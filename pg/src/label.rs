@@ -66,9 +66,7 @@ impl BackupLabel {
     pub fn parse(bytes: &[u8]) -> Result<BackupLabel, LabelError> {
         let text = String::from_utf8_lossy(bytes);
         let find = |key: &'static str| {
-            let line = text
-                .lines()
-                .find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
+            let line = text.lines().find_map(|line| line.strip_prefix(key)?.strip_prefix(": "));
             line.ok_or(LabelError::Missing { key })
         };
         const START: &str = "START WAL LOCATION";
@@ -188,25 +186,16 @@ mod tests {
     #[test]
     fn a_missing_or_broken_line_is_named() {
         let cut = LABEL.replace("START TIMELINE: 1\n", "");
-        let missing = LabelError::Missing {
-            key: "START TIMELINE",
-        };
+        let missing = LabelError::Missing { key: "START TIMELINE" };
         assert_eq!(BackupLabel::parse(cut.as_bytes()), Err(missing));
         for (from, to, key) in [
             ("primary", "elsewhere", "BACKUP FROM"),
             ("0/2000060", "nowhere", "CHECKPOINT LOCATION"),
-            (
-                "000000010000000000000002)",
-                "../../etc)",
-                "START WAL LOCATION",
-            ),
+            ("000000010000000000000002)", "../../etc)", "START WAL LOCATION"),
             ("TIMELINE: 1", "TIMELINE: 0", "START TIMELINE"),
         ] {
             let broken = LABEL.replace(from, to);
-            assert_eq!(
-                BackupLabel::parse(broken.as_bytes()),
-                Err(LabelError::Invalid { key })
-            );
+            assert_eq!(BackupLabel::parse(broken.as_bytes()), Err(LabelError::Invalid { key }));
         }
     }
 
@@ -215,23 +204,11 @@ mod tests {
         let map = TablespaceMap::parse(b"16385 /srv/a b\n16386 /srv/new\\\nline\\\\x\n").unwrap();
         assert_eq!(
             map,
-            [
-                (16385, b"/srv/a b".to_vec()),
-                (16386, b"/srv/new\nline\\x".to_vec())
-            ]
+            [(16385, b"/srv/a b".to_vec()), (16386, b"/srv/new\nline\\x".to_vec())]
         );
         assert_eq!(TablespaceMap::parse(b""), Ok(Vec::new()));
-        for bad in [
-            &b"16385 /cut"[..],
-            b"x /srv\n",
-            b"16385\n",
-            b"0 /srv\n",
-            b"16385 \n",
-        ] {
-            assert_eq!(
-                TablespaceMap::parse(bad),
-                Err(LabelError::Tablespace { line: 1 })
-            );
+        for bad in [&b"16385 /cut"[..], b"x /srv\n", b"16385\n", b"0 /srv\n", b"16385 \n"] {
+            assert_eq!(TablespaceMap::parse(bad), Err(LabelError::Tablespace { line: 1 }));
         }
     }
 

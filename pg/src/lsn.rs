@@ -97,9 +97,7 @@ impl FromStr for Lsn {
         };
         text.split_once('/')
             .and_then(|(high, low)| Some(Lsn(half(high)? << 32 | half(low)?)))
-            .ok_or_else(|| ParseLsnError {
-                text: text.to_owned(),
-            })
+            .ok_or_else(|| ParseLsnError { text: text.to_owned() })
     }
 }
 
@@ -117,18 +115,7 @@ mod tests {
 
     #[test]
     fn refuses_what_is_not_an_lsn() {
-        for bad in [
-            "",
-            "/",
-            "0",
-            "0/",
-            "/0",
-            "g/0",
-            "0/123456789",
-            "0/0/0",
-            "+1/0",
-            " 0/0",
-        ] {
+        for bad in ["", "/", "0", "0/", "/0", "g/0", "0/123456789", "0/0/0", "+1/0", " 0/0"] {
             assert!(bad.parse::<Lsn>().is_err(), "{bad}");
         }
     }
@@ -144,10 +131,7 @@ mod tests {
 
     #[test]
     fn hex16_takes_only_its_own_form() {
-        assert_eq!(
-            Lsn::from_hex16("00000016B374D848"),
-            Some(Lsn::new(0x16_B374_D848))
-        );
+        assert_eq!(Lsn::from_hex16("00000016B374D848"), Some(Lsn::new(0x16_B374_D848)));
         for bad in ["00000016b374d848", "16B374D848", "+0000016B374D848", ""] {
             assert_eq!(Lsn::from_hex16(bad), None, "{bad}");
         }

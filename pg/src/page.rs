@@ -150,12 +150,7 @@ pub fn check(page: &[u8], block: u32, checksums_enabled: bool) -> PageState {
 }
 
 fn header_is_sane(page: &[u8]) -> bool {
-    let fields = (
-        u16_at(page, 10),
-        u16_at(page, 12),
-        u16_at(page, 14),
-        u16_at(page, 16),
-    );
+    let fields = (u16_at(page, 10), u16_at(page, 12), u16_at(page, 14), u16_at(page, 16));
     let (Some(flags), Some(lower), Some(upper), Some(special)) = fields else {
         return false;
     };
@@ -191,15 +186,9 @@ mod tests {
     #[test]
     fn every_flipped_byte_is_found() {
         let mut page = page();
-        for at in (0..PAGE_BYTES)
-            .step_by(97)
-            .filter(|at| !(14..16).contains(at))
-        {
+        for at in (0..PAGE_BYTES).step_by(97).filter(|at| !(14..16).contains(at)) {
             page[at] ^= 0x40;
-            assert!(
-                matches!(check(&page, 7, true), PageState::Corrupt { .. }),
-                "byte {at}"
-            );
+            assert!(matches!(check(&page, 7, true), PageState::Corrupt { .. }), "byte {at}");
             page[at] ^= 0x40;
         }
     }

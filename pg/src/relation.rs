@@ -88,9 +88,7 @@ impl FileClass {
                 Some(database) => file_of(name, None, database),
                 None => FileClass::Other,
             },
-            [b"pg_tblspc", tablespace, version, database, name]
-                if is_tablespace_version(version) =>
-            {
+            [b"pg_tblspc", tablespace, version, database, name] if is_tablespace_version(version) => {
                 match (number(tablespace), number(database)) {
                     (Some(tablespace), Some(database)) => file_of(name, Some(tablespace), database),
                     _ => FileClass::Other,
@@ -175,14 +173,10 @@ fn number(digits: &[u8]) -> Option<u32> {
 
 /// `PG_<major>_<catalog version>` (src/include/common/relpath.h, `TABLESPACE_VERSION_DIRECTORY`).
 fn is_tablespace_version(name: &[u8]) -> bool {
-    let numbers = std::str::from_utf8(name)
-        .ok()
-        .and_then(|name| name.strip_prefix("PG_"));
+    let numbers = std::str::from_utf8(name).ok().and_then(|name| name.strip_prefix("PG_"));
     numbers
         .and_then(|numbers| numbers.split_once('_'))
-        .is_some_and(|(major, catalog)| {
-            number(major.as_bytes()).is_some() && number(catalog.as_bytes()).is_some()
-        })
+        .is_some_and(|(major, catalog)| number(major.as_bytes()).is_some() && number(catalog.as_bytes()).is_some())
 }
 
 /// Names of the files of a database directory that belong to unlogged relations and are not their
@@ -200,9 +194,7 @@ pub fn unlogged_without_init<'a>(names: &[&'a [u8]]) -> BTreeSet<&'a [u8]> {
     names
         .iter()
         .filter(|name| {
-            permanent(name).is_some_and(|parsed| {
-                parsed.fork != Fork::Init && unlogged.contains(&parsed.relfilenode)
-            })
+            permanent(name).is_some_and(|parsed| parsed.fork != Fork::Init && unlogged.contains(&parsed.relfilenode))
         })
         .copied()
         .collect()

@@ -96,9 +96,7 @@ impl fmt::Display for SegmentSize {
 /// # Errors
 /// [`SegmentSizeError`] when it is not a size, or not a permitted one.
 pub fn parse_segment_size(text: &str) -> Result<SegmentSize, SegmentSizeError> {
-    let refuse = || SegmentSizeError::Text {
-        text: text.to_owned(),
-    };
+    let refuse = || SegmentSizeError::Text { text: text.to_owned() };
     let trimmed = text.trim();
     let digits = trimmed.bytes().take_while(u8::is_ascii_digit).count();
     let (number, unit) = trimmed.split_at_checked(digits).ok_or_else(refuse)?;
@@ -116,12 +114,7 @@ pub fn parse_segment_size(text: &str) -> Result<SegmentSize, SegmentSizeError> {
 /// Name of a segment's file in `pg_wal`: 24 uppercase hexadecimal digits.
 pub fn segment_name(timeline: TimelineId, segment: SegmentNumber, size: SegmentSize) -> String {
     let per = size.per_xlogid();
-    format!(
-        "{}{:08X}{:08X}",
-        timeline.hex8(),
-        segment.0 / per,
-        segment.0 % per
-    )
+    format!("{}{:08X}{:08X}", timeline.hex8(), segment.0 / per, segment.0 % per)
 }
 
 /// What a file name in `pg_wal` or in a WAL archive means.
@@ -214,23 +207,12 @@ mod tests {
     #[test]
     fn sizes_are_powers_of_two_between_the_limits() {
         for bad in [0, 1, MIB - 1, MIB / 2, 3 * MIB, 2048 * MIB, u64::MAX] {
-            assert_eq!(
-                SegmentSize::new(bad),
-                Err(SegmentSizeError::OutOfRange { bytes: bad })
-            );
+            assert_eq!(SegmentSize::new(bad), Err(SegmentSizeError::OutOfRange { bytes: bad }));
         }
         assert_eq!(parse_segment_size("16MB"), Ok(size(16)));
         assert_eq!(parse_segment_size("1GB"), Ok(size(1024)));
         assert_eq!(parse_segment_size("1024kB"), Ok(size(1)));
-        for bad in [
-            "",
-            "MB",
-            "16 MB",
-            "16TB",
-            "99999999999999999GB",
-            "3MB",
-            "-16MB",
-        ] {
+        for bad in ["", "MB", "16 MB", "16TB", "99999999999999999GB", "3MB", "-16MB"] {
             assert!(parse_segment_size(bad).is_err(), "{bad}");
         }
     }
@@ -254,10 +236,7 @@ mod tests {
             parse(&format!("{stem}.partial")),
             Some(WalFileName::Partial { timeline, number })
         );
-        assert_eq!(
-            parse("00000002.history"),
-            Some(WalFileName::History { timeline })
-        );
+        assert_eq!(parse("00000002.history"), Some(WalFileName::History { timeline }));
         assert_eq!(
             parse(&format!("{stem}.00000028.backup")),
             Some(WalFileName::BackupHistory {

@@ -68,9 +68,7 @@ pub enum TimelineError {
         line: usize,
     },
     /// Ancestors are not in increasing order, or not below the timeline itself.
-    #[error(
-        "timeline {found} in line {line} of the history file of timeline {timeline} is out of order"
-    )]
+    #[error("timeline {found} in line {line} of the history file of timeline {timeline} is out of order")]
     Order {
         /// The timeline whose file it is.
         timeline: TimelineId,
@@ -80,9 +78,7 @@ pub enum TimelineError {
         found: TimelineId,
     },
     /// A switch point lies before the one of the line above.
-    #[error(
-        "switch point {found} in line {line} of the history file of timeline {timeline} goes backwards"
-    )]
+    #[error("switch point {found} in line {line} of the history file of timeline {timeline} goes backwards")]
     SwitchPointOrder {
         /// The timeline whose file it is.
         timeline: TimelineId,
@@ -197,12 +193,8 @@ impl TimelineHistory {
 fn parse_entry(line: &str) -> Option<HistoryEntry> {
     let mut fields = line.splitn(2, |c: char| c.is_ascii_whitespace());
     let timeline = TimelineId::new(fields.next()?.parse().ok()?)?;
-    let rest = fields
-        .next()?
-        .trim_start_matches(|c: char| c.is_ascii_whitespace());
-    let (lsn, reason) = rest
-        .split_once(|c: char| c.is_ascii_whitespace())
-        .unwrap_or((rest, ""));
+    let rest = fields.next()?.trim_start_matches(|c: char| c.is_ascii_whitespace());
+    let (lsn, reason) = rest.split_once(|c: char| c.is_ascii_whitespace()).unwrap_or((rest, ""));
     Some(HistoryEntry {
         timeline,
         switch_point: lsn.parse().ok()?,
@@ -223,7 +215,8 @@ mod tests {
         TimelineId::new(id).unwrap()
     }
 
-    const FILE: &[u8] = b"# made by hand\n1\t0/3000000\tno recovery target specified\n\n  2\t0/5000060\tbefore 2026-01-01\n";
+    const FILE: &[u8] =
+        b"# made by hand\n1\t0/3000000\tno recovery target specified\n\n  2\t0/5000060\tbefore 2026-01-01\n";
 
     #[test]
     fn a_history_gives_its_ancestry_oldest_first() {
@@ -240,10 +233,7 @@ mod tests {
         assert_eq!(history.timeline_at(Lsn::new(0x2FF_FFFF)), tli(1));
         assert_eq!(history.timeline_at(Lsn::new(0x300_0000)), tli(2));
         assert_eq!(history.timeline_at(Lsn::new(0x900_0000)), tli(5));
-        assert_eq!(
-            history.switch_point_after(tli(2)),
-            Some(Lsn::new(0x500_0060))
-        );
+        assert_eq!(history.switch_point_after(tli(2)), Some(Lsn::new(0x500_0060)));
         assert_eq!(history.switch_point_after(tli(5)), None);
     }
 
@@ -253,10 +243,7 @@ mod tests {
             TimelineHistory::parse(tli(2), b"# nothing\n"),
             Err(TimelineError::Empty { timeline: tli(2) })
         );
-        assert_eq!(
-            TimelineHistory::parse(tli(1), b""),
-            Ok(TimelineHistory::root(tli(1)))
-        );
+        assert_eq!(TimelineHistory::parse(tli(1), b""), Ok(TimelineHistory::root(tli(1))));
     }
 
     #[test]
@@ -266,10 +253,7 @@ mod tests {
             parse("2\t0/1\n1\t0/2\n"),
             Err(TimelineError::Order { line: 2, .. })
         ));
-        assert!(matches!(
-            parse("4\t0/1\n"),
-            Err(TimelineError::Order { line: 1, .. })
-        ));
+        assert!(matches!(parse("4\t0/1\n"), Err(TimelineError::Order { line: 1, .. })));
         assert!(matches!(
             parse("1\t0/9\n2\t0/8\n"),
             Err(TimelineError::SwitchPointOrder { line: 2, .. })

@@ -11,9 +11,7 @@ use std::sync::Arc;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{verify_server_cert_signed_by_trust_anchor, verify_server_name};
-use rustls::crypto::{
-    WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature,
-};
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs, verify_tls12_signature, verify_tls13_signature};
 use rustls::server::ParsedCertificate;
 use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
@@ -54,10 +52,7 @@ pub enum TlsError {
 ///
 /// # Errors
 /// [`TlsError`] when the CA file is missing, unreadable or empty.
-pub fn client_config(
-    sslmode: SslMode,
-    sslrootcert: Option<&Path>,
-) -> Result<ClientConfig, TlsError> {
+pub fn client_config(sslmode: SslMode, sslrootcert: Option<&Path>) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
     let trust = match sslrootcert {
@@ -97,14 +92,9 @@ fn read_roots(path: &Path) -> Result<Trust, TlsError> {
     let mut roots = RootCertStore::empty();
     let (added, _) = roots.add_parsable_certificates(certificates.iter().cloned());
     if added == 0 {
-        return Err(TlsError::NoRootCert {
-            path: path.to_owned(),
-        });
+        return Err(TlsError::NoRootCert { path: path.to_owned() });
     }
-    Ok(Trust {
-        roots,
-        certificates,
-    })
+    Ok(Trust { roots, certificates })
 }
 
 /// Checks of the server's certificate. The signatures of the handshake are always checked.
@@ -200,12 +190,7 @@ fn der_element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
         if digits.is_empty() || digits.len() > 4 {
             return None;
         }
-        (
-            digits
-                .iter()
-                .fold(0, |sum, digit| sum << 8 | usize::from(*digit)),
-            rest,
-        )
+        (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), rest)
     };
     if found == tag {
         rest.split_at_checked(length)
@@ -232,23 +217,15 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         let refused = client_config(SslMode::Require, Some(file.path()));
         assert!(matches!(refused, Err(TlsError::NoRootCert { .. })));
-        let missing = client_config(
-            SslMode::VerifyFull,
-            Some(Path::new("/nonexistent/root.crt")),
-        );
+        let missing = client_config(SslMode::VerifyFull, Some(Path::new("/nonexistent/root.crt")));
         assert!(matches!(missing, Err(TlsError::RootCert { .. })));
     }
 
     fn certificate(arguments: &str) -> Vec<u8> {
         let mut openssl = std::process::Command::new("openssl");
-        openssl
-            .args("req -x509 -nodes -days 1 -subj /CN=x -keyout /dev/null -outform DER".split(' '));
+        openssl.args("req -x509 -nodes -days 1 -subj /CN=x -keyout /dev/null -outform DER".split(' '));
         let output = openssl.args(arguments.split(' ')).output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
         output.stdout
     }
 
@@ -270,10 +247,7 @@ mod tests {
     #[test]
     fn broken_certificates_give_no_binding() {
         assert_eq!(server_end_point(b""), None);
-        assert_eq!(
-            server_end_point(&[0x30, 0x84, 0xFF, 0xFF, 0xFF, 0xFF]),
-            None
-        );
+        assert_eq!(server_end_point(&[0x30, 0x84, 0xFF, 0xFF, 0xFF, 0xFF]), None);
         assert_eq!(server_end_point(&[0x30, 0x80]), None);
         assert_eq!(
             der_element(&[0x06, 0x81, 0x01, 0x2A, 0x09], 0x06),

@@ -12,8 +12,7 @@ use std::time::Duration;
 use cluster::Cluster;
 use pg::lsn::Lsn;
 use pg::replication::{
-    ReplicationError, ReplicationSession, SlotCreation, SlotName, StandbyStatus, StreamEvent,
-    WalStream,
+    ReplicationError, ReplicationSession, SlotCreation, SlotName, StandbyStatus, StreamEvent, WalStream,
 };
 use pg::segment::SegmentSize;
 use pg::timeline::{TimelineHistory, TimelineId};
@@ -28,9 +27,7 @@ async fn next(stream: &mut WalStream) -> StreamEvent {
 }
 
 async fn session(cluster: &Cluster) -> ReplicationSession {
-    ReplicationSession::connect(&cluster.by_socket())
-        .await
-        .unwrap()
+    ReplicationSession::connect(&cluster.by_socket()).await.unwrap()
 }
 
 fn confirm(lsn: Lsn) -> StandbyStatus {
@@ -58,31 +55,19 @@ async fn a_session_answers_questions_and_survives_server_errors() {
 
     let slot = SlotName::new("timeline").unwrap();
     assert_eq!(session.read_replication_slot(&slot).await.unwrap(), None);
-    assert!(
-        session
-            .drop_slot(&slot)
-            .await
-            .unwrap_err()
-            .is_slot_missing()
-    );
+    assert!(session.drop_slot(&slot).await.unwrap_err().is_slot_missing());
     assert_eq!(
         session.create_physical_slot(&slot).await.unwrap(),
         SlotCreation::Created
     );
-    assert_eq!(
-        session.create_physical_slot(&slot).await.unwrap(),
-        SlotCreation::Exists
-    );
+    assert_eq!(session.create_physical_slot(&slot).await.unwrap(), SlotCreation::Exists);
     let state = session.read_replication_slot(&slot).await.unwrap().unwrap();
     assert!(state.restart_lsn.is_some_and(Lsn::is_valid));
     assert_eq!(state.restart_timeline, Some(TimelineId::FIRST));
     session.drop_slot(&slot).await.unwrap();
     assert_eq!(session.read_replication_slot(&slot).await.unwrap(), None);
 
-    let missing = session
-        .timeline_history(TimelineId::new(9).unwrap())
-        .await
-        .unwrap_err();
+    let missing = session.timeline_history(TimelineId::new(9).unwrap()).await.unwrap_err();
     assert_eq!(missing.sqlstate(), Some("58P01"));
     assert!(session.identify_system().await.is_ok());
     session.close().await.unwrap();
@@ -112,10 +97,7 @@ async fn impossible_starts_are_told_apart() {
 
     let ahead = here.saturating_add(1 << 30);
     let error = first_error(session(&cluster).await, ahead).await;
-    assert!(
-        error.is_ahead_of_server() && !error.is_not_in_history(),
-        "{error}"
-    );
+    assert!(error.is_ahead_of_server() && !error.is_not_in_history(), "{error}");
     let error = first_error(session(&cluster).await, Lsn::new(8192)).await;
     assert!(error.is_wal_removed(), "{error}");
     let foreign = TimelineId::new(7).unwrap();
@@ -132,10 +114,7 @@ async fn impossible_starts_are_told_apart() {
     assert!(error.unwrap_err().is_slot_missing());
 
     first.create_physical_slot(&slot).await.unwrap();
-    let _stream = first
-        .start_physical(Some(&slot), here, timeline)
-        .await
-        .unwrap();
+    let _stream = first.start_physical(Some(&slot), here, timeline).await.unwrap();
     let error = session(&cluster)
         .await
         .start_physical(Some(&slot), here, timeline)
@@ -181,18 +160,12 @@ async fn streamed_wal_is_pg_wal_and_feedback_moves_the_slot() {
     let here = session.identify_system().await.unwrap().flush_lsn;
     let from = SegmentSize::DEFAULT.start_containing(here);
     let timeline = TimelineId::FIRST;
-    let mut stream = session
-        .start_physical(Some(&slot), from, timeline)
-        .await
-        .unwrap();
+    let mut stream = session.start_physical(Some(&slot), from, timeline).await.unwrap();
 
     cluster.sql("CREATE TABLE t AS SELECT g, repeat('x', 200) FROM generate_series(1, 100000) g");
     cluster.sql("SELECT pg_switch_wal()");
     cluster.sql("INSERT INTO t SELECT 1, 'after the switch'");
-    let target: Lsn = cluster
-        .sql("SELECT pg_current_wal_flush_lsn()")
-        .parse()
-        .unwrap();
+    let target: Lsn = cluster.sql("SELECT pg_current_wal_flush_lsn()").parse().unwrap();
     let received = receive(&mut stream, from, target).await;
     let end = from.saturating_add(received.len() as u64);
     assert!(received.len() as u64 > SegmentSize::DEFAULT.bytes());
@@ -218,10 +191,7 @@ async fn streamed_wal_is_pg_wal_and_feedback_moves_the_slot() {
     assert_eq!(state.restart_lsn, Some(end));
 
     // A server that stops sends everything, waits for the confirmation, and leaves.
-    let mut stream = session
-        .start_physical(Some(&slot), end, timeline)
-        .await
-        .unwrap();
+    let mut stream = session.start_physical(Some(&slot), end, timeline).await.unwrap();
     let stopping = tokio::task::spawn_blocking(move || {
         cluster.stop();
         cluster

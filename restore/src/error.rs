@@ -136,10 +136,8 @@ impl RestoreError {
                 _ => None,
             }),
             RestoreError::Wal(_) => Some("Choose an earlier stop point, or another backup with --backup.".into()),
-            RestoreError::Config(_)
-            | RestoreError::Io { .. }
-            | RestoreError::Vanished { .. }
-            | RestoreError::Failed(_) => None,
+            RestoreError::Io { source, .. } => io_hint(source.kind()).map(str::to_owned),
+            RestoreError::Config(_) | RestoreError::Vanished { .. } | RestoreError::Failed(_) => None,
         }
     }
 
@@ -155,5 +153,17 @@ impl RestoreError {
         text.chars()
             .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
             .collect()
+    }
+}
+
+/// What to do about an I/O error.
+fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind;
+    match kind {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(
+            "Make room and run the same command again: what an interrupted restore left is recognised and removed.",
+        ),
+        ErrorKind::PermissionDenied => Some("Run it as the user who may write there, or as root with --owner."),
+        _ => None,
     }
 }

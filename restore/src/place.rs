@@ -15,6 +15,7 @@ use crate::error::{RestoreError, Result};
 use crate::owner::Owner;
 use crate::paths::OURS;
 use crate::plan::bytes_text;
+use crate::state::STATE;
 
 pub(crate) use self::tablespaces::{inspect_tablespaces, plan_tablespaces};
 
@@ -108,6 +109,16 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>) -> Result<Found>
         && let Ok(bytes) = fs::read(&marker)
         && let Ok(marker) = serde_json::from_slice::<Marker>(&bytes)
     {
+        return Ok(Found::Interrupted(marker));
+    }
+    // A restore that could not even write its marker has written nothing else.
+    let is_alone = fs::read_dir(pgdata).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == *OURS));
+    if is_alone && !pgdata.join(OURS).join(STATE).exists() {
+        let marker = Marker {
+            restore: String::new(),
+            names: Vec::new(),
+            tablespaces: Vec::new(),
+        };
         return Ok(Found::Interrupted(marker));
     }
     Err(RestoreError::refused(

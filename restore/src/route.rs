@@ -127,6 +127,30 @@ impl Route {
         out
     }
 
+    /// Whole pieces of objects between `from` and `to`, as many as there are.
+    pub(crate) fn pieces_back(&self, coverage: &Coverage, to: Lsn, from: Lsn) -> Vec<Piece> {
+        let within = |range: &&WalRange| range.start >= from && range.end <= to;
+        let of = |part: &Part| {
+            let (good_from, end) = (self.good_from(part), part.end.unwrap_or(to).min(to));
+            let ranges = coverage
+                .timelines
+                .get(&part.timeline)
+                .map(|one| one.ranges.as_slice())
+                .unwrap_or_default();
+            let used = ranges
+                .iter()
+                .filter(within)
+                .filter(move |range| range.start >= good_from && range.end <= end);
+            used.map(|range| Piece {
+                range: *range,
+                from: range.start,
+                to: range.end,
+            })
+            .collect::<Vec<_>>()
+        };
+        self.parts.iter().flat_map(of).collect()
+    }
+
     /// Where contiguous WAL from `from` on ends; `from` itself when nothing is there.
     pub(crate) fn contiguous_end(&self, coverage: &Coverage, from: Lsn) -> Lsn {
         self.pieces(coverage, from, Lsn::new(u64::MAX))

@@ -25,6 +25,8 @@ use read::{PAGE_BYTES, Wanted};
 
 /// Headers read at a time.
 const HEADERS_IN_FLIGHT: usize = 16;
+/// How far before a backup transactions are looked for.
+const LOOK_BACK_BYTES: u64 = 64 << 20;
 /// Headers that are read before the first of them is looked at.
 const HEADER_WINDOW: usize = 64;
 
@@ -167,6 +169,30 @@ impl<'a> Scanner<'a> {
             last = self.search(manifest, from, end, from, &|_| false).await?.last;
         }
         Ok(last.filter(|found| found.start >= from))
+    }
+
+    /// Time of the last transaction before a backup began, as far as archived WAL tells.
+    pub(crate) async fn before(&mut self, manifest: &Manifest) -> Result<Option<i64>> {
+        let start = Lsn::new(manifest.start_lsn);
+        let segment = self.route.size.start_containing(start);
+        let reach = Lsn::new(segment.as_u64().saturating_sub(LOOK_BACK_BYTES));
+        let earlier = self.route.pieces_back(self.coverage, segment, reach);
+        for window in earlier.chunks(HEADER_WINDOW) {
+            self.read_facts(window).await?;
+        }
+        let known = earlier
+            .iter()
+            .filter_map(|piece| self.facts_of(piece).time_highest_us)
+            .max();
+        let prefix = start.distance_from(segment);
+        if prefix > PAGE_BYTES
+            && prefix <= LOOK_BACK_BYTES
+            && self.route.contiguous_end(self.coverage, segment) >= start
+        {
+            let seen = self.search(manifest, segment, start, Lsn::ZERO, &|_| false).await?;
+            return Ok(known.max(seen.last_commit_us));
+        }
+        Ok(known)
     }
 
     async fn search(

@@ -31,7 +31,10 @@ const NOW_US: i64 = 1_795_000_000_000_000;
 /// Bytes that look random and are always the same.
 fn noise(seed: &str, bytes: usize) -> Vec<u8> {
     let mut out = vec![0; bytes];
-    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new()
+        .update(seed.as_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }
 
@@ -43,7 +46,11 @@ fn relation(pages: u32, changed: &[u32]) -> Vec<u8> {
         out.extend(match page % 7 {
             6 => vec![0; 8192],
             3 => noise(&format!("{generation} {page}"), 8192),
-            _ => format!("{generation} content of page {page}; ").bytes().cycle().take(8192).collect(),
+            _ => format!("{generation} content of page {page}; ")
+                .bytes()
+                .cycle()
+                .take(8192)
+                .collect(),
         });
     }
     out
@@ -55,7 +62,13 @@ async fn main() -> Result<(), Failure> {
     let keys = directory.join("keys");
     std::fs::create_dir_all(&keys)?;
     let store = Arc::new(LocalStore::create(directory.join("repository"))?);
-    let new = NewRepository { cluster: "golden", host: "host", now_us: NOW_US, now_text: "2026-11-18T12:26:40Z", creator: "seawall golden" };
+    let new = NewRepository {
+        cluster: "golden",
+        host: "host",
+        now_us: NOW_US,
+        now_text: "2026-11-18T12:26:40Z",
+        creator: "seawall golden",
+    };
     let (_, repository) = create(store, new, |created| {
         write_opening(&keys.join("restore.key"), Role::Restore, &created.restore)?;
         write_opening(&keys.join("maintenance.key"), Role::Maintenance, &created.maintenance)?;
@@ -68,7 +81,11 @@ async fn main() -> Result<(), Failure> {
     let lineage = LineageId::from_parts(u64::try_from(NOW_US / 1000)?, [7; 10]);
     write_lineage(&writer, lineage).await?;
     write_wal(&repository, &writer, &host.recipients, lineage).await?;
-    let place = Place { repository: repository.id(), cluster: "golden", lineage: Some(lineage) };
+    let place = Place {
+        repository: repository.id(),
+        cluster: "golden",
+        lineage: Some(lineage),
+    };
     for (number, changed) in [(1u8, &[][..]), (2, &[5, 17, 40][..])] {
         let session = Session::begin(repository.keys(), &host.recipients, place, Purpose::Backup)?;
         let data = directory.join("data");
@@ -94,21 +111,49 @@ async fn write_lineage(writer: &Writer, id: LineageId) -> Result<(), Failure> {
         begin_lsn: 0x10_0000,
     };
     let plain = minicbor::to_vec(&lineage)?;
-    let object = NewObject { lineage: Some(id), ..NewObject::metadata(Kind::Lineage, &plain, NOW_US) };
+    let object = NewObject {
+        lineage: Some(id),
+        ..NewObject::metadata(Kind::Lineage, &plain, NOW_US)
+    };
     writer.put(&writer.repository().layout().lineage(id)?, object).await?;
     Ok(())
 }
 
-async fn write_wal(repository: &Repository, writer: &Writer, recipients: &[store::keys::Recipient], lineage: LineageId) -> Result<(), Failure> {
+async fn write_wal(
+    repository: &Repository,
+    writer: &Writer,
+    recipients: &[store::keys::Recipient],
+    lineage: LineageId,
+) -> Result<(), Failure> {
     let size = SegmentSize::new(1 << 20)?;
     let timeline = TimelineId::new(1).ok_or("timeline")?;
-    let place = Place { repository: repository.id(), cluster: "golden", lineage: Some(lineage) };
+    let place = Place {
+        repository: repository.id(),
+        cluster: "golden",
+        lineage: Some(lineage),
+    };
     let session = Session::begin(repository.keys(), recipients, place, Purpose::Wal)?;
-    let wal: Vec<u8> = b"this stands for WAL ".iter().copied().cycle().take(0x10_0000 + 0x2000).collect();
+    let wal: Vec<u8> = b"this stands for WAL "
+        .iter()
+        .copied()
+        .cycle()
+        .take(0x10_0000 + 0x2000)
+        .collect();
     for (from, to, tail) in [(0, 0x10_0000, false), (0x10_0000, 0x10_2000, true)] {
         let at = |offset: u64| Lsn::new(0x10_0000 + offset);
-        let range = WalRange { lineage, timeline, start: at(from), end: at(to), epoch: 0, tail };
-        let facts = WalFacts { first_record: Some(at(from).as_u64() + 40), time_highest_us: Some(NOW_US), ..WalFacts::default() };
+        let range = WalRange {
+            lineage,
+            timeline,
+            start: at(from),
+            end: at(to),
+            epoch: 0,
+            tail,
+        };
+        let facts = WalFacts {
+            first_record: Some(at(from).as_u64() + 40),
+            time_highest_us: Some(NOW_US),
+            ..WalFacts::default()
+        };
         let plain = wal.get(usize::try_from(from)?..usize::try_from(to)?).ok_or("range")?;
         let encoded = wal_object::encode(writer, &session, &range, size, facts, plain, NOW_US)?;
         writer.create(&encoded.name, encoded.bytes, encoded.digest).await?;
@@ -133,7 +178,15 @@ async fn write_backup(
     data: &Path,
 ) -> Result<(), Failure> {
     let backup = BackupId::from_parts(u64::try_from(NOW_US / 1000)? + u64::from(number), [number; 10]);
-    put_intent(writer, &Intent { backup, host: "host".into(), begun_us: NOW_US }).await?;
+    put_intent(
+        writer,
+        &Intent {
+            backup,
+            host: "host".into(),
+            begun_us: NOW_US,
+        },
+    )
+    .await?;
     let parent = match repository.backup_ids().await?.last() {
         Some(id) => Some(Parent::load(repository, repository.manifest(*id).await?).await?),
         None => None,
@@ -178,7 +231,12 @@ async fn write_backup(
     Ok(())
 }
 
-fn manifest(backup: BackupId, lineage: LineageId, parent: Option<BackupId>, outcome: &store::pipeline::Outcome) -> Manifest {
+fn manifest(
+    backup: BackupId,
+    lineage: LineageId,
+    parent: Option<BackupId>,
+    outcome: &store::pipeline::Outcome,
+) -> Manifest {
     Manifest {
         backup,
         lineage,

@@ -26,7 +26,10 @@ impl Repository {
     pub async fn backup_ids(&self) -> Result<Vec<BackupId>, StoreError> {
         let prefix = self.layout().prefix("backups");
         let listed = list_all(self.store().as_ref(), &prefix).await?;
-        Ok(listed.iter().filter_map(|meta| meta.name.as_str().strip_prefix(&prefix)?.parse().ok()).collect())
+        Ok(listed
+            .iter()
+            .filter_map(|meta| meta.name.as_str().strip_prefix(&prefix)?.parse().ok())
+            .collect())
     }
 
     /// One manifest.
@@ -36,7 +39,11 @@ impl Repository {
     pub async fn manifest(&self, backup: BackupId) -> Result<Manifest, StoreError> {
         let name = self.layout().manifest(backup)?;
         let manifest: Manifest = self.read_record(&name, Kind::Manifest).await?;
-        if manifest.backup == backup { Ok(manifest) } else { Err(StoreError::damaged(&name, "speaks of another backup")) }
+        if manifest.backup == backup {
+            Ok(manifest)
+        } else {
+            Err(StoreError::damaged(&name, "speaks of another backup"))
+        }
     }
 
     /// All manifests, oldest first. One that is damaged is an error: a backup is never left out in silence.
@@ -110,10 +117,17 @@ impl Repository {
     ///
     /// # Errors
     /// Missing or damaged.
-    pub async fn read_history(&self, name: &ObjectName, timeline: TimelineId) -> Result<(TimelineHistory, Vec<u8>), StoreError> {
+    pub async fn read_history(
+        &self,
+        name: &ObjectName,
+        timeline: TimelineId,
+    ) -> Result<(TimelineHistory, Vec<u8>), StoreError> {
         let (header, plain) = self.read_plain(name).await?;
         if header.timeline != Some(timeline.as_u32()) {
-            return Err(StoreError::damaged(name, "its header speaks of another timeline than its name"));
+            return Err(StoreError::damaged(
+                name,
+                "its header speaks of another timeline than its name",
+            ));
         }
         let history = TimelineHistory::parse(timeline, &plain).map_err(|error| StoreError::damaged(name, error))?;
         Ok((history, plain))
@@ -129,7 +143,10 @@ impl Repository {
     {
         let read = self.read(name).await?;
         if read.head.kind != kind {
-            return Err(StoreError::damaged(name, format!("is a {:?} where a {kind:?} belongs", read.head.kind)));
+            return Err(StoreError::damaged(
+                name,
+                format!("is a {:?} where a {kind:?} belongs", read.head.kind),
+            ));
         }
         let (_, plain) = self.read_plain_of(read)?;
         minicbor::decode(&plain).map_err(|error| StoreError::damaged(name, error))

@@ -26,9 +26,16 @@ impl ChunkKind {
     /// From the byte in the format.
     #[must_use]
     pub fn from_byte(byte: u8) -> Option<Self> {
-        [ChunkKind::Relation, ChunkKind::Content, ChunkKind::Extents, ChunkKind::Digests, ChunkKind::FileTable, ChunkKind::ChunkList]
-            .into_iter()
-            .find(|kind| *kind as u8 == byte)
+        [
+            ChunkKind::Relation,
+            ChunkKind::Content,
+            ChunkKind::Extents,
+            ChunkKind::Digests,
+            ChunkKind::FileTable,
+            ChunkKind::ChunkList,
+        ]
+        .into_iter()
+        .find(|kind| *kind as u8 == byte)
     }
 
     /// True for the kinds that live in metadata packs.
@@ -93,9 +100,15 @@ pub struct EncodedChunk {
 pub fn content_lengths(content: &[u8]) -> Vec<usize> {
     let (least, nominal, most) = CONTENT_CHUNK_BYTES;
     if content.len() <= least {
-        return if content.is_empty() { Vec::new() } else { vec![content.len()] };
+        return if content.is_empty() {
+            Vec::new()
+        } else {
+            vec![content.len()]
+        };
     }
-    fastcdc::v2020::FastCDC::new(content, least, nominal, most).map(|chunk| chunk.length).collect()
+    fastcdc::v2020::FastCDC::new(content, least, nominal, most)
+        .map(|chunk| chunk.length)
+        .collect()
 }
 
 #[cfg(test)]
@@ -112,8 +125,17 @@ mod tests {
         let mut changed = content.clone();
         changed.splice(100..100, *b"inserted");
         let after = content_lengths(&changed);
-        let same = before.iter().rev().zip(after.iter().rev()).take_while(|(a, b)| a == b).count();
-        assert!(same + 2 >= before.len(), "{same} of {} at the end are the same", before.len());
+        let same = before
+            .iter()
+            .rev()
+            .zip(after.iter().rev())
+            .take_while(|(a, b)| a == b)
+            .count();
+        assert!(
+            same + 2 >= before.len(),
+            "{same} of {} at the end are the same",
+            before.len()
+        );
         assert!(content_lengths(&[]).is_empty());
     }
 }

@@ -37,7 +37,9 @@ pub struct Compressor {
 
 impl std::fmt::Debug for Compressor {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Compressor").field("level", &self.level).finish_non_exhaustive()
+        f.debug_struct("Compressor")
+            .field("level", &self.level)
+            .finish_non_exhaustive()
     }
 }
 
@@ -66,7 +68,10 @@ impl Compressor {
         let bound = zstd::zstd_safe::compress_bound(plain.len());
         out.resize(from + bound, 0);
         let written = match out.get_mut(from..) {
-            Some(room) => self.compress.compress_to_buffer(plain, room).map_err(|error| StoreError::Codec(error.to_string()))?,
+            Some(room) => self
+                .compress
+                .compress_to_buffer(plain, room)
+                .map_err(|error| StoreError::Codec(error.to_string()))?,
             None => 0,
         };
         if written >= plain.len() {
@@ -76,10 +81,14 @@ impl Compressor {
         }
         out.truncate(from + written);
         self.check.resize(plain.len(), 0);
-        let decoded = self.decompress.decompress_to_buffer(out.get(from..).unwrap_or_default(), &mut self.check);
+        let decoded = self
+            .decompress
+            .decompress_to_buffer(out.get(from..).unwrap_or_default(), &mut self.check);
         if decoded.ok() != Some(plain.len()) || self.check != plain {
             out.truncate(from);
-            return Err(StoreError::EncodingCheck { what: format!("{} bytes at zstd level {}", plain.len(), self.level) });
+            return Err(StoreError::EncodingCheck {
+                what: format!("{} bytes at zstd level {}", plain.len(), self.level),
+            });
         }
         Ok(Codec::Zstd)
     }

@@ -96,11 +96,16 @@ fn parent_of(path: &Path) -> io::Result<&Path> {
 
 /// A temporary beside `path`, with all bytes, its mode, and fsynced. Dropping it removes it.
 fn written_temporary(path: &Path, parent: &Path, bytes: &[u8], mode: u32) -> io::Result<NamedTempFile> {
-    let name = path.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
+    let name = path
+        .file_name()
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, "the path names no file"))?;
     let mut prefix = std::ffi::OsString::from(".");
     prefix.push(name);
     prefix.push(".");
-    let mut temporary = tempfile::Builder::new().prefix(&prefix).suffix(".tmp").tempfile_in(parent)?;
+    let mut temporary = tempfile::Builder::new()
+        .prefix(&prefix)
+        .suffix(".tmp")
+        .tempfile_in(parent)?;
     temporary.write_all(bytes)?;
     temporary.as_file().set_permissions(Permissions::from_mode(mode))?;
     temporary.as_file().sync_all()?;
@@ -112,8 +117,10 @@ mod tests {
     use super::*;
 
     fn names(dir: &Path) -> Vec<String> {
-        let mut names: Vec<_> =
-            std::fs::read_dir(dir).unwrap().map(|e| e.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = std::fs::read_dir(dir)
+            .unwrap()
+            .map(|e| e.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }
@@ -172,8 +179,14 @@ mod tests {
     fn a_missing_directory_is_an_error_and_is_not_created() {
         let dir = tempfile::tempdir().unwrap();
         let gone = dir.path().join("gone");
-        assert_eq!(create_new(&gone.join("x"), b"").unwrap_err().kind(), ErrorKind::NotFound);
-        assert_eq!(atomic_write(&gone.join("x"), b"").unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            create_new(&gone.join("x"), b"").unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
+        assert_eq!(
+            atomic_write(&gone.join("x"), b"").unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
         assert!(fsync_dir(&gone).is_err() && !gone.exists());
     }
 }

@@ -73,7 +73,11 @@ impl Kind {
     /// The kind byte that keyed digests use: a tail digests like WAL.
     #[must_use]
     pub fn digest_kind(self) -> u8 {
-        if self == Kind::Tail { Kind::Wal as u8 } else { self as u8 }
+        if self == Kind::Tail {
+            Kind::Wal as u8
+        } else {
+            self as u8
+        }
     }
 }
 
@@ -207,9 +211,13 @@ pub fn finish(
     let plain_header = crate::session::to_cbor(header)?;
     let sealed_bytes = plain_header.len() + TAG_BYTES;
     if sealed_bytes > ENVELOPE_PART_BYTES_MAX || clear.session_block.len() > ENVELOPE_PART_BYTES_MAX {
-        return Err(StoreError::Limit { what: "the header", detail: format!("{sealed_bytes} bytes, session block {}", clear.session_block.len()) });
+        return Err(StoreError::Limit {
+            what: "the header",
+            detail: format!("{sealed_bytes} bytes, session block {}", clear.session_block.len()),
+        });
     }
-    let mut out = Vec::with_capacity(CLEAR_BYTES + clear.session_block.len() + sealed_bytes + SIGNATURE_BYTES + body.len());
+    let mut out =
+        Vec::with_capacity(CLEAR_BYTES + clear.session_block.len() + sealed_bytes + SIGNATURE_BYTES + body.len());
     out.extend_from_slice(MAGIC);
     out.push(clear.kind as u8);
     out.push(match clear.protection {
@@ -234,11 +242,17 @@ pub fn finish(
     let signature = signing.sign(&signed_message(name, &out));
     out.extend_from_slice(&signature);
     out.extend_from_slice(body);
-    Ok(Finished { bytes: out.into(), head_hash })
+    Ok(Finished {
+        bytes: out.into(),
+        head_hash,
+    })
 }
 
 fn length(bytes: usize) -> Result<u32, StoreError> {
-    u32::try_from(bytes).map_err(|_| StoreError::Limit { what: "a length", detail: bytes.to_string() })
+    u32::try_from(bytes).map_err(|_| StoreError::Limit {
+        what: "a length",
+        detail: bytes.to_string(),
+    })
 }
 
 fn signed_message(name: &str, head: &[u8]) -> Vec<u8> {
@@ -291,10 +305,15 @@ impl Head {
         let version = fields.u16().ok_or_else(short)?;
         let features = fields.u32().ok_or_else(short)?;
         if version != 1 || features != 0 {
-            return Err(StoreError::TooNew { name: name.into(), reason: format!("envelope version {version}, features {features:#x}") });
+            return Err(StoreError::TooNew {
+                name: name.into(),
+                reason: format!("envelope version {version}, features {features:#x}"),
+            });
         }
-        let kind = Kind::from_byte(kind)
-            .ok_or_else(|| StoreError::TooNew { name: name.into(), reason: format!("kind {kind}") })?;
+        let kind = Kind::from_byte(kind).ok_or_else(|| StoreError::TooNew {
+            name: name.into(),
+            reason: format!("kind {kind}"),
+        })?;
         let protection = match protection {
             1 => Protection::Session,
             2 => Protection::Metadata,
@@ -317,7 +336,20 @@ impl Head {
         fields.at = head_bytes;
         let signature = fields.array().ok_or_else(short)?;
         let bytes = object.slice(..head_bytes);
-        Ok(Head { name: name.into(), bytes, kind, protection, salt, writer, epoch, session_bytes, body_bytes, body_hash, padding_bytes, signature })
+        Ok(Head {
+            name: name.into(),
+            bytes,
+            kind,
+            protection,
+            salt,
+            writer,
+            epoch,
+            session_bytes,
+            body_bytes,
+            body_hash,
+            padding_bytes,
+            signature,
+        })
     }
 
     /// Where the body begins.
@@ -329,13 +361,17 @@ impl Head {
     /// Whole length the object must have.
     #[must_use]
     pub fn object_bytes(&self) -> u64 {
-        self.body_start().saturating_add(self.body_bytes).saturating_add(u64::from(self.padding_bytes))
+        self.body_start()
+            .saturating_add(self.body_bytes)
+            .saturating_add(u64::from(self.padding_bytes))
     }
 
     /// The session block; empty if there is none.
     #[must_use]
     pub fn session_block(&self) -> &[u8] {
-        self.bytes.get(CLEAR_BYTES..CLEAR_BYTES + self.session_bytes).unwrap_or_default()
+        self.bytes
+            .get(CLEAR_BYTES..CLEAR_BYTES + self.session_bytes)
+            .unwrap_or_default()
     }
 
     /// BLAKE3 of the head.
@@ -350,7 +386,10 @@ impl Head {
     /// [`StoreError::Damaged`] for a bad signature, [`StoreError::WrongKey`] when the metadata key does not open the header.
     pub fn open(&self, signer: &VerifyingKey, keys: &ClusterKeys) -> Result<Header, StoreError> {
         if signer.id() != self.writer || !signer.verify(&signed_message(&self.name, &self.bytes), &self.signature) {
-            return Err(StoreError::damaged(&self.name, "the signature does not hold for this name and head"));
+            return Err(StoreError::damaged(
+                &self.name,
+                "the signature does not hold for this name and head",
+            ));
         }
         self.open_unsigned(keys)
     }
@@ -364,7 +403,9 @@ impl Head {
         let mut buffer = sealed.to_vec();
         let plain = ObjectKey::derive(keys.metadata(), &self.salt, "seawall/1 header")?
             .open(0, associated, &mut buffer)
-            .ok_or_else(|| StoreError::WrongKey { what: format!("the header of \"{}\"", self.name) })?;
+            .ok_or_else(|| StoreError::WrongKey {
+                what: format!("the header of \"{}\"", self.name),
+            })?;
         minicbor::decode(plain).map_err(|error| StoreError::damaged(&self.name, format!("header: {error}")))
     }
 
@@ -378,10 +419,15 @@ impl Head {
             return Err(StoreError::damaged(&self.name, reason));
         }
         let start = self.bytes.len() + SIGNATURE_BYTES;
-        let end = usize::try_from(self.body_bytes).unwrap_or(usize::MAX).saturating_add(start);
+        let end = usize::try_from(self.body_bytes)
+            .unwrap_or(usize::MAX)
+            .saturating_add(start);
         let body = object.slice(start..end.min(object.len()));
         if blake3::hash(&body).as_bytes() != &self.body_hash {
-            return Err(StoreError::damaged(&self.name, "the body's BLAKE3 differs from the signed one"));
+            return Err(StoreError::damaged(
+                &self.name,
+                "the body's BLAKE3 differs from the signed one",
+            ));
         }
         Ok(body)
     }
@@ -393,10 +439,17 @@ impl Head {
     }
 
     /// The secret that the body's keys are derived from, if we have it.
-    pub(crate) fn body_secret<'k>(&self, session: Option<&'k Secret32>, keys: &'k ClusterKeys) -> Result<(&'k Secret32, &'static str), StoreError> {
+    pub(crate) fn body_secret<'k>(
+        &self,
+        session: Option<&'k Secret32>,
+        keys: &'k ClusterKeys,
+    ) -> Result<(&'k Secret32, &'static str), StoreError> {
         match self.protection {
             Protection::Metadata => Ok((keys.metadata(), "seawall/1 body")),
-            Protection::Session => Ok((session.ok_or(StoreError::KeyMissing { role: "restore" })?, "seawall/1 data")),
+            Protection::Session => Ok((
+                session.ok_or(StoreError::KeyMissing { role: "restore" })?,
+                "seawall/1 data",
+            )),
         }
     }
 }
@@ -451,7 +504,15 @@ mod tests {
             plain_bytes: 9,
             session: None,
             written_us: -5,
-            wal: Some(WalFacts { first_record: Some(1), restore_points: vec![RestorePoint { name: "p".into(), time_us: 1, record: 2 }], ..WalFacts::default() }),
+            wal: Some(WalFacts {
+                first_record: Some(1),
+                restore_points: vec![RestorePoint {
+                    name: "p".into(),
+                    time_us: 1,
+                    record: 2,
+                }],
+                ..WalFacts::default()
+            }),
         }
     }
 
@@ -462,7 +523,13 @@ mod tests {
 
     fn object() -> Finished {
         let (keys, signing) = keys();
-        let clear = Clear { kind: Kind::Wal, protection: Protection::Metadata, salt: [3; 16], epoch: 4, session_block: b"block" };
+        let clear = Clear {
+            kind: Kind::Wal,
+            protection: Protection::Metadata,
+            salt: [3; 16],
+            epoch: 4,
+            session_block: b"block",
+        };
         finish("wal/x", &clear, &header(), b"the body", &keys, &signing).unwrap()
     }
 

@@ -114,7 +114,10 @@ pub enum StoreError {
 impl StoreError {
     /// A [`StoreError::Damaged`].
     pub fn damaged(name: impl ToString, reason: impl ToString) -> Self {
-        StoreError::Damaged { name: name.to_string(), reason: reason.to_string() }
+        StoreError::Damaged {
+            name: name.to_string(),
+            reason: reason.to_string(),
+        }
     }
 
     /// What the operator should do, if there is something general to say.

@@ -120,7 +120,10 @@ pub fn piece_ends(entries: &[FileEntry]) -> Vec<usize> {
     let mut ends = Vec::new();
     let mut begin = 0;
     for (at, entry) in entries.iter().enumerate() {
-        let boundary = blake3::hash(&entry.path).as_bytes().first().is_some_and(|byte| *byte == 0);
+        let boundary = blake3::hash(&entry.path)
+            .as_bytes()
+            .first()
+            .is_some_and(|byte| *byte == 0);
         if at + 1 - begin >= most || (boundary && at + 1 - begin >= most / 8) || at + 1 == entries.len() {
             ends.push(at + 1);
             begin = at + 1;

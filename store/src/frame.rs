@@ -36,20 +36,39 @@ pub struct Binding<'a> {
 ///
 /// # Errors
 /// Over the limit, or the encoding check failed.
-pub fn seal(key: &ObjectKey, binding: Binding<'_>, plain: &[u8], compressor: &mut Compressor) -> Result<Vec<u8>, StoreError> {
+pub fn seal(
+    key: &ObjectKey,
+    binding: Binding<'_>,
+    plain: &[u8],
+    compressor: &mut Compressor,
+) -> Result<Vec<u8>, StoreError> {
     if plain.len() > plain_bytes_max(binding.kind) {
-        return Err(StoreError::Limit { what: "an object", detail: format!("{} bytes", plain.len()) });
+        return Err(StoreError::Limit {
+            what: "an object",
+            detail: format!("{} bytes", plain.len()),
+        });
     }
     let plain_bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
     let mut payload = Vec::new();
     let codec = compressor.encode(plain, &mut payload)?;
     let digest_kind_byte = binding.kind.digest_kind();
-    let associated = associated_data(digest_kind_byte, codec as u8, plain_bytes, binding.lineage, binding.digest);
+    let associated = associated_data(
+        digest_kind_byte,
+        codec as u8,
+        plain_bytes,
+        binding.lineage,
+        binding.digest,
+    );
     let compressed = payload.clone();
     key.seal(0, &associated, &mut payload)?;
     let mut check = payload.clone();
-    if key.open(0, &associated, &mut check).is_none_or(|opened| opened != compressed) {
-        return Err(StoreError::EncodingCheck { what: format!("{:?}", binding.kind) });
+    if key
+        .open(0, &associated, &mut check)
+        .is_none_or(|opened| opened != compressed)
+    {
+        return Err(StoreError::EncodingCheck {
+            what: format!("{:?}", binding.kind),
+        });
     }
     let mut body = Vec::with_capacity(PREFIX_BYTES + payload.len());
     body.extend_from_slice(&[codec as u8, 0, 0, 0]);
@@ -71,13 +90,17 @@ pub fn open(
     keys: &ClusterKeys,
 ) -> Result<Vec<u8>, StoreError> {
     let damaged = |reason: &str| StoreError::damaged(head.name(), reason);
-    let (prefix, payload) = body.split_at_checked(PREFIX_BYTES).ok_or_else(|| damaged("frame shorter than its prefix"))?;
+    let (prefix, payload) = body
+        .split_at_checked(PREFIX_BYTES)
+        .ok_or_else(|| damaged("frame shorter than its prefix"))?;
     let mut fields = crate::envelope::Fields { bytes: prefix, at: 0 };
     let codec_byte = fields.u8().unwrap_or(u8::MAX);
     let _ = fields.take(3);
     let plain_bytes = fields.u32().unwrap_or(u32::MAX);
-    let codec = Codec::from_byte(codec_byte)
-        .ok_or_else(|| StoreError::TooNew { name: head.name().into(), reason: format!("codec {codec_byte}") })?;
+    let codec = Codec::from_byte(codec_byte).ok_or_else(|| StoreError::TooNew {
+        name: head.name().into(),
+        reason: format!("codec {codec_byte}"),
+    })?;
     if plain_bytes as usize > plain_bytes_max(head.kind) || payload.len() < TAG_BYTES {
         return Err(damaged("the frame claims an impossible length"));
     }
@@ -87,8 +110,11 @@ pub fn open(
     let mut buffer = payload.to_vec();
     let compressed = key
         .open(0, &associated, &mut buffer)
-        .ok_or_else(|| StoreError::WrongKey { what: format!("the body of \"{}\"", head.name()) })?;
-    let plain = decode(codec, compressed, plain_bytes as usize).ok_or_else(|| damaged("the frame does not decompress to its length"))?;
+        .ok_or_else(|| StoreError::WrongKey {
+            what: format!("the body of \"{}\"", head.name()),
+        })?;
+    let plain = decode(codec, compressed, plain_bytes as usize)
+        .ok_or_else(|| damaged("the frame does not decompress to its length"))?;
     if keys.digest(head.kind.digest_kind(), &plain) != *digest {
         return Err(damaged("the content's keyed digest differs from the signed one"));
     }

@@ -76,9 +76,19 @@ impl ChunkIndex {
         let mut index = ChunkIndex::default();
         for _ in 0..count {
             let id = Digest(fields.array().ok_or_else(damaged)?);
-            let at = ChunkReference { pack: PackId(fields.array().ok_or_else(damaged)?), number: fields.u32().ok_or_else(damaged)? };
+            let at = ChunkReference {
+                pack: PackId(fields.array().ok_or_else(damaged)?),
+                number: fields.u32().ok_or_else(damaged)?,
+            };
             let plain_bytes = fields.u32().ok_or_else(damaged)?;
-            index.insert(id, ContentReference { pack: at.pack, number: at.number, plain_bytes });
+            index.insert(
+                id,
+                ContentReference {
+                    pack: at.pack,
+                    number: at.number,
+                    plain_bytes,
+                },
+            );
         }
         Ok(index)
     }
@@ -91,8 +101,22 @@ mod tests {
     #[test]
     fn an_index_survives_the_round_trip() {
         let mut index = ChunkIndex::default();
-        index.insert(Digest([9; 32]), ContentReference { pack: PackId([1; 16]), number: 4, plain_bytes: 77 });
-        index.insert(Digest([1; 32]), ContentReference { pack: PackId([2; 16]), number: 0, plain_bytes: 1 });
+        index.insert(
+            Digest([9; 32]),
+            ContentReference {
+                pack: PackId([1; 16]),
+                number: 4,
+                plain_bytes: 77,
+            },
+        );
+        index.insert(
+            Digest([1; 32]),
+            ContentReference {
+                pack: PackId([2; 16]),
+                number: 0,
+                plain_bytes: 1,
+            },
+        );
         let bytes = index.encode();
         let read = ChunkIndex::decode("x", &bytes).unwrap();
         assert_eq!(read.encode(), bytes);

@@ -71,8 +71,10 @@ impl OpeningKey {
     /// # Errors
     /// Not a valid X25519 secret.
     pub fn from_secret(secret: Secret32) -> Result<Self, StoreError> {
-        let parsed = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(secret.expose())
-            .map_err(|_| StoreError::WrongKey { what: "the X25519 secret".into() })?;
+        let parsed =
+            <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(secret.expose()).map_err(|_| StoreError::WrongKey {
+                what: "the X25519 secret".into(),
+            })?;
         let public = X25519HkdfSha256::sk_to_pk(&parsed).to_bytes().into();
         Ok(OpeningKey { secret, public })
     }
@@ -94,9 +96,16 @@ impl OpeningKey {
     pub fn open(&self, encapsulated: &[u8], info: &[u8], ciphertext: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
         let secret = <X25519HkdfSha256 as Kem>::PrivateKey::from_bytes(self.secret.expose()).ok()?;
         let encapsulated = <X25519HkdfSha256 as Kem>::EncappedKey::from_bytes(encapsulated).ok()?;
-        hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(&hpke::OpModeR::Base, &secret, &encapsulated, info, ciphertext, &[])
-            .ok()
-            .map(Zeroizing::new)
+        hpke::single_shot_open::<AesGcm256, HkdfSha256, X25519HkdfSha256>(
+            &hpke::OpModeR::Base,
+            &secret,
+            &encapsulated,
+            info,
+            ciphertext,
+            &[],
+        )
+        .ok()
+        .map(Zeroizing::new)
     }
 }
 
@@ -109,7 +118,9 @@ fn entropy32() -> Result<Zeroizing<[u8; 32]>, StoreError> {
 /// # Errors
 /// The public key is invalid (a low-order point, for example) or there is no randomness.
 pub fn seal_to(public: &[u8; 32], info: &[u8], plain: &[u8]) -> Result<([u8; 32], Vec<u8>), StoreError> {
-    let refused = |_| StoreError::WrongKey { what: "a recipient's public key".into() };
+    let refused = |_| StoreError::WrongKey {
+        what: "a recipient's public key".into(),
+    };
     let public = <X25519HkdfSha256 as Kem>::PublicKey::from_bytes(public).map_err(refused)?;
     let mut random = crate::entropy::OneUse::new()?;
     let (encapsulated, ciphertext) = hpke::single_shot_seal::<AesGcm256, HkdfSha256, X25519HkdfSha256, _>(

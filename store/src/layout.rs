@@ -24,7 +24,9 @@ pub fn is_cluster_name(name: &str) -> bool {
     let bytes = name.as_bytes();
     bytes.len() <= 63
         && bytes.first().is_some_and(|byte| allowed(*byte))
-        && bytes.iter().all(|byte| allowed(*byte) || *byte == b'_' || *byte == b'-')
+        && bytes
+            .iter()
+            .all(|byte| allowed(*byte) || *byte == b'_' || *byte == b'-')
 }
 
 impl Layout {
@@ -34,13 +36,21 @@ impl Layout {
     /// The name is not a cluster name.
     pub fn new(cluster: &str) -> Result<Self, StoreError> {
         if !is_cluster_name(cluster) {
-            return Err(StoreError::Limit { what: "the cluster name", detail: format!("\"{cluster}\" is not [a-z0-9][a-z0-9_-]{{0,62}}") });
+            return Err(StoreError::Limit {
+                what: "the cluster name",
+                detail: format!("\"{cluster}\" is not [a-z0-9][a-z0-9_-]{{0,62}}"),
+            });
         }
-        Ok(Layout { root: format!("clusters/{cluster}") })
+        Ok(Layout {
+            root: format!("clusters/{cluster}"),
+        })
     }
 
     fn name(&self, rest: &str) -> Result<ObjectName, StoreError> {
-        ObjectName::new(format!("{}/{rest}", self.root)).map_err(|error| StoreError::Limit { what: "an object name", detail: error.to_string() })
+        ObjectName::new(format!("{}/{rest}", self.root)).map_err(|error| StoreError::Limit {
+            what: "an object name",
+            detail: error.to_string(),
+        })
     }
 
     /// Public keys of a period.
@@ -158,13 +168,24 @@ impl Layout {
         let third = parts.next()?;
         let Some(last) = parts.next() else {
             let epoch = u64::from_str_radix(third.strip_prefix("history.")?, 16).ok()?;
-            return (!tail).then_some(WalName::History { lineage, timeline, epoch });
+            return (!tail).then_some(WalName::History {
+                lineage,
+                timeline,
+                epoch,
+            });
         };
         let (range, epoch) = last.split_once('.')?;
         let (start, end) = range.split_once('-')?;
         let (start, end) = (Lsn::from_hex16(start)?, Lsn::from_hex16(end)?);
         let epoch = u64::from_str_radix(epoch, 16).ok()?;
-        (parts.next().is_none() && start < end).then_some(WalName::Range(WalRange { lineage, timeline, start, end, epoch, tail }))
+        (parts.next().is_none() && start < end).then_some(WalName::Range(WalRange {
+            lineage,
+            timeline,
+            start,
+            end,
+            epoch,
+            tail,
+        }))
     }
 }
 
@@ -236,10 +257,21 @@ mod tests {
             tail: true,
         };
         let name = layout.wal(&range, size).unwrap();
-        assert!(name.as_str().ends_with("/0000001A/0000001A0000000100000000/0000000100000000-0000000100002000.00000003"), "{name}");
+        assert!(
+            name.as_str()
+                .ends_with("/0000001A/0000001A0000000100000000/0000000100000000-0000000100002000.00000003"),
+            "{name}"
+        );
         assert_eq!(layout.parse_wal(name.as_str()), Some(WalName::Range(range)));
         let history = layout.history(range.lineage, range.timeline, 9).unwrap();
-        assert_eq!(layout.parse_wal(history.as_str()), Some(WalName::History { lineage: range.lineage, timeline: range.timeline, epoch: 9 }));
+        assert_eq!(
+            layout.parse_wal(history.as_str()),
+            Some(WalName::History {
+                lineage: range.lineage,
+                timeline: range.timeline,
+                epoch: 9
+            })
+        );
         assert_eq!(layout.parse_wal("clusters/other/wal/x"), None);
     }
 

@@ -178,11 +178,21 @@ pub async fn list_all(store: &dyn ObjectStore, prefix: &str) -> Result<Vec<Objec
         let before = found.len();
         found.extend(page.objects.into_iter().map(|meta| (meta.name.clone(), meta)));
         foreign = foreign.max(page.foreign);
-        idle_pages = if found.len() == before && page.foreign == 0 { idle_pages + 1 } else { 0 };
+        idle_pages = if found.len() == before && page.foreign == 0 {
+            idle_pages + 1
+        } else {
+            0
+        };
         let Some(next) = page.next else { break };
         if after.as_ref() == Some(&next) || idle_pages > IDLE_PAGES_MAX {
             let detail = "the pages of the listing make no progress";
-            return Err(ObjectError::new(Operation::List, prefix, Outcome::DidNotHappen, ErrorClass::Corrupt, detail));
+            return Err(ObjectError::new(
+                Operation::List,
+                prefix,
+                Outcome::DidNotHappen,
+                ErrorClass::Corrupt,
+                detail,
+            ));
         }
         after = Some(next);
     }
@@ -228,7 +238,10 @@ mod tests {
         }
         async fn list_page(&self, _: &str, after: Option<&str>, _: usize) -> Result<ListPage, ObjectError> {
             let next = if after == Some("a") { "b" } else { "a" };
-            Ok(ListPage { next: Some(next.to_owned()), ..ListPage::default() })
+            Ok(ListPage {
+                next: Some(next.to_owned()),
+                ..ListPage::default()
+            })
         }
         async fn delete(&self, _: &ObjectName) -> Result<(), ObjectError> {
             Ok(())

@@ -89,10 +89,22 @@ impl PackWriter {
     /// # Errors
     /// No randomness.
     pub fn metadata(keys: &ClusterKeys, lineage: LineageId, capacity_bytes: usize) -> Result<Self, StoreError> {
-        Self::begin(Kind::MetadataPack, keys.metadata(), "seawall/1 body", lineage, capacity_bytes)
+        Self::begin(
+            Kind::MetadataPack,
+            keys.metadata(),
+            "seawall/1 body",
+            lineage,
+            capacity_bytes,
+        )
     }
 
-    fn begin(kind: Kind, secret: &Secret32, info: &str, lineage: LineageId, capacity_bytes: usize) -> Result<Self, StoreError> {
+    fn begin(
+        kind: Kind,
+        secret: &Secret32,
+        info: &str,
+        lineage: LineageId,
+        capacity_bytes: usize,
+    ) -> Result<Self, StoreError> {
         let salt = crate::entropy::bytes()?;
         Ok(PackWriter {
             id: PackId(crate::entropy::bytes()?),
@@ -129,10 +141,21 @@ impl PackWriter {
     /// # Errors
     /// The pack is full beyond the format's limit, or the sealed bytes do not open again.
     pub fn append(&mut self, chunk: EncodedChunk) -> Result<u32, StoreError> {
-        let EncodedChunk { kind, id, plain_bytes, codec, mut payload } = chunk;
-        let full = || StoreError::Limit { what: "a pack", detail: "too many chunks or bytes".into() };
+        let EncodedChunk {
+            kind,
+            id,
+            plain_bytes,
+            codec,
+            mut payload,
+        } = chunk;
+        let full = || StoreError::Limit {
+            what: "a pack",
+            detail: "too many chunks or bytes".into(),
+        };
         let number = u32::try_from(self.entries.len()).map_err(|_| full())?;
-        if (self.body.len() + payload.len() + TAG_BYTES) as u64 > PACK_BYTES_MAX || self.entries.len() >= PACK_CHUNKS_MAX {
+        if (self.body.len() + payload.len() + TAG_BYTES) as u64 > PACK_BYTES_MAX
+            || self.entries.len() >= PACK_CHUNKS_MAX
+        {
             return Err(full());
         }
         let associated = associated_data(kind as u8, codec as u8, plain_bytes, Some(self.lineage), &id);
@@ -143,11 +166,20 @@ impl PackWriter {
         self.body.extend_from_slice(&payload);
         let opened = self.key.open(number, &associated, &mut payload);
         if opened.is_none_or(|opened| *opened != *self.check) {
-            return Err(StoreError::EncodingCheck { what: format!("chunk {id}") });
+            return Err(StoreError::EncodingCheck {
+                what: format!("chunk {id}"),
+            });
         }
         let stored_bytes = u32::try_from(self.body.len() - at).map_err(|_| full())?;
         let at = u32::try_from(at).map_err(|_| full())?;
-        self.entries.push(FooterEntry { id, at, stored_bytes, plain_bytes, kind, codec });
+        self.entries.push(FooterEntry {
+            id,
+            at,
+            stored_bytes,
+            plain_bytes,
+            kind,
+            codec,
+        });
         Ok(number)
     }
 
@@ -207,7 +239,9 @@ impl Footer {
         let mut buffer = sealed.to_vec();
         let plain = ObjectKey::derive(keys.metadata(), &head.salt, "seawall/1 footer")?
             .open(0, &[], &mut buffer)
-            .ok_or_else(|| StoreError::WrongKey { what: format!("the footer of \"{}\"", head.name()) })?;
+            .ok_or_else(|| StoreError::WrongKey {
+                what: format!("the footer of \"{}\"", head.name()),
+            })?;
         let damaged = || StoreError::damaged(head.name(), "the footer makes no sense");
         let mut fields = Fields { bytes: plain, at: 0 };
         let count = fields.u32().ok_or_else(damaged)? as usize;
@@ -224,10 +258,19 @@ impl Footer {
             let kind = fields.u8().and_then(ChunkKind::from_byte).ok_or_else(damaged)?;
             let codec = fields.u8().and_then(Codec::from_byte).ok_or_else(damaged)?;
             let _ = fields.u16().ok_or_else(damaged)?;
-            if plain_bytes as usize > kind.plain_bytes_max() || u64::from(at) + u64::from(stored_bytes) > head.body_bytes {
+            if plain_bytes as usize > kind.plain_bytes_max()
+                || u64::from(at) + u64::from(stored_bytes) > head.body_bytes
+            {
                 return Err(damaged());
             }
-            entries.push(FooterEntry { id, at, stored_bytes, plain_bytes, kind, codec });
+            entries.push(FooterEntry {
+                id,
+                at,
+                stored_bytes,
+                plain_bytes,
+                kind,
+                codec,
+            });
         }
         Ok(Footer { entries })
     }
@@ -258,9 +301,18 @@ impl ChunkOpener {
     ///
     /// # Errors
     /// The key is missing.
-    pub fn new(head: &Head, lineage: Option<LineageId>, session: Option<&Secret32>, keys: &ClusterKeys) -> Result<Self, StoreError> {
+    pub fn new(
+        head: &Head,
+        lineage: Option<LineageId>,
+        session: Option<&Secret32>,
+        keys: &ClusterKeys,
+    ) -> Result<Self, StoreError> {
         let (secret, info) = head.body_secret(session, keys)?;
-        Ok(ChunkOpener { name: head.name().to_owned(), key: ObjectKey::derive(secret, &head.salt, info)?, lineage })
+        Ok(ChunkOpener {
+            name: head.name().to_owned(),
+            key: ObjectKey::derive(secret, &head.salt, info)?,
+            lineage,
+        })
     }
 
     /// Plaintext of chunk `number`. Its id is authenticated as associated data; the caller checks the plaintext against it.
@@ -269,10 +321,20 @@ impl ChunkOpener {
     /// Damaged.
     pub fn open(&self, number: u32, entry: &FooterEntry, sealed: &[u8]) -> Result<Vec<u8>, StoreError> {
         let damaged = |reason: &str| StoreError::damaged(&self.name, format!("chunk {number}: {reason}"));
-        let associated = associated_data(entry.kind as u8, entry.codec as u8, entry.plain_bytes, self.lineage, &entry.id);
+        let associated = associated_data(
+            entry.kind as u8,
+            entry.codec as u8,
+            entry.plain_bytes,
+            self.lineage,
+            &entry.id,
+        );
         let mut buffer = sealed.to_vec();
-        let compressed = self.key.open(number, &associated, &mut buffer).ok_or_else(|| damaged("not authentic"))?;
-        decode(entry.codec, compressed, entry.plain_bytes as usize).ok_or_else(|| damaged("does not decompress to its length"))
+        let compressed = self
+            .key
+            .open(number, &associated, &mut buffer)
+            .ok_or_else(|| damaged("not authentic"))?;
+        decode(entry.codec, compressed, entry.plain_bytes as usize)
+            .ok_or_else(|| damaged("does not decompress to its length"))
     }
 }
 
@@ -283,11 +345,21 @@ impl ChunkOpener {
 pub fn check_id(name: &str, entry: &FooterEntry, plain: &[u8], keys: &ClusterKeys) -> Result<(), StoreError> {
     let id = match entry.kind {
         ChunkKind::Relation => {
-            let digests: Vec<_> = plain.chunks(crate::limits::PAGE_BYTES).map(|page| keys.page_digest(page)).collect();
+            let digests: Vec<_> = plain
+                .chunks(crate::limits::PAGE_BYTES)
+                .map(|page| keys.page_digest(page))
+                .collect();
             keys.relation_chunk_id(&digests)
         }
         ChunkKind::Content => keys.content_chunk_id(plain),
         kind => keys.metadata_chunk_id(kind as u8, plain),
     };
-    if id == entry.id { Ok(()) } else { Err(StoreError::damaged(name, format!("chunk {} has other content than its id", entry.id))) }
+    if id == entry.id {
+        Ok(())
+    } else {
+        Err(StoreError::damaged(
+            name,
+            format!("chunk {} has other content than its id", entry.id),
+        ))
+    }
 }

@@ -6,7 +6,9 @@ mod delta;
 mod encoding;
 
 pub use delta::{plan_digests, plan_extents};
-pub use encoding::{Form, Parsed, decode_digests, decode_extents, encode_digests_delta, encode_digests_whole, encode_extents};
+pub use encoding::{
+    Form, Parsed, decode_digests, decode_extents, encode_digests_delta, encode_digests_whole, encode_extents,
+};
 
 use crate::chunk::ChunkReference;
 use crate::id::{PackId, PageDigest};
@@ -61,10 +63,18 @@ impl Extent {
                 // Pages left in the first chunk of a run are unknown only when the run began inside it; runs begin where chunks do
                 // unless they were clipped, and chunks of a run are full, so counting in 16s from the chunk's start is right.
                 let absolute = u32::from(page) + skip;
-                Source::Pack { pack, chunk: chunk + absolute / per_chunk, page: u16::try_from(absolute % per_chunk).unwrap_or(0) }
+                Source::Pack {
+                    pack,
+                    chunk: chunk + absolute / per_chunk,
+                    page: u16::try_from(absolute % per_chunk).unwrap_or(0),
+                }
             }
         };
-        Some(Extent { first, count: end - first, source })
+        Some(Extent {
+            first,
+            count: end - first,
+            source,
+        })
     }
 }
 
@@ -111,7 +121,12 @@ impl Extents {
     #[must_use]
     pub fn slice(&self, from: u32, to: u32) -> Vec<Extent> {
         let begin = self.runs.partition_point(|run| run.end() <= from);
-        self.runs.iter().skip(begin).take_while(|run| run.first < to).filter_map(|run| run.clip(from, to)).collect()
+        self.runs
+            .iter()
+            .skip(begin)
+            .take_while(|run| run.first < to)
+            .filter_map(|run| run.clip(from, to))
+            .collect()
     }
 }
 
@@ -120,8 +135,13 @@ fn continues(last: &Extent, next: &Extent) -> bool {
         (Source::Zero, Source::Zero) => true,
         (Source::Pack { .. }, Source::Pack { .. }) => {
             // The place right behind `last`, were it one page longer.
-            let longer = Extent { count: last.count + 1, ..*last };
-            longer.clip(last.end(), last.end() + 1).is_some_and(|after| after.source == next.source)
+            let longer = Extent {
+                count: last.count + 1,
+                ..*last
+            };
+            longer
+                .clip(last.end(), last.end() + 1)
+                .is_some_and(|after| after.source == next.source)
         }
         _ => false,
     }

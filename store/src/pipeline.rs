@@ -84,7 +84,10 @@ pub struct PipelineInputs {
 
 impl Debug for PipelineInputs {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PipelineInputs").field("lineage", &self.lineage).field("jobs", &self.jobs).finish_non_exhaustive()
+        f.debug_struct("PipelineInputs")
+            .field("lineage", &self.lineage)
+            .field("jobs", &self.jobs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -107,7 +110,9 @@ struct State {
 
 impl Debug for Pipeline {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pipeline").field("jobs", &self.jobs).finish_non_exhaustive()
+        f.debug_struct("Pipeline")
+            .field("jobs", &self.jobs)
+            .finish_non_exhaustive()
     }
 }
 
@@ -136,23 +141,71 @@ impl Pipeline {
     /// # Errors
     /// A compressor cannot be made.
     pub fn start(inputs: PipelineInputs) -> Result<Self, StoreError> {
-        let PipelineInputs { writer, session, lineage, parent, index, filter, check, jobs, uploads_in_flight, progress, now_us } = inputs;
-        let common = Arc::new(Common { keys: writer.repository().keys().clone(), check, filter, index, progress: Arc::clone(&progress) });
-        let uploads = Uploads::new(Arc::clone(&writer), session, Handle::current(), uploads_in_flight, Arc::clone(&progress));
+        let PipelineInputs {
+            writer,
+            session,
+            lineage,
+            parent,
+            index,
+            filter,
+            check,
+            jobs,
+            uploads_in_flight,
+            progress,
+            now_us,
+        } = inputs;
+        let common = Arc::new(Common {
+            keys: writer.repository().keys().clone(),
+            check,
+            filter,
+            index,
+            progress: Arc::clone(&progress),
+        });
+        let uploads = Uploads::new(
+            Arc::clone(&writer),
+            session,
+            Handle::current(),
+            uploads_in_flight,
+            Arc::clone(&progress),
+        );
         let mut packer = Packer::new(uploads, lineage, now_us, progress)?;
         if let Some(parent) = &parent {
             for entry in parent.entries.values() {
                 for at in &entry.content {
-                    packer.accounts.parent_needs(ChunkReference { pack: at.pack, number: at.number });
+                    packer.accounts.parent_needs(ChunkReference {
+                        pack: at.pack,
+                        number: at.number,
+                    });
                 }
-                entry.content_list.iter().for_each(|at| packer.accounts.parent_needs(*at));
+                entry
+                    .content_list
+                    .iter()
+                    .for_each(|at| packer.accounts.parent_needs(*at));
             }
-            parent.manifest.file_table.iter().for_each(|at| packer.accounts.parent_needs(*at));
-            let usable = parent.known_metadata.iter().filter(|(_, at)| common.filter.is_usable(at.pack));
+            parent
+                .manifest
+                .file_table
+                .iter()
+                .for_each(|at| packer.accounts.parent_needs(*at));
+            let usable = parent
+                .known_metadata
+                .iter()
+                .filter(|(_, at)| common.filter.is_usable(at.pack));
             packer.known_metadata.extend(usable.map(|(id, at)| (*id, *at)));
         }
-        let state = State { packer, worker: Worker::new(Arc::clone(&common))?, next_number: 0 };
-        Ok(Pipeline { state: Some(state), common, parent: parent.map(Arc::new), writer, jobs: jobs.max(1), stop: Arc::default() })
+        let state = State {
+            packer,
+            worker: Worker::new(Arc::clone(&common))?,
+            next_number: 0,
+        };
+        Ok(Pipeline {
+            state: Some(state),
+            common,
+            parent: parent.map(Arc::new),
+            writer,
+            jobs: jobs.max(1),
+            stop: Arc::default(),
+        })
     }
 
     /// Copies files. May be called more than once; after an error the pipeline is of no more use.
@@ -160,7 +213,9 @@ impl Pipeline {
     /// # Errors
     /// A file cannot be read, a limit, the encoding check, or the store failed.
     pub async fn copy(&mut self, jobs: Vec<FileJob>) -> Result<(), StoreError> {
-        self.common.progress.expect(jobs.len() as u64, jobs.iter().map(|job| job.size).sum());
+        self.common
+            .progress
+            .expect(jobs.len() as u64, jobs.iter().map(|job| job.size).sum());
         let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
         let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
         self.blocking(move |state| {
@@ -192,7 +247,10 @@ impl Pipeline {
             let pieces = state.worker.content_of(&bytes)?;
             state.packer.take_pieces(state.next_number, pieces)?;
             let content: Vec<ContentReference> = state.packer.take_content(state.next_number);
-            state.packer.add_entry(FileEntry { content, ..job.entry(bytes.len() as u64) });
+            state.packer.add_entry(FileEntry {
+                content,
+                ..job.entry(bytes.len() as u64)
+            });
             Ok(())
         })
         .await
@@ -227,7 +285,9 @@ impl Pipeline {
         let packs = packer.accounts.settle(self.writer.repository(), manifest).await?;
         let mut totals = packer.totals;
         totals.needed_bytes = packs.iter().map(|need| need.live_bytes).sum();
-        packer.corrupt.sort_unstable_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
+        packer
+            .corrupt
+            .sort_unstable_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
         packer.vanished.sort_unstable();
         Ok(Outcome {
             file_table,
@@ -250,7 +310,9 @@ impl Pipeline {
             let result = stage(&mut state);
             (state, result)
         };
-        let (state, result) = tokio::task::spawn_blocking(run).await.map_err(|_| StoreError::Stage("copy"))?;
+        let (state, result) = tokio::task::spawn_blocking(run)
+            .await
+            .map_err(|_| StoreError::Stage("copy"))?;
         self.state = result.is_ok().then_some(state);
         result
     }

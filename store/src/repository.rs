@@ -59,7 +59,14 @@ impl Repository {
     /// # Errors
     /// No repository there, another repository, or the keys do not fit.
     pub async fn open_as_host(store: Arc<dyn ObjectStore>, keys: &HostKeys) -> Result<Self, StoreError> {
-        Self::open(store, keys.repository, &keys.cluster, Unlock::Host(keys.cluster_keys.clone()), None).await
+        Self::open(
+            store,
+            keys.repository,
+            &keys.cluster,
+            Unlock::Host(keys.cluster_keys.clone()),
+            None,
+        )
+        .await
     }
 
     /// Opens with the restore key: everything can be read.
@@ -67,7 +74,14 @@ impl Repository {
     /// # Errors
     /// As [`Repository::open_as_host`].
     pub async fn open_as_restorer(store: Arc<dyn ObjectStore>, key: &OpeningKeyFile) -> Result<Self, StoreError> {
-        Self::open(store, key.repository, &key.cluster, Unlock::Opening, Some(key.key.clone())).await
+        Self::open(
+            store,
+            key.repository,
+            &key.cluster,
+            Unlock::Opening,
+            Some(key.key.clone()),
+        )
+        .await
     }
 
     async fn open(
@@ -91,8 +105,15 @@ impl Repository {
         let keys = match (unlock, &opening) {
             (Unlock::Host(keys), _) => keys,
             (Unlock::Opening, Some(key)) => {
-                let place = Place { repository: expected, cluster, lineage: None };
-                ClusterKeys::derive(open_block(newest.as_str(), head.session_block(), place, key)?.dedup, expected)?
+                let place = Place {
+                    repository: expected,
+                    cluster,
+                    lineage: None,
+                };
+                ClusterKeys::derive(
+                    open_block(newest.as_str(), head.session_block(), place, key)?.dedup,
+                    expected,
+                )?
             }
             (Unlock::Opening, None) => return Err(StoreError::KeyMissing { role: "restore" }),
         };
@@ -149,7 +170,10 @@ impl Repository {
         self.signers
             .iter()
             .find(|signer| signer.id() == head.writer)
-            .ok_or_else(|| StoreError::UnknownSigner { name: head.name().into(), signer: head.writer.to_string() })
+            .ok_or_else(|| StoreError::UnknownSigner {
+                name: head.name().into(),
+                signer: head.writer.to_string(),
+            })
     }
 
     fn open_head(&self, name: &ObjectName, bytes: &Bytes) -> Result<(Head, Header), StoreError> {
@@ -170,14 +194,25 @@ impl Repository {
     /// # Errors
     /// The store failed, or the head is damaged.
     pub async fn read_header(&self, name: &ObjectName) -> Result<Option<(Head, Header)>, StoreError> {
-        let Some(meta) = self.store.head(name).await? else { return Ok(None) };
+        let Some(meta) = self.store.head(name).await? else {
+            return Ok(None);
+        };
         let len = ENVELOPE_PEEK_BYTES.min(meta.size);
         let mut peek = self.store.get(name, ByteRange::Slice { start: 0, len }).await?;
         if let Ok(head_bytes) = head_bytes_needed(&peek)
             && head_bytes > len
             && head_bytes <= meta.size
         {
-            peek = self.store.get(name, ByteRange::Slice { start: 0, len: head_bytes }).await?;
+            peek = self
+                .store
+                .get(
+                    name,
+                    ByteRange::Slice {
+                        start: 0,
+                        len: head_bytes,
+                    },
+                )
+                .await?;
         }
         let (head, header) = self.open_head(name, &peek)?;
         if head.object_bytes() != meta.size {
@@ -222,7 +257,14 @@ impl Repository {
     pub(crate) fn read_plain_of(&self, read: ReadObject) -> Result<(Header, Vec<u8>), StoreError> {
         let ReadObject { head, header, body } = read;
         let session = self.session_secret(&head, &header)?;
-        let plain = frame::open(&head, header.lineage, &header.digest, &body, session.as_ref(), &self.keys)?;
+        let plain = frame::open(
+            &head,
+            header.lineage,
+            &header.digest,
+            &body,
+            session.as_ref(),
+            &self.keys,
+        )?;
         Ok((header, plain))
     }
 
@@ -232,7 +274,11 @@ impl Repository {
             (_, Protection::Metadata) => Ok(None),
             (None, Protection::Session) => Err(StoreError::KeyMissing { role: "restore" }),
             (Some(key), Protection::Session) => {
-                let place = Place { repository: self.id, cluster: &self.cluster, lineage: header.lineage };
+                let place = Place {
+                    repository: self.id,
+                    cluster: &self.cluster,
+                    lineage: header.lineage,
+                };
                 Ok(Some(open_block(head.name(), head.session_block(), place, key)?.key))
             }
         }
@@ -246,6 +292,11 @@ enum Unlock {
 
 /// Bytes that head and signature of an object take, from its first bytes.
 fn head_bytes_needed(peek: &Bytes) -> Result<u64, ()> {
-    let field = |at: usize| peek.get(at..at + 4).and_then(|bytes| bytes.try_into().ok()).map(u32::from_le_bytes).ok_or(());
+    let field = |at: usize| {
+        peek.get(at..at + 4)
+            .and_then(|bytes| bytes.try_into().ok())
+            .map(u32::from_le_bytes)
+            .ok_or(())
+    };
     Ok(184 + u64::from(field(56)?) + u64::from(field(60)?))
 }

@@ -19,8 +19,8 @@ use bytes::Bytes;
 use tokio::time::Instant;
 
 use crate::object::{
-    ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation, Outcome,
-    PutNew,
+    ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation,
+    Outcome, PutNew,
 };
 
 /// When to try again, and when to give up.
@@ -51,13 +51,20 @@ impl RetryPolicy {
     /// Until `budget` is used up: for commands that someone waits for.
     #[must_use]
     pub const fn bounded(budget: Duration) -> Self {
-        RetryPolicy { budget: Some(budget), max_delay: Duration::from_secs(10), ..RetryPolicy::patient() }
+        RetryPolicy {
+            budget: Some(budget),
+            max_delay: Duration::from_secs(10),
+            ..RetryPolicy::patient()
+        }
     }
 
     /// One attempt.
     #[must_use]
     pub const fn never() -> Self {
-        RetryPolicy { attempts: Some(1), ..RetryPolicy::patient() }
+        RetryPolicy {
+            attempts: Some(1),
+            ..RetryPolicy::patient()
+        }
     }
 
     /// Delay after `attempt` failed (1 = the first), jittered by `random`: between a half and the whole of the step.
@@ -108,7 +115,12 @@ pub struct Retrying<S> {
 impl<S: ObjectStore> Retrying<S> {
     /// Wraps `inner`. `seed` starts the jitter; different processes should pass different ones.
     pub fn new(inner: S, policy: RetryPolicy, seed: u64) -> Self {
-        Retrying { inner, policy, jitter: SplitMix::new(seed), stats: Arc::default() }
+        Retrying {
+            inner,
+            policy,
+            jitter: SplitMix::new(seed),
+            stats: Arc::default(),
+        }
     }
 
     /// Counters, live.
@@ -173,7 +185,11 @@ impl<S: ObjectStore> Retrying<S> {
 
 /// The put is answered, but what it left cannot be read: still unknown, and of the reader's class (gone again: try again).
 fn undecided(name: &ObjectName, error: ObjectError) -> ObjectError {
-    let class = if error.is_not_found() { ErrorClass::Transient } else { error.class() };
+    let class = if error.is_not_found() {
+        ErrorClass::Transient
+    } else {
+        error.class()
+    };
     let detail = "it exists after an attempt of unknown outcome and cannot be compared";
     ObjectError::new(Operation::PutNew, name, Outcome::Unknown, class, detail).with_source(error)
 }
@@ -213,7 +229,10 @@ fn warn_of(error: &ObjectError, attempt: u32, delay: Duration) {
 
 impl<S: fmt::Debug> fmt::Debug for Retrying<S> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Retrying").field("inner", &self.inner).field("policy", &self.policy).finish_non_exhaustive()
+        f.debug_struct("Retrying")
+            .field("inner", &self.inner)
+            .field("policy", &self.policy)
+            .finish_non_exhaustive()
     }
 }
 
@@ -269,7 +288,10 @@ mod tests {
         let mut step = policy.first_delay;
         for attempt in 1..80 {
             let delay = policy.delay(attempt, random.next());
-            assert!(delay >= step / 2 && delay <= step, "attempt {attempt}: {delay:?} of {step:?}");
+            assert!(
+                delay >= step / 2 && delay <= step,
+                "attempt {attempt}: {delay:?} of {step:?}"
+            );
             step = (step * 2).min(policy.max_delay);
         }
         assert!(policy.next(u32::MAX, Duration::MAX, u64::MAX).is_some());
@@ -278,7 +300,10 @@ mod tests {
     #[test]
     fn a_budget_and_a_number_of_attempts_come_to_an_end() {
         let bounded = RetryPolicy::bounded(Duration::from_secs(1));
-        assert_eq!(bounded.next(30, Duration::from_millis(999), 0), Some(Duration::from_millis(1)));
+        assert_eq!(
+            bounded.next(30, Duration::from_millis(999), 0),
+            Some(Duration::from_millis(1))
+        );
         assert_eq!(bounded.next(1, Duration::from_secs(1), 0), None);
         assert_eq!(RetryPolicy::never().next(1, Duration::ZERO, 0), None);
     }

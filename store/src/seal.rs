@@ -83,7 +83,8 @@ impl ObjectKey {
     /// Key derivation failed.
     pub fn derive(secret: &Secret32, salt: &[u8; 16], info: &str) -> Result<Self, StoreError> {
         let key = secret.derive(salt, info)?;
-        let unbound = UnboundKey::new(&AES_256_GCM, key.expose()).map_err(|_| StoreError::Codec("bad key length".into()))?;
+        let unbound =
+            UnboundKey::new(&AES_256_GCM, key.expose()).map_err(|_| StoreError::Codec("bad key length".into()))?;
         Ok(ObjectKey(LessSafeKey::new(unbound)))
     }
 
@@ -149,8 +150,12 @@ mod tests {
     #[test]
     fn key_derivation_is_the_one_of_rfc_5869() {
         // Computed with Python's `cryptography`: HKDF(SHA256, 32, salt=bytes(16), info=b"seawall/1 metadata") over 32 bytes of 0x0b.
-        let derived = Secret32::new([0x0b; 32]).derive(&[0; 16], "seawall/1 metadata").unwrap();
-        let mut hmac_twice = Secret32::new([0x0b; 32]).derive(&[0; 16], "seawall/1 metadata").unwrap();
+        let derived = Secret32::new([0x0b; 32])
+            .derive(&[0; 16], "seawall/1 metadata")
+            .unwrap();
+        let mut hmac_twice = Secret32::new([0x0b; 32])
+            .derive(&[0; 16], "seawall/1 metadata")
+            .unwrap();
         assert_eq!(derived.expose(), hmac_twice.expose());
         hmac_twice = Secret32::new([0x0b; 32]).derive(&[0; 16], "seawall/1 digest").unwrap();
         assert_ne!(derived.expose(), hmac_twice.expose());

@@ -80,7 +80,12 @@ impl Session {
     ///
     /// # Errors
     /// No recipient for it, an invalid public key, or no randomness.
-    pub fn begin(keys: &ClusterKeys, recipients: &[Recipient], place: Place<'_>, purpose: Purpose) -> Result<Self, StoreError> {
+    pub fn begin(
+        keys: &ClusterKeys,
+        recipients: &[Recipient],
+        place: Place<'_>,
+        purpose: Purpose,
+    ) -> Result<Self, StoreError> {
         let id = SessionId(crate::entropy::bytes()?);
         let key = Secret32::generate()?;
         let mut payload = Zeroizing::new(Vec::with_capacity(64));
@@ -92,14 +97,26 @@ impl Session {
             .filter(|recipient| recipient.role == Role::Restore || purpose == Purpose::Keys)
             .map(|recipient| {
                 let (encapsulated, ciphertext) = seal_to(&recipient.public, &info, &payload)?;
-                Ok(SealedKey { recipient: key_id(&recipient.public), encapsulated: encapsulated.into(), ciphertext: ciphertext.into() })
+                Ok(SealedKey {
+                    recipient: key_id(&recipient.public),
+                    encapsulated: encapsulated.into(),
+                    ciphertext: ciphertext.into(),
+                })
             })
             .collect::<Result<Vec<_>, StoreError>>()?;
         if sealed.is_empty() {
             return Err(StoreError::KeyMissing { role: "public restore" });
         }
-        let block = Block { session: id, purpose: purpose.text().into(), sealed };
-        Ok(Session { id, key, block: to_cbor(&block)?.into() })
+        let block = Block {
+            session: id,
+            purpose: purpose.text().into(),
+            sealed,
+        };
+        Ok(Session {
+            id,
+            key,
+            block: to_cbor(&block)?.into(),
+        })
     }
 
     /// Identifies the session.
@@ -136,15 +153,27 @@ pub struct Opened {
 /// [`StoreError::WrongKey`] when no sealed key is for this recipient or it does not open; [`StoreError::Damaged`] when the block
 /// makes no sense.
 pub fn open_block(name: &str, block: &[u8], place: Place<'_>, key: &OpeningKey) -> Result<Opened, StoreError> {
-    let parsed: Block = minicbor::decode(block).map_err(|error| StoreError::damaged(name, format!("session block: {error}")))?;
+    let parsed: Block =
+        minicbor::decode(block).map_err(|error| StoreError::damaged(name, format!("session block: {error}")))?;
     let me = key_id(&key.public());
-    let wrong_key = || StoreError::WrongKey { what: format!("the session of \"{name}\"") };
-    let sealed = parsed.sealed.iter().find(|sealed| sealed.recipient == me).ok_or_else(wrong_key)?;
+    let wrong_key = || StoreError::WrongKey {
+        what: format!("the session of \"{name}\""),
+    };
+    let sealed = parsed
+        .sealed
+        .iter()
+        .find(|sealed| sealed.recipient == me)
+        .ok_or_else(wrong_key)?;
     let info = info(place, parsed.session, &parsed.purpose);
-    let payload = key.open(sealed.encapsulated.as_slice(), &info, &sealed.ciphertext).ok_or_else(wrong_key)?;
+    let payload = key
+        .open(sealed.encapsulated.as_slice(), &info, &sealed.ciphertext)
+        .ok_or_else(wrong_key)?;
     let (session, dedup) = payload.split_at_checked(32).ok_or_else(wrong_key)?;
     let array = |bytes: &[u8]| bytes.try_into().map(Secret32::new).map_err(|_| wrong_key());
-    Ok(Opened { key: array(session)?, dedup: array(dedup)? })
+    Ok(Opened {
+        key: array(session)?,
+        dedup: array(dedup)?,
+    })
 }
 
 /// Session id of a block.
@@ -152,7 +181,8 @@ pub fn open_block(name: &str, block: &[u8], place: Place<'_>, key: &OpeningKey) 
 /// # Errors
 /// The block makes no sense.
 pub fn block_id(name: &str, block: &[u8]) -> Result<SessionId, StoreError> {
-    let parsed: Block = minicbor::decode(block).map_err(|error| StoreError::damaged(name, format!("session block: {error}")))?;
+    let parsed: Block =
+        minicbor::decode(block).map_err(|error| StoreError::damaged(name, format!("session block: {error}")))?;
     Ok(parsed.session)
 }
 
@@ -186,15 +216,38 @@ mod tests {
         let restore = OpeningKey::generate().unwrap();
         let maintenance = OpeningKey::generate().unwrap();
         let recipients = [
-            Recipient { name: "r".into(), role: Role::Restore, public: restore.public() },
-            Recipient { name: "m".into(), role: Role::Maintenance, public: maintenance.public() },
+            Recipient {
+                name: "r".into(),
+                role: Role::Restore,
+                public: restore.public(),
+            },
+            Recipient {
+                name: "m".into(),
+                role: Role::Maintenance,
+                public: maintenance.public(),
+            },
         ];
-        let place = Place { repository, cluster: "main", lineage: None };
+        let place = Place {
+            repository,
+            cluster: "main",
+            lineage: None,
+        };
         let session = Session::begin(&keys, &recipients, place, Purpose::Wal).unwrap();
         let opened = open_block("x", session.block(), place, &restore).unwrap();
         assert_eq!(opened.key.expose(), session.key().expose());
         assert_eq!(opened.dedup.expose(), keys.dedup().expose());
-        assert!(open_block("x", session.block(), Place { cluster: "other", ..place }, &restore).is_err());
+        assert!(
+            open_block(
+                "x",
+                session.block(),
+                Place {
+                    cluster: "other",
+                    ..place
+                },
+                &restore
+            )
+            .is_err()
+        );
         assert!(open_block("x", session.block(), place, &maintenance).is_err());
         let period = Session::begin(&keys, &recipients, place, Purpose::Keys).unwrap();
         assert!(open_block("x", period.block(), place, &maintenance).is_ok());

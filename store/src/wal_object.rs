@@ -39,7 +39,10 @@ pub fn encode(
     let length = range.end.distance_from(range.start);
     let one_segment = range.end <= size.end_of(size.segment_of(range.start));
     if length == 0 || length > WAL_OBJECT_BYTES_MAX || length != plain.len() as u64 || !one_segment {
-        return Err(StoreError::Limit { what: "a WAL range", detail: format!("{} to {}, {} bytes", range.start, range.end, plain.len()) });
+        return Err(StoreError::Limit {
+            what: "a WAL range",
+            detail: format!("{} to {}, {} bytes", range.start, range.end, plain.len()),
+        });
     }
     let name = writer.repository().layout().wal(range, size)?;
     let new = NewObject {
@@ -73,7 +76,9 @@ impl Repository {
     /// The store failed, or the head is damaged.
     pub async fn read_wal_header(&self, range: &WalRange, size: SegmentSize) -> Result<Option<Header>, StoreError> {
         let name = self.layout().wal(range, size)?;
-        let Some((_, header)) = self.read_header(&name).await? else { return Ok(None) };
+        let Some((_, header)) = self.read_header(&name).await? else {
+            return Ok(None);
+        };
         check_range(&name, &header, range, header.plain_bytes)?;
         Ok(Some(header))
     }
@@ -85,5 +90,12 @@ fn check_range(name: &ObjectName, header: &Header, range: &WalRange, plain_bytes
         && header.start == Some(range.start.as_u64())
         && header.end == Some(range.end.as_u64())
         && plain_bytes == range.end.distance_from(range.start);
-    if says_the_same { Ok(()) } else { Err(StoreError::damaged(name, "its header speaks of another range than its name")) }
+    if says_the_same {
+        Ok(())
+    } else {
+        Err(StoreError::damaged(
+            name,
+            "its header speaks of another range than its name",
+        ))
+    }
 }

@@ -15,8 +15,13 @@ use store::retry::{RetryPolicy, Retrying};
 use store::testing::{Fault, RecordingStore, ScriptedStore};
 use tokio::time::Instant;
 
-const OPERATIONS: [Operation; 5] =
-    [Operation::PutNew, Operation::Get, Operation::Head, Operation::List, Operation::Delete];
+const OPERATIONS: [Operation; 5] = [
+    Operation::PutNew,
+    Operation::Get,
+    Operation::Head,
+    Operation::List,
+    Operation::Delete,
+];
 
 type Stack = Retrying<ScriptedStore<RecordingStore<MemoryStore>>>;
 
@@ -41,7 +46,10 @@ async fn run(store: &Stack, operation: Operation) -> Result<(), ObjectError> {
     memory(store).overwrite(&name("old"), Bytes::from_static(b"content"));
     match operation {
         Operation::PutNew => {
-            assert_eq!(store.put_new(&name("new"), Bytes::from_static(b"body")).await?, PutNew::Created);
+            assert_eq!(
+                store.put_new(&name("new"), Bytes::from_static(b"body")).await?,
+                PutNew::Created
+            );
             assert_eq!(memory(store).snapshot()[&name("new")], "body");
         }
         Operation::Get => assert_eq!(store.get(&name("old"), ByteRange::All).await?, "content"),
@@ -78,7 +86,9 @@ async fn transient_failures_and_lost_answers_are_repaired_on_every_operation() {
 async fn held_and_slow_requests_need_no_retry() {
     for operation in OPERATIONS {
         let store = stack(RetryPolicy::patient());
-        store.inner().push(operation, "", Fault::Slow(Duration::from_secs(3600)));
+        store
+            .inner()
+            .push(operation, "", Fault::Slow(Duration::from_secs(3600)));
         run(&store, operation).await.unwrap();
         let hold = store.inner().hold(operation, "");
         let at_gate = async {
@@ -92,9 +102,16 @@ async fn held_and_slow_requests_need_no_retry() {
         }
         let (answer, before) = tokio::join!(run(&store, operation), at_gate);
         answer.unwrap();
-        assert!(before.contains_key(&name("old")) && !before.contains_key(&name("new")), "{operation} has waited");
+        assert!(
+            before.contains_key(&name("old")) && !before.contains_key(&name("new")),
+            "{operation} has waited"
+        );
         let pages = if operation == Operation::List { 2 } else { 0 };
-        assert_eq!((attempts(&store), store.inner().pending()), (2.max(pages), 0), "{operation}");
+        assert_eq!(
+            (attempts(&store), store.inner().pending()),
+            (2.max(pages), 0),
+            "{operation}"
+        );
     }
 }
 
@@ -106,7 +123,10 @@ async fn errors_that_a_repetition_cannot_cure_are_told_at_once() {
             let store = stack(RetryPolicy::patient());
             store.inner().push(operation, "", Fault::FailWith(class));
             let error = run(&store, operation).await.unwrap_err();
-            assert_eq!((error.class(), error.operation(), attempts(&store)), (class, operation, 1));
+            assert_eq!(
+                (error.class(), error.operation(), attempts(&store)),
+                (class, operation, 1)
+            );
         }
     }
 }
@@ -121,8 +141,15 @@ async fn a_bounded_policy_ends_in_time_and_returns_the_last_error() {
         }
         let start = Instant::now();
         let error = run(&store, operation).await.unwrap_err();
-        assert_eq!((error.class(), error.outcome()), (ErrorClass::Transient, Outcome::DidNotHappen));
-        assert_eq!(start.elapsed(), budget, "the last attempt is made when the budget is used up");
+        assert_eq!(
+            (error.class(), error.outcome()),
+            (ErrorClass::Transient, Outcome::DidNotHappen)
+        );
+        assert_eq!(
+            start.elapsed(),
+            budget,
+            "the last attempt is made when the budget is used up"
+        );
         assert!((8..30).contains(&attempts(&store)), "{} attempts", attempts(&store));
         assert_eq!(store.stats().given_up.load(Ordering::Relaxed), 1);
     }
@@ -146,12 +173,19 @@ async fn a_name_taken_by_someone_else_after_a_lost_answer_is_told_from_our_own_o
         let store = stack(RetryPolicy::patient());
         memory(&store).overwrite(&name("new"), Bytes::from(theirs));
         store.inner().push(Operation::PutNew, "", Fault::FailAfterItHappened);
-        assert_eq!(store.put_new(&name("new"), ours.clone()).await.unwrap(), expected, "{theirs}");
+        assert_eq!(
+            store.put_new(&name("new"), ours.clone()).await.unwrap(),
+            expected,
+            "{theirs}"
+        );
         assert_eq!(store.inner().inner().counts().get, 1, "it was read once to decide");
     }
     let store = stack(RetryPolicy::patient());
     memory(&store).overwrite(&name("new"), ours.clone());
-    assert_eq!(store.put_new(&name("new"), ours.clone()).await.unwrap(), PutNew::AlreadyExists);
+    assert_eq!(
+        store.put_new(&name("new"), ours.clone()).await.unwrap(),
+        PutNew::AlreadyExists
+    );
     store.inner().push(Operation::PutNew, "", Fault::FailBefore);
     assert_eq!(store.put_new(&name("new"), ours).await.unwrap(), PutNew::AlreadyExists);
     assert_eq!(store.inner().inner().counts().get, 0, "without doubt nothing is read");
@@ -162,15 +196,24 @@ async fn the_comparison_after_a_lost_answer_is_repeated_too() {
     let store = stack(RetryPolicy::patient());
     store.inner().push(Operation::PutNew, "new", Fault::FailAfterItHappened);
     store.inner().push(Operation::Get, "new", Fault::FailBefore);
-    store.inner().push(Operation::Get, "new", Fault::FailWith(ErrorClass::NotFound));
+    store
+        .inner()
+        .push(Operation::Get, "new", Fault::FailWith(ErrorClass::NotFound));
     run(&store, Operation::PutNew).await.unwrap();
     assert_eq!(store.inner().pending(), 0);
     assert_eq!(store.stats().lost_answers.load(Ordering::Relaxed), 1);
     let denied = stack(RetryPolicy::patient());
-    denied.inner().push(Operation::PutNew, "new", Fault::FailAfterItHappened);
-    denied.inner().push(Operation::Get, "new", Fault::FailWith(ErrorClass::Misconfigured));
+    denied
+        .inner()
+        .push(Operation::PutNew, "new", Fault::FailAfterItHappened);
+    denied
+        .inner()
+        .push(Operation::Get, "new", Fault::FailWith(ErrorClass::Misconfigured));
     let error = run(&denied, Operation::PutNew).await.unwrap_err();
-    assert_eq!((error.class(), error.outcome()), (ErrorClass::Misconfigured, Outcome::Unknown));
+    assert_eq!(
+        (error.class(), error.outcome()),
+        (ErrorClass::Misconfigured, Outcome::Unknown)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,14 +221,24 @@ async fn damage_on_the_way_passes_through_for_the_reader_to_find() {
     let store = stack(RetryPolicy::patient());
     memory(&store).overwrite(&name("old"), Bytes::from_static(b"content"));
     store.inner().push(Operation::Get, "old", Fault::TruncateBody(3));
-    store.inner().push(Operation::Get, "old", Fault::WrongBytes { offset: 1, xor: 1 });
+    store
+        .inner()
+        .push(Operation::Get, "old", Fault::WrongBytes { offset: 1, xor: 1 });
     assert_eq!(store.get(&name("old"), ByteRange::All).await.unwrap(), "con");
     assert_eq!(store.get(&name("old"), ByteRange::All).await.unwrap(), "cnntent");
     store.inner().push(Operation::PutNew, "new", Fault::TruncateBody(2));
-    store.put_new(&name("new"), Bytes::from_static(b"body")).await.map(|put| assert_eq!(put, PutNew::Created)).unwrap();
+    store
+        .put_new(&name("new"), Bytes::from_static(b"body"))
+        .await
+        .map(|put| assert_eq!(put, PutNew::Created))
+        .unwrap();
     assert_eq!(memory(&store).snapshot()[&name("new")], "bo");
     store.inner().push(Operation::List, "", Fault::TruncateBody(1));
-    assert_eq!(list_all(&store, "").await.unwrap().len(), 2, "a short page is followed by the next");
+    assert_eq!(
+        list_all(&store, "").await.unwrap().len(),
+        2,
+        "a short page is followed by the next"
+    );
     assert_eq!(store.inner().inner().counts().list, 2);
 }
 

@@ -91,11 +91,19 @@ fn answer(status: &str, headers: &str, body: &str) -> String {
 }
 
 fn refusal(status: &str, code: &str) -> String {
-    answer(status, "", &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m</Message></Error>"))
+    answer(
+        status,
+        "",
+        &format!("<?xml version=\"1.0\"?><Error><Code>{code}</Code><Message>m</Message></Error>"),
+    )
 }
 
 async fn put(script: &[&str]) -> Result<PutNew, ObjectError> {
-    serve(script).await.store().put_new(&name(), Bytes::from_static(b"body")).await
+    serve(script)
+        .await
+        .store()
+        .put_new(&name(), Bytes::from_static(b"body"))
+        .await
 }
 
 async fn get(script: &[&str], range: ByteRange) -> Result<Bytes, ObjectError> {
@@ -105,14 +113,31 @@ async fn get(script: &[&str], range: ByteRange) -> Result<Bytes, ObjectError> {
 #[tokio::test]
 async fn a_put_is_one_conditional_request_with_a_checksum_and_a_plain_length() {
     let server = serve(&[&answer("200 OK", "ETag: \"x\"\r\n", "")]).await;
-    assert_eq!(server.store().put_new(&name(), Bytes::from_static(b"body")).await.unwrap(), PutNew::Created);
+    assert_eq!(
+        server
+            .store()
+            .put_new(&name(), Bytes::from_static(b"body"))
+            .await
+            .unwrap(),
+        PutNew::Created
+    );
     let requests = server.requests.lock().unwrap().clone();
-    let [request] = requests.as_slice() else { panic!("{requests:?}") };
+    let [request] = requests.as_slice() else {
+        panic!("{requests:?}")
+    };
     assert!(request.starts_with("put /bucket/a/b"), "{request}");
-    for header in ["if-none-match: *", "content-length: 4", "x-amz-checksum-crc32: ", "x-amz-content-sha256: 230d8358"] {
+    for header in [
+        "if-none-match: *",
+        "content-length: 4",
+        "x-amz-checksum-crc32: ",
+        "x-amz-content-sha256: 230d8358",
+    ] {
         assert!(request.contains(header), "{header} in {request}");
     }
-    assert!(!request.contains("aws-chunked") && !request.contains("transfer-encoding"), "{request}");
+    assert!(
+        !request.contains("aws-chunked") && !request.contains("transfer-encoding"),
+        "{request}"
+    );
 }
 
 #[tokio::test]
@@ -127,21 +152,41 @@ async fn answers_to_a_put_say_whether_it_happened() {
         (SILENCE, Unknown, Transient),
         ("HTTP/1.1 200 OK\r\nETag: \"x\"\r\nConte", Unknown, Transient),
         ("garbage\r\n\r\n", Unknown, Transient),
-        (&refusal("500 Internal Server Error", "InternalError"), Unknown, Transient),
+        (
+            &refusal("500 Internal Server Error", "InternalError"),
+            Unknown,
+            Transient,
+        ),
         (&answer("502 Bad Gateway", "", "<html>"), Unknown, Transient),
         (&refusal("503 Slow Down", "SlowDown"), DidNotHappen, Transient),
-        (&refusal("409 Conflict", "ConditionalRequestConflict"), DidNotHappen, Transient),
+        (
+            &refusal("409 Conflict", "ConditionalRequestConflict"),
+            DidNotHappen,
+            Transient,
+        ),
         (&refusal("403 Forbidden", "AccessDenied"), DidNotHappen, Misconfigured),
         (&refusal("404 Not Found", "NoSuchBucket"), DidNotHappen, Misconfigured),
         (&refusal("403 Forbidden", "QuotaExceeded"), DidNotHappen, Full),
         (&refusal("400 Bad Request", "ExpiredToken"), DidNotHappen, Transient),
     ] {
         let error = put(&[script]).await.unwrap_err();
-        assert_eq!((error.outcome(), error.class()), (outcome, class), "{script}: {error:?}");
+        assert_eq!(
+            (error.outcome(), error.class()),
+            (outcome, class),
+            "{script}: {error:?}"
+        );
         assert!(!error.to_string().contains('\n'));
     }
-    assert_eq!(put(&[&refusal("412 Precondition Failed", "PreconditionFailed")]).await.unwrap(), PutNew::AlreadyExists);
-    assert_eq!(put(&[&answer("412 Precondition Failed", "", "")]).await.unwrap(), PutNew::AlreadyExists);
+    assert_eq!(
+        put(&[&refusal("412 Precondition Failed", "PreconditionFailed")])
+            .await
+            .unwrap(),
+        PutNew::AlreadyExists
+    );
+    assert_eq!(
+        put(&[&answer("412 Precondition Failed", "", "")]).await.unwrap(),
+        PutNew::AlreadyExists
+    );
 }
 
 #[tokio::test]
@@ -156,14 +201,23 @@ async fn the_sdk_does_not_retry_behind_our_back() {
 async fn a_body_that_is_cut_short_or_late_is_never_returned() {
     let cut = "HTTP/1.1 200 OK\r\nContent-Length: 10\r\nConnection: close\r\n\r\n12345";
     let part = "HTTP/1.1 206 Partial Content\r\nContent-Range: bytes 0-9/100\r\nContent-Length: 10\r\nConnection: close\r\n\r\n12345";
-    for (script, range) in
-        [(cut, ByteRange::All), (part, ByteRange::Slice { start: 0, len: 10 }), (SILENCE, ByteRange::All)]
-    {
+    for (script, range) in [
+        (cut, ByteRange::All),
+        (part, ByteRange::Slice { start: 0, len: 10 }),
+        (SILENCE, ByteRange::All),
+    ] {
         let error = get(&[script], range).await.unwrap_err();
-        assert_eq!((error.class(), error.outcome()), (ErrorClass::Transient, Outcome::DidNotHappen), "{error:?}");
+        assert_eq!(
+            (error.class(), error.outcome()),
+            (ErrorClass::Transient, Outcome::DidNotHappen),
+            "{error:?}"
+        );
     }
     let damaged = answer("200 OK", "x-amz-checksum-crc32: AAAAAA==\r\n", "12345");
-    assert_eq!(get(&[&damaged], ByteRange::All).await.unwrap_err().class(), ErrorClass::Corrupt);
+    assert_eq!(
+        get(&[&damaged], ByteRange::All).await.unwrap_err().class(),
+        ErrorClass::Corrupt
+    );
 }
 
 #[tokio::test]
@@ -172,23 +226,55 @@ async fn an_answer_to_another_question_is_refused() {
     let error = get(&[&whole], ByteRange::Slice { start: 2, len: 3 }).await.unwrap_err();
     assert_eq!(error.class(), ErrorClass::Misconfigured, "a server that ignores ranges");
     let shifted = answer("206 Partial Content", "Content-Range: bytes 3-5/10\r\n", "345");
-    assert_eq!(get(&[&shifted], ByteRange::Slice { start: 2, len: 3 }).await.unwrap_err().class(), ErrorClass::Misconfigured);
+    assert_eq!(
+        get(&[&shifted], ByteRange::Slice { start: 2, len: 3 })
+            .await
+            .unwrap_err()
+            .class(),
+        ErrorClass::Misconfigured
+    );
     let short = answer("206 Partial Content", "Content-Range: bytes 2-3/4\r\n", "23");
-    assert_eq!(get(&[&short], ByteRange::Slice { start: 2, len: 3 }).await.unwrap_err().class(), ErrorClass::Corrupt);
+    assert_eq!(
+        get(&[&short], ByteRange::Slice { start: 2, len: 3 })
+            .await
+            .unwrap_err()
+            .class(),
+        ErrorClass::Corrupt
+    );
     let endless = "HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n0123456789";
-    assert_eq!(get(&[endless], ByteRange::All).await.unwrap_err().class(), ErrorClass::Misconfigured);
+    assert_eq!(
+        get(&[endless], ByteRange::All).await.unwrap_err().class(),
+        ErrorClass::Misconfigured
+    );
     let huge = "HTTP/1.1 200 OK\r\nContent-Length: 99999999999999\r\nConnection: close\r\n\r\n0";
-    assert_eq!(get(&[huge], ByteRange::All).await.unwrap_err().class(), ErrorClass::Corrupt, "no memory is taken for it");
+    assert_eq!(
+        get(&[huge], ByteRange::All).await.unwrap_err().class(),
+        ErrorClass::Corrupt,
+        "no memory is taken for it"
+    );
 }
 
 #[tokio::test]
 async fn only_the_service_itself_can_say_that_an_object_does_not_exist() {
     let missing = refusal("404 Not Found", "NoSuchKey");
-    let page = answer("404 Not Found", "Content-Type: text/html\r\n", "<html>no such page</html>");
-    assert_eq!(get(&[&missing], ByteRange::All).await.unwrap_err().class(), ErrorClass::NotFound);
-    assert_eq!(get(&[&page], ByteRange::All).await.unwrap_err().class(), ErrorClass::Misconfigured);
+    let page = answer(
+        "404 Not Found",
+        "Content-Type: text/html\r\n",
+        "<html>no such page</html>",
+    );
+    assert_eq!(
+        get(&[&missing], ByteRange::All).await.unwrap_err().class(),
+        ErrorClass::NotFound
+    );
+    assert_eq!(
+        get(&[&page], ByteRange::All).await.unwrap_err().class(),
+        ErrorClass::Misconfigured
+    );
     let head = "HTTP/1.1 404 Not Found\r\nConnection: close\r\n\r\n";
-    assert_eq!(serve(&[head, &missing]).await.store().head(&name()).await.unwrap(), None);
+    assert_eq!(
+        serve(&[head, &missing]).await.store().head(&name()).await.unwrap(),
+        None
+    );
     let no_bucket = refusal("404 Not Found", "NoSuchBucket");
     for second in [&no_bucket, &page] {
         let error = serve(&[head, second]).await.store().head(&name()).await.unwrap_err();
@@ -202,7 +288,11 @@ async fn only_the_service_itself_can_say_that_an_object_does_not_exist() {
 async fn a_listing_that_is_empty_cut_or_endless_is_an_error() {
     let page = |rest: &str| {
         let object = "<Contents><Key>a</Key><LastModified>2026-11-21T05:24:00Z</LastModified><Size>1</Size></Contents>";
-        answer("200 OK", "", &format!("<?xml version=\"1.0\"?><ListBucketResult>{object}{rest}</ListBucketResult>"))
+        answer(
+            "200 OK",
+            "",
+            &format!("<?xml version=\"1.0\"?><ListBucketResult>{object}{rest}</ListBucketResult>"),
+        )
     };
     let whole = page("<IsTruncated>false</IsTruncated>");
     assert_eq!(list_all(&serve(&[&whole]).await.store(), "").await.unwrap().len(), 1);
@@ -210,7 +300,11 @@ async fn a_listing_that_is_empty_cut_or_endless_is_an_error() {
     for script in [
         answer("200 OK", "", ""),
         answer("200 OK", "", "<Error><Code>InternalError</Code></Error>"),
-        answer("200 OK", "", "<?xml version=\"1.0\"?><ListBucketResult><Contents><Key>a</K"),
+        answer(
+            "200 OK",
+            "",
+            "<?xml version=\"1.0\"?><ListBucketResult><Contents><Key>a</K",
+        ),
         page(""),
         page("<IsTruncated>true</IsTruncated>"),
         more,

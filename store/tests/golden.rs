@@ -36,7 +36,14 @@ fn private_copy(from: &Path, to: &Path) {
 async fn file(repository: &Repository, entry: &FileEntry) -> Vec<u8> {
     let mut out = Vec::new();
     for at in &entry.content {
-        out.extend(repository.fetch_pack(at.pack).await.unwrap().chunk(at.number, repository).unwrap());
+        out.extend(
+            repository
+                .fetch_pack(at.pack)
+                .await
+                .unwrap()
+                .chunk(at.number, repository)
+                .unwrap(),
+        );
     }
     let Some(at) = entry.extents else { return out };
     let (extents, _, _) = repository.extents(at).await.unwrap();
@@ -44,7 +51,12 @@ async fn file(repository: &Repository, entry: &FileEntry) -> Vec<u8> {
         match extents.slice(page, page + 1)[0].source {
             Source::Zero => out.extend([0; 8192]),
             Source::Pack { pack, chunk, page } => {
-                let plain = repository.fetch_chunks(pack, &[chunk]).await.unwrap().chunk(chunk, repository).unwrap();
+                let plain = repository
+                    .fetch_chunks(pack, &[chunk])
+                    .await
+                    .unwrap()
+                    .chunk(chunk, repository)
+                    .unwrap();
                 out.extend(&plain[usize::from(page) * 8192..][..8192]);
             }
         }
@@ -71,7 +83,15 @@ async fn the_repository_of_format_1_is_read_to_the_last_byte() {
     for range in coverage.cover(timeline, start, end).unwrap() {
         wal.extend(repository.read_wal(&range, size).await.unwrap());
     }
-    assert_eq!(wal, b"this stands for WAL ".iter().copied().cycle().take(0x10_2000).collect::<Vec<_>>());
+    assert_eq!(
+        wal,
+        b"this stands for WAL "
+            .iter()
+            .copied()
+            .cycle()
+            .take(0x10_2000)
+            .collect::<Vec<_>>()
+    );
 
     let manifests = repository.manifests().await.unwrap();
     assert_eq!(manifests.len(), 2);
@@ -86,13 +106,19 @@ async fn the_repository_of_format_1_is_read_to_the_last_byte() {
         assert!(relation[4 * 8192..].starts_with(b"first content of page 4; "));
         assert!(relation[5 * 8192..].starts_with(format!("{generation} content of page 5; ").as_bytes()));
         assert_eq!(relation[6 * 8192..7 * 8192], [0; 8192]);
-        assert_eq!(blake3::hash(&file(&repository, &table[3]).await), blake3::hash(&noise("content", 300_000)));
+        assert_eq!(
+            blake3::hash(&file(&repository, &table[3]).await),
+            blake3::hash(&noise("content", 300_000))
+        );
     }
     assert!(manifests[1].totals.new_pages <= 3, "the second backup is an increment");
 }
 
 fn noise(seed: &str, bytes: usize) -> Vec<u8> {
     let mut out = vec![0; bytes];
-    blake3::Hasher::new().update(seed.as_bytes()).finalize_xof().fill(&mut out);
+    blake3::Hasher::new()
+        .update(seed.as_bytes())
+        .finalize_xof()
+        .fill(&mut out);
     out
 }

@@ -27,7 +27,12 @@ fn a_second_backup_after_one_percent_of_the_pages_stores_under_five_percent() {
             .create(&scratch, "main")
             .await?;
         pgbench::create_mix_table(&cluster, ROWS).await?;
-        let prepare = ["alter table mix set (fillfactor = 85)", "vacuum full mix", "vacuum (freeze)", "checkpoint"];
+        let prepare = [
+            "alter table mix set (fillfactor = 85)",
+            "vacuum full mix",
+            "vacuum (freeze)",
+            "checkpoint",
+        ];
         for statement in prepare {
             cluster.exec(statement).await?;
         }

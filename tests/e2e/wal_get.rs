@@ -12,10 +12,10 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::Result;
 use tests::seed::Rng;
 use tests::wait::within;
-use tests::{Scratch, Seawall, Weed, case};
+use tests::{Scratch, Weed, case};
 use wal_get_stage::{Fault, Stage, change_byte, replace_file};
 
 #[test]
@@ -107,8 +107,11 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
         )
         .await?;
 
-    let foreign = other_keys(&stage.seawall, scratch).await?;
-    let wrong = stage.seawall.config.clone().set("keys.restore_key", foreign)?;
+    let wrong = stage
+        .seawall
+        .config
+        .clone()
+        .set("keys.restore_key", stage.foreign_key.clone())?;
     stage
         .survives(
             "wrong restore key",
@@ -134,23 +137,6 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
     );
     let command = wrapper.display().to_string();
     stage.survives_with("killed", &fault.indirect(), Some(&command)).await
-}
-
-/// A restore key of another installation: whole, and not the one.
-async fn other_keys(seawall: &Seawall, scratch: &Scratch) -> Result<String> {
-    let directory = scratch.dir("other-keys")?;
-    let repository = format!("file://{}", scratch.join("other-repo").display());
-    let config = seawall
-        .config
-        .clone()
-        .set("keys.directory", directory.display().to_string())?
-        .set("repository.url", repository)?
-        .set("cluster.main.wal.slot", "another")?;
-    let other = Seawall::configure_as(config, "other")?;
-    other.init().await?;
-    let key = directory.join("restore.key");
-    ensure!(key.is_file(), "no restore.key in {}", directory.display());
-    Ok(key.display().to_string())
 }
 
 #[test]

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tests::scratch::write_private;
 use tests::wait::DEADLINE;
-use tests::{Cluster, Scratch, Seawall, StopMode, Weed, user};
+use tests::{Cluster, Scratch, Seawall, StopMode, Weed, user, wait_until};
 
 /// A server that has not ended by then is one that waits; both are right.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -41,6 +41,8 @@ pub(crate) struct Stage {
     pub(crate) seawall: Seawall,
     /// In the middle of the WAL that recovery needs.
     pub(crate) segment: String,
+    /// A restore key of another installation: whole, and not the one.
+    pub(crate) foreign_key: String,
     base: PathBuf,
     scratch: Scratch,
     copies: Cell<u32>,
@@ -60,6 +62,7 @@ impl Stage {
     }
 
     async fn set(scratch: &Scratch, seawall: Seawall, cluster: Cluster) -> Result<Self> {
+        let foreign_key = foreign_key(&seawall, scratch).await?;
         let agent = seawall.run().await?;
         cluster.exec("create table t (i int)").await?;
         seawall.backup().await?;
@@ -82,6 +85,7 @@ impl Stage {
         Ok(Self {
             seawall,
             segment,
+            foreign_key,
             base,
             scratch: scratch.clone(),
             copies: Cell::new(0),
@@ -161,6 +165,10 @@ impl Stage {
     pub(crate) async fn fail(&self, name: &str, command: Option<&str>, open_end: bool) -> Result<Cluster> {
         let server = self.copy(name, command, open_end).await?;
         server.launch().await?;
+        wait_until("the server to begin", DEADLINE, async || {
+            server.server_log().contains("starting PostgreSQL")
+        })
+        .await?;
         let ended = server.wait_down(PATIENCE).await.is_ok();
         let log = server.server_log();
         println!("{name}, open end {open_end}: {}", if ended { "ended" } else { "waits" });
@@ -171,7 +179,6 @@ impl Stage {
             !server.has_left_timeline(1)? && !log.contains("selected new timeline"),
             "promoted early:\n{log}"
         );
-        ensure!(log.contains("starting"), "it was never started:\n{log}");
         if !ended {
             let answer = server.query_one("select pg_is_in_recovery()").await;
             ensure!(!answer.is_ok_and(|answer| answer == "f"), "left recovery:\n{log}");
@@ -225,6 +232,22 @@ async fn create(scratch: &Scratch, major: u32) -> Result<Cluster> {
         .setting("autovacuum", "off")
         .create(scratch, "main")
         .await
+}
+
+async fn foreign_key(seawall: &Seawall, scratch: &Scratch) -> Result<String> {
+    let directory = scratch.dir("other-keys")?;
+    let repository = format!("file://{}", scratch.join("other-repo").display());
+    let config = seawall
+        .config
+        .clone()
+        .set("keys.directory", directory.display().to_string())?
+        .set("repository.url", repository)?
+        .set("cluster.main.wal.slot", "another")?;
+    let other = Seawall::configure_as(config, "other")?;
+    other.init().await?;
+    let key = directory.join("restore.key");
+    ensure!(key.is_file(), "no restore.key in {}", directory.display());
+    Ok(key.display().to_string())
 }
 
 /// The whole content at once, as the server user wrote it.

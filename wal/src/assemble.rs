@@ -101,13 +101,20 @@ impl Assembler {
     ///
     /// # Errors
     /// The bytes are not contiguous or not WAL of this cluster; nothing of them was taken.
-    pub fn push(&mut self, lsn: Lsn, mut bytes: &[u8], pieces: &mut Vec<Piece>, commits: &mut Vec<CommitSeen>) -> Result<(), WalError> {
+    pub fn push(
+        &mut self,
+        lsn: Lsn,
+        mut bytes: &[u8],
+        pieces: &mut Vec<Piece>,
+        commits: &mut Vec<CommitSeen>,
+    ) -> Result<(), WalError> {
         let mut lsn = lsn;
         while !bytes.is_empty() {
             let room = usize::try_from(self.range_end().distance_from(self.position())).unwrap_or(usize::MAX);
             let (now, rest) = bytes.split_at(room.min(bytes.len()));
             let (whole, tail) = (&mut self.whole, &mut self.tail);
-            self.reader.push(lsn, now, &mut |item| note(&item, whole, tail, commits))?;
+            self.reader
+                .push(lsn, now, &mut |item| note(&item, whole, tail, commits))?;
             self.buffer.extend_from_slice(now);
             lsn = lsn.saturating_add(now.len() as u64);
             bytes = rest;
@@ -151,7 +158,14 @@ impl Assembler {
     fn piece(&self, start: Lsn, end: Lsn, bytes: Bytes, mut facts: WalFacts, tail: bool) -> Piece {
         // A record's end is aligned; its padding may not have come yet.
         facts.last_record_end = facts.last_record_end.map(|record_end| record_end.min(end.as_u64()));
-        let range = WalRange { lineage: self.lineage, timeline: self.config.timeline, start, end, epoch: 0, tail };
+        let range = WalRange {
+            lineage: self.lineage,
+            timeline: self.config.timeline,
+            start,
+            end,
+            epoch: 0,
+            tail,
+        };
         Piece { range, bytes, facts }
     }
 
@@ -175,7 +189,10 @@ fn note(item: &WalItem, whole: &mut WalFacts, tail: &mut WalFacts, commits: &mut
             let time_us = event.time.to_unix_micros();
             note_time(whole, time_us);
             note_time(tail, time_us);
-            commits.push(CommitSeen { end: event.lsn_end, time_us });
+            commits.push(CommitSeen {
+                end: event.lsn_end,
+                time_us,
+            });
         }
         WalItem::RestorePoint(point) => {
             for facts in [whole, tail] {

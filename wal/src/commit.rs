@@ -103,19 +103,11 @@ impl RestorePoint {
         String::from_utf8_lossy(&self.name)
     }
 
-    pub(crate) fn parse(
-        main: &[u8],
-        lsn_start: Lsn,
-        lsn_end: Lsn,
-    ) -> Result<RestorePoint, MalformedRecord> {
+    pub(crate) fn parse(main: &[u8], lsn_start: Lsn, lsn_end: Lsn) -> Result<RestorePoint, MalformedRecord> {
         const SHORT: MalformedRecord = MalformedRecord("it is too short for a restore point");
         let time = time_at(main, 0).ok_or(SHORT)?;
         let name = main.get(8..8 + RESTORE_POINT_NAME_BYTES).ok_or(SHORT)?;
-        let name = name
-            .split(|byte| *byte == 0)
-            .next()
-            .unwrap_or_default()
-            .to_vec();
+        let name = name.split(|byte| *byte == 0).next().unwrap_or_default().to_vec();
         Ok(RestorePoint {
             name,
             time,
@@ -189,9 +181,7 @@ impl XactScan {
         magic: u16,
     ) -> Result<XactScan, MalformedRecord> {
         const SHORT: MalformedRecord = MalformedRecord("it is too short for a transaction record");
-        let body_bytes = header
-            .len
-            .saturating_sub(crate::record::RECORD_HEADER_BYTES as u32);
+        let body_bytes = header.len.saturating_sub(crate::record::RECORD_HEADER_BYTES as u32);
         let offset = main_data(prefix, body_bytes, magic)?.offset;
         let main = prefix.get(offset as usize..).ok_or(SHORT)?;
         // xl_xact_prepare: magic, total_len, xid, database, prepared_at; else xact_time comes first.

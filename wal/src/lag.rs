@@ -34,7 +34,10 @@ pub struct LagSummary {
 
 impl Default for Lag {
     fn default() -> Self {
-        Lag { waiting: VecDeque::new(), histogram: Histogram::new_with_bounds(1, LAG_US_MAX, 3).ok() }
+        Lag {
+            waiting: VecDeque::new(),
+            histogram: Histogram::new_with_bounds(1, LAG_US_MAX, 3).ok(),
+        }
     }
 }
 
@@ -60,18 +63,22 @@ impl Lag {
     /// Age of the oldest transaction that is not protected, in microseconds; 0 when all are.
     #[must_use]
     pub fn oldest_us(&self, now_us: i64) -> u64 {
-        self.waiting.front().map_or(0, |commit| u64::try_from(now_us - commit.time_us).unwrap_or(0))
+        self.waiting
+            .front()
+            .map_or(0, |commit| u64::try_from(now_us - commit.time_us).unwrap_or(0))
     }
 
     /// What was measured so far.
     #[must_use]
     pub fn summary(&self) -> LagSummary {
-        self.histogram.as_ref().map_or_else(LagSummary::default, |histogram| LagSummary {
-            commits: histogram.len(),
-            p50_us: histogram.value_at_quantile(0.5),
-            p99_us: histogram.value_at_quantile(0.99),
-            max_us: histogram.max(),
-        })
+        self.histogram
+            .as_ref()
+            .map_or_else(LagSummary::default, |histogram| LagSummary {
+                commits: histogram.len(),
+                p50_us: histogram.value_at_quantile(0.5),
+                p99_us: histogram.value_at_quantile(0.99),
+                max_us: histogram.max(),
+            })
     }
 }
 
@@ -82,8 +89,14 @@ mod tests {
     #[test]
     fn a_commit_counts_when_its_end_is_archived() {
         let mut lag = Lag::default();
-        lag.see(CommitSeen { end: Lsn::new(100), time_us: 1_000 });
-        lag.see(CommitSeen { end: Lsn::new(200), time_us: 2_000 });
+        lag.see(CommitSeen {
+            end: Lsn::new(100),
+            time_us: 1_000,
+        });
+        lag.see(CommitSeen {
+            end: Lsn::new(200),
+            time_us: 2_000,
+        });
         lag.settle(Lsn::new(150), 6_000);
         assert_eq!(lag.summary().commits, 1);
         assert_eq!(lag.oldest_us(10_000), 8_000);

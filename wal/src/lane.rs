@@ -146,26 +146,57 @@ pub async fn run(
             status.timeline = timeline.as_u32();
             status.server = server.flush_lsn.max(status.server);
         });
-        let config = WalReaderConfig { magic, system_identifier: server.system_identifier, segment_size: size, timeline, start: from };
+        let config = WalReaderConfig {
+            magic,
+            system_identifier: server.system_identifier,
+            segment_size: size,
+            timeline,
+            start: from,
+        };
         let assembler = Assembler::new(inputs.lineage.id, config, start.previous)?;
-        let shipper =
-            Shipper::new(Arc::clone(&inputs.writer), Arc::clone(&inputs.recipients), inputs.lineage.id, size, inputs.uploads_in_flight)?;
+        let shipper = Shipper::new(
+            Arc::clone(&inputs.writer),
+            Arc::clone(&inputs.recipients),
+            inputs.lineage.id,
+            size,
+            inputs.uploads_in_flight,
+        )?;
         let progress = Progress::new(from, start.floor);
-        let receiver = Receiver::new(stream, assembler, shipper, progress, &inputs.options, &inputs.clock, status, lag);
+        let receiver = Receiver::new(
+            stream,
+            assembler,
+            shipper,
+            progress,
+            &inputs.options,
+            &inputs.clock,
+            status,
+            lag,
+        );
         let end = match receiver.run(stop).await {
             // The server looks for the segment only after the stream has begun (walsender.c, WalSndSegmentOpen).
-            Err(ReceiveError::Replication(error)) if error.is_wal_removed() => return Err(LaneError::WalRemoved { from, timeline }),
+            Err(ReceiveError::Replication(error)) if error.is_wal_removed() => {
+                return Err(LaneError::WalRemoved { from, timeline });
+            }
             end => end?,
         };
         match end {
             StreamEnd::Stopped { settled } => return Ok(LaneEnd::Stopped { settled }),
             StreamEnd::ServerClosed => return Ok(LaneEnd::ServerClosed),
-            StreamEnd::TimelineEnded { next, switch_point, stream } => {
+            StreamEnd::TimelineEnded {
+                next,
+                switch_point,
+                stream,
+            } => {
                 tracing::info!(timeline = next.as_u32(), lsn = %switch_point, "timeline switch");
                 session = stream.finish().await?;
                 let history = fetch_history(&mut session, next).await?;
                 archive_history(inputs, &coverage, &history).await?;
-                start = Start { timeline: next, from: size.start_containing(switch_point), floor: switch_point, previous: None };
+                start = Start {
+                    timeline: next,
+                    from: size.start_containing(switch_point),
+                    floor: switch_point,
+                    previous: None,
+                };
             }
         }
     }
@@ -181,32 +212,65 @@ async fn find_start(
 ) -> Result<Result<Start, (String, Lsn)>, LaneError> {
     let (timeline, archived, start) = match plan_resume(server, inputs.is_standby, history, coverage) {
         Resume::Fresh => {
-            let from = size.start_containing(inputs.slot_restart.filter(|lsn| lsn.is_valid()).unwrap_or(server.flush_lsn));
-            return Ok(Ok(Start { timeline: server.timeline, from, floor: Lsn::ZERO, previous: None }));
+            let from = size.start_containing(
+                inputs
+                    .slot_restart
+                    .filter(|lsn| lsn.is_valid())
+                    .unwrap_or(server.flush_lsn),
+            );
+            return Ok(Ok(Start {
+                timeline: server.timeline,
+                from,
+                floor: Lsn::ZERO,
+                previous: None,
+            }));
         }
         Resume::Wait(reason) => return Err(LaneError::Behind(reason)),
         Resume::Diverged(reason) => {
-            let archived = coverage.newest_timeline().and_then(|timeline| coverage.timelines.get(&timeline)?.end());
+            let archived = coverage
+                .newest_timeline()
+                .and_then(|timeline| coverage.timelines.get(&timeline)?.end());
             return Ok(Err((reason, archived.unwrap_or(Lsn::ZERO))));
         }
-        Resume::GoOn { timeline, archived } => {
-            (timeline, archived, Start { timeline, from: size.start_containing(archived), floor: archived, previous: None })
-        }
+        Resume::GoOn { timeline, archived } => (
+            timeline,
+            archived,
+            Start {
+                timeline,
+                from: size.start_containing(archived),
+                floor: archived,
+                previous: None,
+            },
+        ),
         Resume::Switch { from, switch_point } => {
             let begin = size.start_containing(switch_point);
-            (from, switch_point, Start { timeline: server.timeline, from: begin, floor: switch_point, previous: None })
+            (
+                from,
+                switch_point,
+                Start {
+                    timeline: server.timeline,
+                    from: begin,
+                    floor: switch_point,
+                    previous: None,
+                },
+            )
         }
     };
     let overlap_session = ReplicationSession::connect(&inputs.connect).await?;
     let repository = inputs.writer.repository();
-    Ok(match compare_overlap(overlap_session, repository, coverage, timeline, archived, size).await? {
-        Overlap::Same { last_record } => {
-            let previous = last_record.and_then(|(record, end)| (end == start.from).then_some(record));
-            Ok(Start { previous, ..start })
-        }
-        Overlap::Different(reason) => Err((reason, archived)),
-        Overlap::Gone(reason) => Err((format!("nothing is left on the server to compare with: {reason}"), archived)),
-    })
+    Ok(
+        match compare_overlap(overlap_session, repository, coverage, timeline, archived, size).await? {
+            Overlap::Same { last_record } => {
+                let previous = last_record.and_then(|(record, end)| (end == start.from).then_some(record));
+                Ok(Start { previous, ..start })
+            }
+            Overlap::Different(reason) => Err((reason, archived)),
+            Overlap::Gone(reason) => Err((
+                format!("nothing is left on the server to compare with: {reason}"),
+                archived,
+            )),
+        },
+    )
 }
 
 struct History {
@@ -218,11 +282,17 @@ struct History {
 /// The server's history of a timeline.
 async fn fetch_history(session: &mut ReplicationSession, timeline: TimelineId) -> Result<History, LaneError> {
     if timeline == TimelineId::FIRST {
-        return Ok(History { parsed: TimelineHistory::root(timeline), bytes: None });
+        return Ok(History {
+            parsed: TimelineHistory::root(timeline),
+            bytes: None,
+        });
     }
     let (_, bytes) = session.timeline_history(timeline).await?;
     let parsed = TimelineHistory::parse(timeline, &bytes).map_err(|error| LaneError::History(error.to_string()))?;
-    Ok(History { parsed, bytes: Some(bytes) })
+    Ok(History {
+        parsed,
+        bytes: Some(bytes),
+    })
 }
 
 /// Archives a history, before the first byte of its timeline.
@@ -233,7 +303,10 @@ async fn archive_history(inputs: &LaneInputs, coverage: &Coverage, history: &His
         return Ok(());
     }
     let writer = &inputs.writer;
-    let object = writer.repository().layout().history(inputs.lineage.id, timeline, writer.epoch())?;
+    let object = writer
+        .repository()
+        .layout()
+        .history(inputs.lineage.id, timeline, writer.epoch())?;
     let new = NewObject {
         lineage: Some(inputs.lineage.id),
         range: Some((timeline.as_u32(), 0, 0)),

@@ -42,14 +42,28 @@ pub enum Resume {
 
 /// Decides from the server's identity, its timeline history and what is archived. Pure.
 #[must_use]
-pub fn plan_resume(server: &SystemIdentity, is_standby: bool, history: &TimelineHistory, coverage: &Coverage) -> Resume {
-    let Some(timeline) = coverage.newest_timeline() else { return Resume::Fresh };
-    let Some(archived) = coverage.timelines.get(&timeline).and_then(store::catalog::TimelineCoverage::end) else {
+pub fn plan_resume(
+    server: &SystemIdentity,
+    is_standby: bool,
+    history: &TimelineHistory,
+    coverage: &Coverage,
+) -> Resume {
+    let Some(timeline) = coverage.newest_timeline() else {
+        return Resume::Fresh;
+    };
+    let Some(archived) = coverage
+        .timelines
+        .get(&timeline)
+        .and_then(store::catalog::TimelineCoverage::end)
+    else {
         return Resume::Fresh;
     };
     if server.timeline == timeline {
         if server.flush_lsn < archived && is_standby {
-            return Resume::Wait(format!("the standby's WAL ends at {}, but {archived} is archived", server.flush_lsn));
+            return Resume::Wait(format!(
+                "the standby's WAL ends at {}, but {archived} is archived",
+                server.flush_lsn
+            ));
         }
         if server.flush_lsn < archived {
             return Resume::Diverged(format!(
@@ -60,15 +74,27 @@ pub fn plan_resume(server: &SystemIdentity, is_standby: bool, history: &Timeline
         return Resume::GoOn { timeline, archived };
     }
     if server.timeline < timeline && is_standby {
-        return Resume::Wait(format!("the standby is on timeline {}, but timeline {timeline} is archived", server.timeline));
+        return Resume::Wait(format!(
+            "the standby is on timeline {}, but timeline {timeline} is archived",
+            server.timeline
+        ));
     }
     if server.timeline < timeline {
-        return Resume::Diverged(format!("the server is on timeline {}, but timeline {timeline} is archived", server.timeline));
+        return Resume::Diverged(format!(
+            "the server is on timeline {}, but timeline {timeline} is archived",
+            server.timeline
+        ));
     }
     match history.switch_point_after(timeline) {
-        Some(switch_point) if archived >= switch_point => Resume::Switch { from: timeline, switch_point },
+        Some(switch_point) if archived >= switch_point => Resume::Switch {
+            from: timeline,
+            switch_point,
+        },
         Some(_) => Resume::GoOn { timeline, archived },
-        None => Resume::Diverged(format!("timeline {timeline} is archived, but is not in the history of the server's timeline {}", server.timeline)),
+        None => Resume::Diverged(format!(
+            "timeline {timeline} is archived, but is not in the history of the server's timeline {}",
+            server.timeline
+        )),
     }
 }
 
@@ -109,34 +135,60 @@ pub async fn compare_overlap(
     until: Lsn,
     size: SegmentSize,
 ) -> Result<Overlap, OverlapError> {
-    let Some(newest) = newest_before(coverage, timeline, until) else { return Ok(Overlap::Gone("nothing is archived".into())) };
+    let Some(newest) = newest_before(coverage, timeline, until) else {
+        return Ok(Overlap::Gone("nothing is archived".into()));
+    };
     let Some(header) = repository.read_wal_header(&newest, size).await? else {
-        return Ok(Overlap::Gone(format!("the object of {} to {} vanished", newest.start, newest.end)));
+        return Ok(Overlap::Gone(format!(
+            "the object of {} to {} vanished",
+            newest.start, newest.end
+        )));
     };
     let bytes = match read_again(session, newest.start, newest.end, timeline).await {
         Ok(bytes) => bytes,
         Err(error) if error.is_wal_removed() => return Ok(Overlap::Gone(error.to_string())),
-        Err(error) if error.is_ahead_of_server() || error.is_not_in_history() => return Ok(Overlap::Different(error.to_string())),
+        Err(error) if error.is_ahead_of_server() || error.is_not_in_history() => {
+            return Ok(Overlap::Different(error.to_string()));
+        }
         Err(error) => return Err(error.into()),
     };
     if bytes.len() as u64 != newest.end.distance_from(newest.start) {
-        return Ok(Overlap::Different(format!("the server has {} bytes from {} on", bytes.len(), newest.start)));
+        return Ok(Overlap::Different(format!(
+            "the server has {} bytes from {} on",
+            bytes.len(),
+            newest.start
+        )));
     }
     if repository.keys().digest(Kind::Wal.digest_kind(), &bytes) != header.digest {
-        return Ok(Overlap::Different(format!("the server's WAL from {} to {} differs from the archived", newest.start, newest.end)));
+        return Ok(Overlap::Different(format!(
+            "the server's WAL from {} to {} differs from the archived",
+            newest.start, newest.end
+        )));
     }
     let facts = header.wal.unwrap_or_default();
-    let last_record = facts.last_record.zip(facts.last_record_end).map(|(start, end)| (Lsn::new(start), Lsn::new(end)));
+    let last_record = facts
+        .last_record
+        .zip(facts.last_record_end)
+        .map(|(start, end)| (Lsn::new(start), Lsn::new(end)));
     Ok(Overlap::Same { last_record })
 }
 
 fn newest_before(coverage: &Coverage, timeline: TimelineId, until: Lsn) -> Option<WalRange> {
     let ranges = &coverage.timelines.get(&timeline)?.ranges;
     // The smallest object that ends last: a tail where there is one, so that little is read again.
-    ranges.iter().filter(|range| range.end <= until).max_by(|a, b| a.end.cmp(&b.end).then(a.start.cmp(&b.start))).copied()
+    ranges
+        .iter()
+        .filter(|range| range.end <= until)
+        .max_by(|a, b| a.end.cmp(&b.end).then(a.start.cmp(&b.start)))
+        .copied()
 }
 
-async fn read_again(session: ReplicationSession, start: Lsn, end: Lsn, timeline: TimelineId) -> Result<Vec<u8>, ReplicationError> {
+async fn read_again(
+    session: ReplicationSession,
+    start: Lsn,
+    end: Lsn,
+    timeline: TimelineId,
+) -> Result<Vec<u8>, ReplicationError> {
     let mut stream = session.start_physical(None, start, timeline).await?;
     let wanted = usize::try_from(end.distance_from(start)).unwrap_or(usize::MAX);
     let mut bytes: Vec<u8> = Vec::with_capacity(wanted);
@@ -157,16 +209,33 @@ async fn read_again(session: ReplicationSession, start: Lsn, end: Lsn, timeline:
 ///
 /// # Errors
 /// What differs, as [`StoreError::Foreign`].
-pub fn check_identity(lineage: &Lineage, server: &SystemIdentity, major: u32, size: SegmentSize) -> Result<(), StoreError> {
+pub fn check_identity(
+    lineage: &Lineage,
+    server: &SystemIdentity,
+    major: u32,
+    size: SegmentSize,
+) -> Result<(), StoreError> {
     let foreign = |what, expected: String, found: String| Err(StoreError::Foreign { what, expected, found });
     if server.system_identifier.as_u64() != lineage.system_identifier {
-        return foreign("the server's system identifier", lineage.system_identifier.to_string(), server.system_identifier.to_string());
+        return foreign(
+            "the server's system identifier",
+            lineage.system_identifier.to_string(),
+            server.system_identifier.to_string(),
+        );
     }
     if major != lineage.server_version / 10_000 {
-        return foreign("the server's major version", (lineage.server_version / 10_000).to_string(), major.to_string());
+        return foreign(
+            "the server's major version",
+            (lineage.server_version / 10_000).to_string(),
+            major.to_string(),
+        );
     }
     if size.bytes() != lineage.segment_bytes {
-        return foreign("the WAL segment size", lineage.segment_bytes.to_string(), size.bytes().to_string());
+        return foreign(
+            "the WAL segment size",
+            lineage.segment_bytes.to_string(),
+            size.bytes().to_string(),
+        );
     }
     Ok(())
 }
@@ -182,7 +251,11 @@ mod tests {
     }
 
     fn server(id: u32, flush: u64) -> SystemIdentity {
-        SystemIdentity { system_identifier: pg::identity::SystemIdentifier(7), timeline: timeline(id), flush_lsn: Lsn::new(flush) }
+        SystemIdentity {
+            system_identifier: pg::identity::SystemIdentifier(7),
+            timeline: timeline(id),
+            flush_lsn: Lsn::new(flush),
+        }
     }
 
     fn archived(id: u32, end: u64) -> Coverage {
@@ -205,19 +278,44 @@ mod tests {
     #[test]
     fn a_primary_behind_the_archive_was_rolled_back_and_a_standby_is_waited_for() {
         let root = TimelineHistory::root(timeline(1));
-        assert!(matches!(plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300)), Resume::Diverged(_)));
-        assert!(matches!(plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300)), Resume::Wait(_)));
-        assert!(matches!(plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300)), Resume::GoOn { .. }));
+        assert!(matches!(
+            plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300)),
+            Resume::Diverged(_)
+        ));
+        assert!(matches!(
+            plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300)),
+            Resume::Wait(_)
+        ));
+        assert!(matches!(
+            plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300)),
+            Resume::GoOn { .. }
+        ));
     }
 
     #[test]
     fn a_timeline_is_followed_only_along_the_servers_history() {
         let child = history(2, 1, 0x300);
-        let switch = Resume::Switch { from: timeline(1), switch_point: Lsn::new(0x300) };
-        assert_eq!(plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300)), switch);
-        assert_eq!(plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380)), switch, "both branches are kept");
-        assert!(matches!(plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280)), Resume::GoOn { .. }));
+        let switch = Resume::Switch {
+            from: timeline(1),
+            switch_point: Lsn::new(0x300),
+        };
+        assert_eq!(
+            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300)),
+            switch
+        );
+        assert_eq!(
+            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380)),
+            switch,
+            "both branches are kept"
+        );
+        assert!(matches!(
+            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280)),
+            Resume::GoOn { .. }
+        ));
         let stranger = history(5, 4, 0x300);
-        assert!(matches!(plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280)), Resume::Diverged(_)));
+        assert!(matches!(
+            plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280)),
+            Resume::Diverged(_)
+        ));
     }
 }

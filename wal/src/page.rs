@@ -30,8 +30,7 @@ pub const BKP_REMOVABLE: u16 = 0x0004;
 /// `XLP_FIRST_IS_OVERWRITE_CONTRECORD`: the record that should go on here was lost in a crash
 /// (`access/xlog_internal.h`, set by `CreateOverwriteContrecordRecord` in `xlog.c`).
 pub const FIRST_IS_OVERWRITE_CONTRECORD: u16 = 0x0008;
-const ALL_FLAGS: u16 =
-    FIRST_IS_CONTRECORD | LONG_HEADER | BKP_REMOVABLE | FIRST_IS_OVERWRITE_CONTRECORD;
+const ALL_FLAGS: u16 = FIRST_IS_CONTRECORD | LONG_HEADER | BKP_REMOVABLE | FIRST_IS_OVERWRITE_CONTRECORD;
 
 /// What a page header must say, `XLogReaderValidatePageHeader` in `xlogreader.c`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,14 +87,8 @@ impl PageHeader {
     /// Decodes the header at the start of `bytes`. Little-endian only, like the servers Seawall supports.
     pub fn parse(bytes: &[u8]) -> Result<PageHeader, WalPageError> {
         PageHeader::decode(bytes).ok_or_else(|| {
-            let is_long = bytes
-                .get(2)
-                .is_some_and(|flags| u16::from(*flags) & LONG_HEADER != 0);
-            let needed = if is_long {
-                LONG_HEADER_BYTES
-            } else {
-                SHORT_HEADER_BYTES
-            };
+            let is_long = bytes.get(2).is_some_and(|flags| u16::from(*flags) & LONG_HEADER != 0);
+            let needed = if is_long { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
             WalPageError::Truncated {
                 needed,
                 found: bytes.len(),
@@ -192,9 +185,7 @@ impl LongFields {
             });
         }
         if u64::from(self.page_bytes) != PAGE_BYTES {
-            return Err(WalPageError::PageBytes {
-                found: self.page_bytes,
-            });
+            return Err(WalPageError::PageBytes { found: self.page_bytes });
         }
         Ok(())
     }

@@ -27,7 +27,12 @@ impl Archived {
     /// it alone; walsender.c, `ProcessStandbyReplyMessage`.)
     #[must_use]
     pub fn status(self) -> StandbyStatus {
-        StandbyStatus { write: self.0, flush: self.0, apply: Lsn::ZERO, reply_requested: false }
+        StandbyStatus {
+            write: self.0,
+            flush: self.0,
+            apply: Lsn::ZERO,
+            reply_requested: false,
+        }
     }
 }
 
@@ -45,7 +50,12 @@ impl Progress {
     /// because a lower flush would move the slot's restart_lsn backwards.
     #[must_use]
     pub fn new(start: Lsn, floor: Lsn) -> Self {
-        Progress { received: start, archived: start, floor, durable: BTreeMap::new() }
+        Progress {
+            received: start,
+            archived: start,
+            floor,
+            durable: BTreeMap::new(),
+        }
     }
 
     /// Bytes up to `end` came in.

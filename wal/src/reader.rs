@@ -82,9 +82,7 @@ impl WalReader {
     /// A reader that expects its first byte at `config.start`.
     pub fn new(config: WalReaderConfig) -> Result<WalReader, WalError> {
         if !config.start.as_u64().is_multiple_of(PAGE_BYTES) {
-            return Err(WalError::StartNotOnPage {
-                start: config.start,
-            });
+            return Err(WalError::StartNotOnPage { start: config.start });
         }
         Ok(WalReader {
             config,
@@ -134,12 +132,7 @@ impl WalReader {
 
     /// Reads `bytes`, which must lie at `lsn`, the current [`Self::position`]. Items go to `sink` in the order of
     /// WAL; those before an error are delivered.
-    pub fn push(
-        &mut self,
-        lsn: Lsn,
-        bytes: &[u8],
-        sink: &mut impl FnMut(WalItem),
-    ) -> Result<(), WalError> {
+    pub fn push(&mut self, lsn: Lsn, bytes: &[u8], sink: &mut impl FnMut(WalItem)) -> Result<(), WalError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
@@ -185,11 +178,7 @@ impl WalReader {
             Phase::Skip(left) => {
                 let taken = bytes.len().min(left as usize);
                 let left = left - taken as u32;
-                self.phase = if left == 0 {
-                    Phase::Header
-                } else {
-                    Phase::Skip(left)
-                };
+                self.phase = if left == 0 { Phase::Header } else { Phase::Skip(left) };
                 taken
             }
             Phase::Zeros(end) => {
@@ -250,9 +239,7 @@ impl WalReader {
 
     fn check_prev(&self) -> Result<(), WalError> {
         let (lsn, prev) = (Lsn::new(self.record.start), self.record.header().prev);
-        let is_right = self
-            .expected_prev
-            .map_or(prev < lsn, |expected| prev == expected);
+        let is_right = self.expected_prev.map_or(prev < lsn, |expected| prev == expected);
         if is_right {
             Ok(())
         } else {

@@ -200,11 +200,15 @@ impl<'a> Receiver<'a> {
 
     /// Moves pending bytes into the assembler when there is room for them.
     fn take_pending(&mut self) -> Result<(), ReceiveError> {
-        let Some((start, data)) = &self.pending else { return Ok(()) };
+        let Some((start, data)) = &self.pending else {
+            return Ok(());
+        };
         let needed = (self.assembler.buffered_bytes() + data.len() as u64).div_ceil(PERMIT_BYTES);
         let held = self.held.as_ref().map_or(0, |held| held.num_permits() as u64);
         let wanted = u32::try_from(needed.saturating_sub(held)).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(wanted) else { return Ok(()) };
+        let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(wanted) else {
+            return Ok(());
+        };
         match &mut self.held {
             Some(held) => held.merge(permit),
             None => self.held = Some(permit),
@@ -216,7 +220,10 @@ impl<'a> Receiver<'a> {
         self.progress.receive(self.assembler.position());
         // A stream begins at a segment's start: what was archived before is not measured again.
         let archived = self.progress.archived().lsn();
-        commits.into_iter().filter(|commit| commit.end > archived).for_each(|commit| self.lag.see(commit));
+        commits
+            .into_iter()
+            .filter(|commit| commit.end > archived)
+            .for_each(|commit| self.lag.see(commit));
         for piece in pieces {
             let permit = self.release();
             self.shipper.ship(piece, self.clock, permit)?;
@@ -243,7 +250,14 @@ impl<'a> Receiver<'a> {
             return None;
         }
         let is_much = self.assembler.unshipped_bytes() >= self.options.tail_bytes_max;
-        Some(since + if is_much { self.options.ship_interval / 4 } else { self.options.ship_interval })
+        Some(
+            since
+                + if is_much {
+                    self.options.ship_interval / 4
+                } else {
+                    self.options.ship_interval
+                },
+        )
     }
 
     fn ship_tail(&mut self) -> Result<(), ReceiveError> {
@@ -305,13 +319,17 @@ impl<'a> Receiver<'a> {
         while self.pending.is_some() {
             self.take_pending()?;
             if self.pending.is_some() {
-                let Some(report) = self.next_report(&mut wait).await else { return Ok(false) };
+                let Some(report) = self.next_report(&mut wait).await else {
+                    return Ok(false);
+                };
                 self.take_settling_report(report)?;
             }
         }
         self.ship_tail()?;
         while self.shipper.in_flight() > 0 {
-            let Some(report) = self.next_report(&mut wait).await else { return Ok(false) };
+            let Some(report) = self.next_report(&mut wait).await else {
+                return Ok(false);
+            };
             self.take_settling_report(report)?;
         }
         Ok(self.progress.is_settled())
@@ -327,7 +345,10 @@ impl<'a> Receiver<'a> {
             *wait = Settle::Until(Instant::now() + self.options.shutdown_timeout);
         }
         let Settle::Until(limit) = wait else { return None };
-        tokio::time::timeout_at(*limit, self.reports.recv()).await.ok().flatten()
+        tokio::time::timeout_at(*limit, self.reports.recv())
+            .await
+            .ok()
+            .flatten()
     }
 
     /// As [`Receiver::take_report`], when the server may be gone already: nothing is sent.

@@ -174,9 +174,7 @@ pub fn main_data(prefix: &[u8], body_bytes: u32, magic: u16) -> Result<MainData,
         let header_bytes = (prefix.len() - fields.remaining()) as u64;
         let announced = header_bytes + data_bytes;
         if announced > u64::from(body_bytes) {
-            return Err(MalformedRecord(
-                "its headers announce more data than it has",
-            ));
+            return Err(MalformedRecord("its headers announce more data than it has"));
         }
         if announced == u64::from(body_bytes) {
             return Ok(MainData {
@@ -185,9 +183,7 @@ pub fn main_data(prefix: &[u8], body_bytes: u32, magic: u16) -> Result<MainData,
             });
         }
         if main_bytes != 0 {
-            return Err(MalformedRecord(
-                "it has more data than its headers announce",
-            ));
+            return Err(MalformedRecord("it has more data than its headers announce"));
         }
         match fields.u8().ok_or(CUT)? {
             BLOCK_ID_DATA_SHORT => main_bytes = u32::from(fields.u8().ok_or(CUT)?),
@@ -204,11 +200,7 @@ pub fn main_data(prefix: &[u8], body_bytes: u32, magic: u16) -> Result<MainData,
 /// The bits that say that a page image is compressed: `BKPIMAGE_IS_COMPRESSED` up to 14, `BKPIMAGE_COMPRESS_PGLZ`,
 /// `_LZ4` and `_ZSTD` from 15 on (`access/xlogrecord.h`).
 fn compressed_flags(magic: u16) -> u8 {
-    if magic < MAGIC_15 {
-        0x02
-    } else {
-        0x04 | 0x08 | 0x10
-    }
+    if magic < MAGIC_15 { 0x02 } else { 0x04 | 0x08 | 0x10 }
 }
 
 /// What one block header says about the next.

@@ -89,7 +89,12 @@ impl Shipper {
     ///
     /// # Errors
     /// A new session key was due and could not be made.
-    pub fn ship(&mut self, mut piece: Piece, clock: &Clock, permit: Option<OwnedSemaphorePermit>) -> Result<(), StoreError> {
+    pub fn ship(
+        &mut self,
+        mut piece: Piece,
+        clock: &Clock,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<(), StoreError> {
         let bytes = piece.bytes.len() as u64;
         if self.session_begun.elapsed() > SESSION_AGE_MAX || self.session_bytes + bytes > SESSION_BYTES_MAX {
             self.session = Arc::new(begin_session(&self.writer, &self.recipients, self.lineage)?);
@@ -107,7 +112,12 @@ impl Shipper {
             let outcome = put_piece(writer, session, size, piece, clock, &uploads).await;
             drop(permit);
             // A closed channel means that the stream is being given up; the object is durable all the same.
-            let _ = done.send(Shipped { start, end, tail, outcome });
+            let _ = done.send(Shipped {
+                start,
+                end,
+                tail,
+                outcome,
+            });
         });
         Ok(())
     }
@@ -133,7 +143,11 @@ impl Shipper {
 
 fn begin_session(writer: &Writer, recipients: &[Recipient], lineage: LineageId) -> Result<Session, StoreError> {
     let repository = writer.repository();
-    let place = Place { repository: repository.id(), cluster: repository.cluster(), lineage: Some(lineage) };
+    let place = Place {
+        repository: repository.id(),
+        cluster: repository.cluster(),
+        lineage: Some(lineage),
+    };
     Session::begin(repository.keys(), recipients, place, Purpose::Wal)
 }
 
@@ -145,10 +159,20 @@ async fn put_piece(
     clock: Clock,
     uploads: &Semaphore,
 ) -> Result<u64, StoreError> {
-    let Ok(_upload) = uploads.acquire().await else { return Err(StoreError::Stage("upload")) };
+    let Ok(_upload) = uploads.acquire().await else {
+        return Err(StoreError::Stage("upload"));
+    };
     let encoder = Arc::clone(&writer);
     let encoded = tokio::task::spawn_blocking(move || {
-        wal_object::encode(&encoder, &session, &piece.range, size, piece.facts, &piece.bytes, clock())
+        wal_object::encode(
+            &encoder,
+            &session,
+            &piece.range,
+            size,
+            piece.facts,
+            &piece.bytes,
+            clock(),
+        )
     })
     .await
     .map_err(|_| StoreError::Stage("WAL encoder"))??;

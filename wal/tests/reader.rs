@@ -83,12 +83,7 @@ fn compare(server: &Server, timeline: u32, start: u64, end: u64) -> Found {
     for (line, ours) in lines.iter().zip(&ours) {
         assert_eq!(line, ours);
     }
-    assert_eq!(
-        lines.len(),
-        ours.len(),
-        "last of pg_waldump: {:?}",
-        lines.last()
-    );
+    assert_eq!(lines.len(), ours.len(), "last of pg_waldump: {:?}", lines.last());
     let xacts: Vec<_> = lines.iter().filter_map(Line::xact).collect();
     let ours: Vec<_> = found
         .xacts
@@ -110,13 +105,7 @@ fn every_record_of_a_busy_server_is_found_as_pg_waldump_finds_it() {
     server.stop("immediate");
 
     let found = compare(&server, 1, start, end);
-    let count = |kind: XactKind| {
-        found
-            .xacts
-            .iter()
-            .filter(|event| event.kind == kind)
-            .count()
-    };
+    let count = |kind: XactKind| found.xacts.iter().filter(|event| event.kind == kind).count();
     assert!(count(XactKind::Commit) > 500, "{}", count(XactKind::Commit));
     assert_eq!(
         (
@@ -150,16 +139,8 @@ fn every_record_of_a_busy_server_is_found_as_pg_waldump_finds_it() {
         ids.sort_unstable();
         ids
     };
-    let ended = [
-        prepared(XactKind::CommitPrepared),
-        prepared(XactKind::AbortPrepared),
-    ]
-    .concat();
-    assert!(
-        ended
-            .iter()
-            .all(|xid| prepared(XactKind::Prepare).contains(xid))
-    );
+    let ended = [prepared(XactKind::CommitPrepared), prepared(XactKind::AbortPrepared)].concat();
+    assert!(ended.iter().all(|xid| prepared(XactKind::Prepare).contains(xid)));
 
     let other = read(&server, 1, start, end, 8_191);
     assert_eq!((other.records, other.xacts), (found.records, found.xacts));
@@ -191,10 +172,5 @@ fn a_record_lost_in_a_crash_and_a_new_timeline_are_followed() {
     let end = server.flush_lsn();
     let start = server.first_segment_of(2) * SEGMENT_BYTES;
     let found = compare(&server, 2, start, end);
-    assert!(
-        found
-            .xacts
-            .iter()
-            .any(|event| event.kind == XactKind::Commit)
-    );
+    assert!(found.xacts.iter().any(|event| event.kind == XactKind::Commit));
 }

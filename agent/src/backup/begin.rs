@@ -29,14 +29,19 @@ pub(super) struct Server {
 /// Reads pg_control until its CRC is right.
 pub(super) async fn read_control(data_directory: &Path) -> Result<(ControlFile, Vec<u8>), BackupError> {
     let path = data_directory.join("global/pg_control");
-    let refused = |source| BackupError::Control { directory: data_directory.to_owned(), source };
+    let refused = |source| BackupError::Control {
+        directory: data_directory.to_owned(),
+        source,
+    };
     let mut reads = 0;
     loop {
         let bytes = std::fs::read(&path).map_err(|error| BackupError::io("read", &path, error))?;
         reads += 1;
         match ControlFile::parse(&bytes) {
             Ok(control) => return Ok((control, bytes)),
-            Err(ControlError::Crc { .. } | ControlError::TooShort { .. }) if reads < CONTROL_READS => tokio::time::sleep(CONTROL_PAUSE).await,
+            Err(ControlError::Crc { .. } | ControlError::TooShort { .. }) if reads < CONTROL_READS => {
+                tokio::time::sleep(CONTROL_PAUSE).await
+            }
             Err(error) => return Err(refused(error)),
         }
     }
@@ -45,7 +50,11 @@ pub(super) async fn read_control(data_directory: &Path) -> Result<(ControlFile, 
 /// Makes the session fit for a backup (B20): no timeout ends it, no schema is searched, and text comes as the server keeps it.
 pub(super) async fn prepare_session(sql: &Client, version: ServerVersion) -> Result<(), BackupError> {
     const STEP: &str = "prepare the backup's session";
-    let mut settings = vec!["statement_timeout", "lock_timeout", "idle_in_transaction_session_timeout"];
+    let mut settings = vec![
+        "statement_timeout",
+        "lock_timeout",
+        "idle_in_transaction_session_timeout",
+    ];
     if version.major() >= 14 {
         settings.push("idle_session_timeout");
     }
@@ -53,30 +62,54 @@ pub(super) async fn prepare_session(sql: &Client, version: ServerVersion) -> Res
         settings.push("transaction_timeout");
     }
     let sets: String = settings.iter().map(|name| format!("SET {name} = 0; ")).collect();
-    sql.batch_execute(&format!("{sets}SET search_path = ''")).await.map_err(BackupError::sql(STEP))?;
-    let encoding = "SELECT pg_catalog.set_config('client_encoding', pg_catalog.getdatabaseencoding()::pg_catalog.text, false)";
+    sql.batch_execute(&format!("{sets}SET search_path = ''"))
+        .await
+        .map_err(BackupError::sql(STEP))?;
+    let encoding =
+        "SELECT pg_catalog.set_config('client_encoding', pg_catalog.getdatabaseencoding()::pg_catalog.text, false)";
     row(sql, STEP, encoding, &[]).await.map(|_| ())
 }
 
 /// Refuses a data directory that is not the server's, and a server that is not the lineage's.
-pub(super) async fn identify(sql: &Client, data_directory: &Path, control: &ControlFile, lineage: &Lineage) -> Result<Server, BackupError> {
+pub(super) async fn identify(
+    sql: &Client,
+    data_directory: &Path,
+    control: &ControlFile,
+    lineage: &Lineage,
+) -> Result<Server, BackupError> {
     const STEP: &str = "say which cluster it is";
     let identity = |what, expected: u64, found: u64| match expected == found {
         true => Ok(()),
-        false => Err(BackupError::Identity { what, expected: expected.to_string(), found: found.to_string() }),
+        false => Err(BackupError::Identity {
+            what,
+            expected: expected.to_string(),
+            found: found.to_string(),
+        }),
     };
     let query = "SELECT system_identifier::pg_catalog.text, pg_catalog.current_setting('server_version_num'), \
                  pg_catalog.pg_is_in_recovery() FROM pg_catalog.pg_control_system()";
     let answer = row(sql, STEP, query, &[]).await?;
     let version = ServerVersion(parsed(&answer, 1, STEP)?);
     let is_standby = column(&answer, 2, STEP)?;
-    identity("the server is of another cluster than the repository's lineage", lineage.system_identifier, parsed(&answer, 0, STEP)?)?;
-    identity("the data directory is of another cluster than the server", lineage.system_identifier, control.system_identifier.0)?;
+    identity(
+        "the server is of another cluster than the repository's lineage",
+        lineage.system_identifier,
+        parsed(&answer, 0, STEP)?,
+    )?;
+    identity(
+        "the data directory is of another cluster than the server",
+        lineage.system_identifier,
+        control.system_identifier.0,
+    )?;
     if !version.is_supported() {
-        return Err(BackupError::Unsupported { reason: format!("version {version}") });
+        return Err(BackupError::Unsupported {
+            reason: format!("version {version}"),
+        });
     }
     if control.block_size as usize != pg::page::PAGE_BYTES {
-        return Err(BackupError::Unsupported { reason: format!("blocks of {} bytes", control.block_size) });
+        return Err(BackupError::Unsupported {
+            reason: format!("blocks of {} bytes", control.block_size),
+        });
     }
     is_same_instance(sql, data_directory, is_standby).await?;
     Ok(Server { version, is_standby })
@@ -92,9 +125,17 @@ async fn is_same_instance(sql: &Client, data_directory: &Path, is_standby: bool)
     loop {
         let answer = row(sql, STEP, query, &[]).await?;
         let (control, _) = read_control(data_directory).await?;
-        let server: (Lsn, Lsn, u32) = (parsed(&answer, 0, STEP)?, parsed(&answer, 1, STEP)?, parsed(&answer, 2, STEP)?);
+        let server: (Lsn, Lsn, u32) = (
+            parsed(&answer, 0, STEP)?,
+            parsed(&answer, 1, STEP)?,
+            parsed(&answer, 2, STEP)?,
+        );
         let disk = (control.checkpoint, control.redo, control.timeline.as_u32());
-        let state = if is_standby { ClusterState::InArchiveRecovery } else { ClusterState::InProduction };
+        let state = if is_standby {
+            ClusterState::InArchiveRecovery
+        } else {
+            ClusterState::InProduction
+        };
         if server == disk && control.state == state {
             return Ok(());
         }
@@ -126,7 +167,11 @@ pub(super) async fn start(sql: &Client, version: ServerVersion, label: &str, fas
 /// True while the server is in recovery.
 pub(super) async fn is_standby(sql: &Client) -> Result<bool, BackupError> {
     const STEP: &str = "say whether it is in recovery";
-    column(&row(sql, STEP, "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?, 0, STEP)
+    column(
+        &row(sql, STEP, "SELECT pg_catalog.pg_is_in_recovery()", &[]).await?,
+        0,
+        STEP,
+    )
 }
 
 /// Settings that a restore must respect or may want to know.

@@ -29,18 +29,32 @@ pub(crate) struct Checker {
 
 impl Checker {
     pub(crate) fn new(start_lsn: Lsn, has_checksums: bool) -> Self {
-        Checker { start_lsn, has_checksums, suspects: Mutex::default() }
+        Checker {
+            start_lsn,
+            has_checksums,
+            suspects: Mutex::default(),
+        }
     }
 
     /// Pages that were let pass for an LSN that, as we know now, lies behind the end of the backup.
     pub(crate) fn impossible_pages(&self, end_lsn: Lsn) -> Vec<CorruptPage> {
         let suspects = self.suspects.lock().unwrap_or_else(PoisonError::into_inner);
-        suspects.iter().filter(|(lsn, _)| *lsn > end_lsn).map(|(_, page)| page.clone()).collect()
+        suspects
+            .iter()
+            .filter(|(lsn, _)| *lsn > end_lsn)
+            .map(|(_, page)| page.clone())
+            .collect()
     }
 }
 
 impl PageCheck for Checker {
-    fn examine(&self, file: &FileJob, page: u32, bytes: &mut [u8], reread: &mut Reread<'_>) -> Result<Option<CorruptPage>, StoreError> {
+    fn examine(
+        &self,
+        file: &FileJob,
+        page: u32,
+        bytes: &mut [u8],
+        reread: &mut Reread<'_>,
+    ) -> Result<Option<CorruptPage>, StoreError> {
         let block = file.first_block.wrapping_add(page);
         let mut state = check(bytes, block, self.has_checksums);
         let mut is_changing = false;
@@ -65,7 +79,13 @@ impl PageCheck for Checker {
         if is_changing || !file.is_judged {
             return Ok(None);
         }
-        let corrupt = CorruptPage { path: file.path.clone().into(), block, expected, found, reason: reason.into() };
+        let corrupt = CorruptPage {
+            path: file.path.clone().into(),
+            block,
+            expected,
+            found,
+            reason: reason.into(),
+        };
         let lsn = page_lsn(bytes);
         if lsn < self.start_lsn {
             return Ok(Some(corrupt));
@@ -145,8 +165,16 @@ mod tests {
         bad[6000] ^= 1;
         let found = examine(&checker, &job(true), &bad, &[]).0.unwrap();
         assert_eq!((found.block, found.reason.as_str()), (BLOCK, "checksum"));
-        assert!(examine(&checker, &job(false), &bad, &[]).0.is_none(), "a free space map is never a finding");
-        assert!(examine(&Checker::new(Lsn::new(1000), false), &job(true), &bad, &[]).0.is_none(), "no checksums, a sane header");
+        assert!(
+            examine(&checker, &job(false), &bad, &[]).0.is_none(),
+            "a free space map is never a finding"
+        );
+        assert!(
+            examine(&Checker::new(Lsn::new(1000), false), &job(true), &bad, &[])
+                .0
+                .is_none(),
+            "no checksums, a sane header"
+        );
     }
 
     #[test]
@@ -159,6 +187,9 @@ mod tests {
         assert_eq!(checker.impossible_pages(Lsn::new(1999)).len(), 1);
         let mut other = recent.clone();
         other[6001] ^= 1;
-        assert!(examine(&checker, &job(true), &recent, &[other]).0.is_none(), "it changes: it is being written");
+        assert!(
+            examine(&checker, &job(true), &recent, &[other]).0.is_none(),
+            "it changes: it is being written"
+        );
     }
 }

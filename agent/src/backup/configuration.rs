@@ -39,17 +39,31 @@ enum Include {
 
 /// Asks the server for its files and reads those that the data directory does not hold.
 pub(super) async fn capture(sql: &Client, data_directory: &Path) -> Result<Configuration, BackupError> {
-    let inside = std::fs::canonicalize(data_directory).map_err(|error| BackupError::io("resolve", data_directory, error))?;
-    let mut capture = Capture { inside, seen: BTreeSet::new(), files: Vec::new() };
+    let inside =
+        std::fs::canonicalize(data_directory).map_err(|error| BackupError::io("resolve", data_directory, error))?;
+    let mut capture = Capture {
+        inside,
+        seen: BTreeSet::new(),
+        files: Vec::new(),
+    };
     let mut paths = ConfigurationPaths::default();
-    for (name, slot) in [("config_file", &mut paths.config), ("hba_file", &mut paths.hba), ("ident_file", &mut paths.ident)] {
+    for (name, slot) in [
+        ("config_file", &mut paths.config),
+        ("hba_file", &mut paths.hba),
+        ("ident_file", &mut paths.ident),
+    ] {
         let path = setting(sql, name).await?.map(RawText::path);
-        let Some(path) = path.filter(|path| path.is_absolute()) else { continue };
+        let Some(path) = path.filter(|path| path.is_absolute()) else {
+            continue;
+        };
         if capture.file(&path, false, 0)? {
             *slot = Some(path.into_os_string().into_vec().into());
         }
     }
-    Ok(Configuration { paths, files: capture.files })
+    Ok(Configuration {
+        paths,
+        files: capture.files,
+    })
 }
 
 struct Capture {
@@ -72,7 +86,8 @@ impl Capture {
         }
         let metadata = std::fs::metadata(path).map_err(|error| BackupError::io("look at", path, error))?;
         if !metadata.is_file() || metadata.len() > FILE_BYTES_MAX {
-            let source = std::io::Error::other("a configuration file should be a regular file and not larger than 16 MiB");
+            let source =
+                std::io::Error::other("a configuration file should be a regular file and not larger than 16 MiB");
             return Err(BackupError::io("read the configuration file", path, source));
         }
         let bytes = std::fs::read(path).map_err(|error| BackupError::io("read the configuration file", path, error))?;
@@ -124,17 +139,25 @@ impl Capture {
 /// The include lines of a configuration file (`include 'x'`, with or without `=`) or of an HBA or ident file (16 and later, quoted
 /// with `"`). Relative paths count from the directory of the file.
 fn includes_of(directory: &Path, bytes: &[u8]) -> Vec<Include> {
-    bytes.split(|byte| *byte == b'\n').filter_map(|line| include_of(directory, line.trim_ascii())).collect()
+    bytes
+        .split(|byte| *byte == b'\n')
+        .filter_map(|line| include_of(directory, line.trim_ascii()))
+        .collect()
 }
 
 fn include_of(directory: &Path, line: &[u8]) -> Option<Include> {
-    let end = line.iter().position(|byte| !(byte.is_ascii_alphabetic() || *byte == b'_'))?;
+    let end = line
+        .iter()
+        .position(|byte| !(byte.is_ascii_alphabetic() || *byte == b'_'))?;
     let (keyword, rest) = line.split_at_checked(end)?;
     let value = rest.trim_ascii_start();
     let value = value.strip_prefix(b"=").unwrap_or(value).trim_ascii_start();
     let name = match value.split_first()? {
         (quote @ (b'\'' | b'"'), rest) => unquote(rest, *quote)?,
-        _ => value.split(|byte| byte.is_ascii_whitespace() || *byte == b'#').next()?.to_vec(),
+        _ => value
+            .split(|byte| byte.is_ascii_whitespace() || *byte == b'#')
+            .next()?
+            .to_vec(),
     };
     if name.is_empty() || rest.len() == value.len() {
         return None;
@@ -191,17 +214,27 @@ mod tests {
         let inside = tempfile_dir("inside");
         let outside = tempfile_dir("outside");
         std::fs::create_dir_all(outside.join("conf.d")).unwrap();
-        std::fs::write(outside.join("postgresql.conf"), "include_dir 'conf.d'\ninclude_if_exists 'none'\n").unwrap();
+        std::fs::write(
+            outside.join("postgresql.conf"),
+            "include_dir 'conf.d'\ninclude_if_exists 'none'\n",
+        )
+        .unwrap();
         std::fs::write(outside.join("conf.d/one.conf"), "include '../postgresql.conf'\n").unwrap();
         std::fs::write(outside.join("conf.d/.hidden.conf"), "").unwrap();
         std::fs::write(inside.join("pg_hba.conf"), "local all all trust\n").unwrap();
-        let mut capture = Capture { inside: inside.clone(), seen: BTreeSet::new(), files: Vec::new() };
+        let mut capture = Capture {
+            inside: inside.clone(),
+            seen: BTreeSet::new(),
+            files: Vec::new(),
+        };
         assert!(capture.file(&outside.join("postgresql.conf"), false, 0).unwrap());
         assert!(!capture.file(&inside.join("pg_hba.conf"), false, 0).unwrap());
         assert!(capture.file(&outside.join("gone"), false, 0).is_err());
         let kept: Vec<_> = capture.files.iter().map(|(job, _)| job.on_disk.clone()).collect();
         assert_eq!(kept.first(), Some(&outside.join("postgresql.conf")));
-        assert!(kept.contains(&outside.join("conf.d/one.conf")) && !kept.contains(&outside.join("conf.d/.hidden.conf")));
+        assert!(
+            kept.contains(&outside.join("conf.d/one.conf")) && !kept.contains(&outside.join("conf.d/.hidden.conf"))
+        );
     }
 
     fn tempfile_dir(name: &str) -> PathBuf {

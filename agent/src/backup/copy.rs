@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use pg::control::ControlFile;
 use store::id::LineageId;
+use store::keys::Recipient;
 use store::pipeline::{Clock, Pipeline, PipelineInputs, Progress};
 use store::repository::Writer;
-use store::keys::Recipient;
 use store::session::{Place, Purpose, Session};
 
 use super::begin::read_control;
@@ -37,18 +37,47 @@ pub(super) async fn list(data_directory: PathBuf, control: &ControlFile, major: 
     let listed = tokio::task::spawn_blocking(move || walk(&cluster)).await;
     let listing = listed.map_err(|_| BackupError::Stopped("list the files"))??;
     let bytes: u64 = listing.jobs.iter().map(|job| job.size).sum();
-    tracing::info!(files = listing.jobs.len(), bytes, tablespaces = listing.tablespaces.len(), "listed the cluster's files");
+    tracing::info!(
+        files = listing.jobs.len(),
+        bytes,
+        tablespaces = listing.tablespaces.len(),
+        "listed the cluster's files"
+    );
     Ok(listing)
 }
 
 /// Draws the session key and starts the pipeline.
 pub(super) fn start(copying: Copying, earlier: Earlier, check: Arc<Checker>) -> Result<Pipeline, BackupError> {
-    let Copying { writer, recipients, lineage, jobs, uploads_in_flight, progress, now_us } = copying;
+    let Copying {
+        writer,
+        recipients,
+        lineage,
+        jobs,
+        uploads_in_flight,
+        progress,
+        now_us,
+    } = copying;
     let repository = writer.repository();
-    let place = Place { repository: repository.id(), cluster: repository.cluster(), lineage: Some(lineage) };
+    let place = Place {
+        repository: repository.id(),
+        cluster: repository.cluster(),
+        lineage: Some(lineage),
+    };
     let session = Session::begin(repository.keys(), &recipients, place, Purpose::Backup)?;
     let Earlier { parent, index, filter } = earlier;
-    let inputs = PipelineInputs { writer, session, lineage, parent, index, filter, check, jobs, uploads_in_flight, progress, now_us };
+    let inputs = PipelineInputs {
+        writer,
+        session,
+        lineage,
+        parent,
+        index,
+        filter,
+        check,
+        jobs,
+        uploads_in_flight,
+        progress,
+        now_us,
+    };
     Ok(Pipeline::start(inputs)?)
 }
 
@@ -59,7 +88,11 @@ pub(super) async fn files(pipeline: &mut Pipeline, listing: &mut Listing) -> Res
 }
 
 /// Reads pg_control, last: on a standby its minimum recovery point says up to where the copied pages may reach.
-pub(super) async fn control_file(pipeline: &mut Pipeline, listing: &Listing, data_directory: &Path) -> Result<ControlFile, BackupError> {
+pub(super) async fn control_file(
+    pipeline: &mut Pipeline,
+    listing: &Listing,
+    data_directory: &Path,
+) -> Result<ControlFile, BackupError> {
     let job = listing.control.clone().ok_or_else(|| {
         let source = std::io::Error::from(std::io::ErrorKind::NotFound);
         BackupError::io("find", &data_directory.join("global/pg_control"), source)

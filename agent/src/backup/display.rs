@@ -17,7 +17,10 @@ pub(crate) struct Bar {
 /// Shows the counters on standard error (nothing when it is no terminal, or when `quiet`). Inside a tokio runtime.
 pub(crate) fn show_progress(progress: &Arc<Progress>, quiet: bool) -> Bar {
     if quiet {
-        return Bar { bar: ProgressBar::hidden(), follow: None };
+        return Bar {
+            bar: ProgressBar::hidden(),
+            follow: None,
+        };
     }
     let bar = ProgressBar::new(0);
     let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {msg}");
@@ -28,11 +31,19 @@ pub(crate) fn show_progress(progress: &Arc<Progress>, quiet: bool) -> Bar {
             let now = counters.now();
             shown.set_length(now.bytes_total.max(now.bytes_read));
             shown.set_position(now.bytes_read);
-            shown.set_message(format!("{}/{} files, {} MB stored", now.files_done, now.files_total, now.bytes_stored / 1_000_000));
+            shown.set_message(format!(
+                "{}/{} files, {} MB stored",
+                now.files_done,
+                now.files_total,
+                now.bytes_stored / 1_000_000
+            ));
             tokio::time::sleep(REDRAW).await;
         }
     });
-    Bar { bar, follow: Some(follow) }
+    Bar {
+        bar,
+        follow: Some(follow),
+    }
 }
 
 impl Bar {

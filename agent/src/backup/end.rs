@@ -32,27 +32,48 @@ pub(super) struct Stopped {
 pub(super) async fn stop(sql: &Client, version: ServerVersion) -> Result<Stopped, BackupError> {
     const STEP: &str = "stop the backup";
     let query = match version.major() {
-        15.. => "SELECT lsn::pg_catalog.text, labelfile, spcmapfile FROM pg_catalog.pg_backup_stop(wait_for_archive => false)",
+        15.. => {
+            "SELECT lsn::pg_catalog.text, labelfile, spcmapfile FROM pg_catalog.pg_backup_stop(wait_for_archive => false)"
+        }
         _ => "SELECT lsn::pg_catalog.text, labelfile, spcmapfile FROM pg_catalog.pg_stop_backup(false, false)",
     };
     let answer = row(sql, STEP, query, &[]).await?;
-    let text = |at| column::<Option<RawText>>(&answer, at, STEP).map(|text| text.map(|text| text.0).unwrap_or_default());
+    let text =
+        |at| column::<Option<RawText>>(&answer, at, STEP).map(|text| text.map(|text| text.0).unwrap_or_default());
     let (label_bytes, map_bytes) = (text(1)?, text(2)?);
     let label = BackupLabel::parse(&label_bytes)?;
     TablespaceMap::parse(&map_bytes)?;
-    Ok(Stopped { end_lsn: parsed(&answer, 0, STEP)?, label, label_bytes, map_bytes })
+    Ok(Stopped {
+        end_lsn: parsed(&answer, 0, STEP)?,
+        label,
+        label_bytes,
+        map_bytes,
+    })
 }
 
 /// Refuses a backup during which the server was promoted (B19).
 pub(super) async fn judge_role(sql: &Client, was_standby: bool) -> Result<(), BackupError> {
-    if is_standby(sql).await? == was_standby { Ok(()) } else { Err(BackupError::Promoted) }
+    if is_standby(sql).await? == was_standby {
+        Ok(())
+    } else {
+        Err(BackupError::Promoted)
+    }
 }
 
 /// Refuses a label that does not fit what was copied.
-pub(super) async fn judge(stopped: &Stopped, start_lsn: Lsn, was_standby: bool, copied: &ControlFile, data_directory: &Path) -> Result<(), BackupError> {
+pub(super) async fn judge(
+    stopped: &Stopped,
+    start_lsn: Lsn,
+    was_standby: bool,
+    copied: &ControlFile,
+    data_directory: &Path,
+) -> Result<(), BackupError> {
     let label = &stopped.label;
     if label.start_lsn != start_lsn || stopped.end_lsn < start_lsn {
-        let what = format!("a backup from {} to {} that started at {start_lsn}", label.start_lsn, stopped.end_lsn);
+        let what = format!(
+            "a backup from {} to {} that started at {start_lsn}",
+            label.start_lsn, stopped.end_lsn
+        );
         return Err(BackupError::Answer { what });
     }
     if (label.backup_from == BackupFrom::Standby) != was_standby {
@@ -60,9 +81,16 @@ pub(super) async fn judge(stopped: &Stopped, start_lsn: Lsn, was_standby: bool, 
     }
     let (now, _) = read_control(data_directory).await?;
     for control in [copied, &now] {
-        let timeline = if was_standby { control.min_recovery_timeline.unwrap_or(control.timeline) } else { control.timeline };
+        let timeline = if was_standby {
+            control.min_recovery_timeline.unwrap_or(control.timeline)
+        } else {
+            control.timeline
+        };
         if timeline != label.start_timeline {
-            return Err(BackupError::TimelineChanged { from: label.start_timeline.as_u32(), to: timeline.as_u32() });
+            return Err(BackupError::TimelineChanged {
+                from: label.start_timeline.as_u32(),
+                to: timeline.as_u32(),
+            });
         }
     }
     Ok(())
@@ -80,11 +108,21 @@ pub(super) async fn wait_for_wal(
     let (start, end) = range;
     let mut pause = POLL.0;
     loop {
-        if repository.coverage(lineage).await?.cover(timeline, start, end).is_some() {
+        if repository
+            .coverage(lineage)
+            .await?
+            .cover(timeline, start, end)
+            .is_some()
+        {
             return Ok(());
         }
         if begun.elapsed() >= patience {
-            return Err(BackupError::WalMissing { timeline: timeline.as_u32(), start, end, waited: begun.elapsed() });
+            return Err(BackupError::WalMissing {
+                timeline: timeline.as_u32(),
+                start,
+                end,
+                waited: begun.elapsed(),
+            });
         }
         tokio::time::sleep(pause.min(patience.saturating_sub(begun.elapsed()))).await;
         pause = (pause * 2).min(POLL.1);

@@ -104,7 +104,11 @@ pub(crate) enum BackupError {
 
 impl BackupError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
-        BackupError::Io { action, path: path.to_owned(), source }
+        BackupError::Io {
+            action,
+            path: path.to_owned(),
+            source,
+        }
     }
 
     pub(crate) fn sql(step: &'static str) -> impl Fn(tokio_postgres::Error) -> Self {

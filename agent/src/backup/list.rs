@@ -63,7 +63,10 @@ pub(super) struct Cluster {
 
 /// Walks the data directory and its tablespaces.
 pub(super) fn walk(cluster: &Cluster) -> Result<Listing, BackupError> {
-    let mut walk = Walk { cluster, out: Listing::default() };
+    let mut walk = Walk {
+        cluster,
+        out: Listing::default(),
+    };
     walk.directory(b"", &cluster.data_directory, 0)?;
     let mut out = walk.out;
     out.jobs.sort_unstable_by(|a, b| a.path.cmp(&b.path));
@@ -88,7 +91,11 @@ impl Walk<'_> {
             Err(error) => return Err(BackupError::io("list", on_disk, error)),
         };
         let refs: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let unlogged = if is_database(relative) { unlogged_without_init(&refs) } else { Default::default() };
+        let unlogged = if is_database(relative) {
+            unlogged_without_init(&refs)
+        } else {
+            Default::default()
+        };
         for name in &refs {
             let path = join(relative, name);
             let is_foreign_version = is_tablespace(relative) && *name != self.cluster.tablespace_version.as_bytes();
@@ -101,21 +108,30 @@ impl Walk<'_> {
     }
 
     fn entry(&mut self, path: Vec<u8>, on_disk: &Path, depth: usize) -> Result<(), BackupError> {
-        let Some(mut metadata) = look(on_disk, std::fs::symlink_metadata(on_disk))? else { return Ok(()) };
+        let Some(mut metadata) = look(on_disk, std::fs::symlink_metadata(on_disk))? else {
+            return Ok(());
+        };
         if is_tablespace(&path) {
             return self.tablespace(path, on_disk, &metadata, depth);
         }
         if metadata.is_symlink() {
             if !is_followed(&path) {
-                let target = std::fs::read_link(on_disk).map_err(|error| BackupError::io("read the link", on_disk, error))?;
+                let target =
+                    std::fs::read_link(on_disk).map_err(|error| BackupError::io("read the link", on_disk, error))?;
                 let link = FileEntry::bare(path, EntryType::Link, mode(&metadata));
-                self.out.entries.push(FileEntry { target: Some(target.into_os_string().into_vec().into()), ..link });
+                self.out.entries.push(FileEntry {
+                    target: Some(target.into_os_string().into_vec().into()),
+                    ..link
+                });
                 return Ok(());
             }
-            metadata = std::fs::metadata(on_disk).map_err(|error| BackupError::io("follow the link", on_disk, error))?;
+            metadata =
+                std::fs::metadata(on_disk).map_err(|error| BackupError::io("follow the link", on_disk, error))?;
         }
         if metadata.is_dir() {
-            self.out.entries.push(FileEntry::bare(path.clone(), EntryType::Directory, mode(&metadata)));
+            self.out
+                .entries
+                .push(FileEntry::bare(path.clone(), EntryType::Directory, mode(&metadata)));
             return self.directory(&path, on_disk, depth + 1);
         }
         if metadata.is_file() {
@@ -127,11 +143,27 @@ impl Walk<'_> {
     }
 
     /// `pg_tblspc/<oid>`: a link to a directory, or (15 and later, for tests) a directory in place.
-    fn tablespace(&mut self, path: Vec<u8>, on_disk: &Path, metadata: &Metadata, depth: usize) -> Result<(), BackupError> {
-        let oid = path.rsplit(|byte| *byte == b'/').next().and_then(|name| std::str::from_utf8(name).ok()?.parse().ok()).unwrap_or(0);
+    fn tablespace(
+        &mut self,
+        path: Vec<u8>,
+        on_disk: &Path,
+        metadata: &Metadata,
+        depth: usize,
+    ) -> Result<(), BackupError> {
+        let oid = path
+            .rsplit(|byte| *byte == b'/')
+            .next()
+            .and_then(|name| std::str::from_utf8(name).ok()?.parse().ok())
+            .unwrap_or(0);
         if !metadata.is_symlink() {
-            self.out.tablespaces.push(Tablespace { oid, location: path.clone().into(), in_place: true });
-            self.out.entries.push(FileEntry::bare(path.clone(), EntryType::Directory, mode(metadata)));
+            self.out.tablespaces.push(Tablespace {
+                oid,
+                location: path.clone().into(),
+                in_place: true,
+            });
+            self.out
+                .entries
+                .push(FileEntry::bare(path.clone(), EntryType::Directory, mode(metadata)));
             return self.directory(&path, on_disk, depth + 1);
         }
         let target = std::fs::read_link(on_disk).map_err(|error| BackupError::io("read the link", on_disk, error))?;
@@ -139,12 +171,22 @@ impl Walk<'_> {
         let Some(behind) = look(on_disk, std::fs::metadata(on_disk))? else {
             // A tablespace that is dropped loses its directory first; the link to nothing is recorded.
             let link = FileEntry::bare(path, EntryType::Link, mode(metadata));
-            self.out.entries.push(FileEntry { target: Some(target.into()), ..link });
+            self.out.entries.push(FileEntry {
+                target: Some(target.into()),
+                ..link
+            });
             return Ok(());
         };
-        self.out.tablespaces.push(Tablespace { oid, location: target.clone().into(), in_place: false });
+        self.out.tablespaces.push(Tablespace {
+            oid,
+            location: target.clone().into(),
+            in_place: false,
+        });
         let link = FileEntry::bare(path.clone(), EntryType::Link, mode(&behind));
-        self.out.entries.push(FileEntry { target: Some(target.into()), ..link });
+        self.out.entries.push(FileEntry {
+            target: Some(target.into()),
+            ..link
+        });
         self.directory(&path, on_disk, depth + 1)
     }
 
@@ -202,12 +244,17 @@ fn mode(metadata: &Metadata) -> u32 {
 }
 
 fn join(relative: &[u8], name: &[u8]) -> Vec<u8> {
-    if relative.is_empty() { name.to_vec() } else { [relative, b"/", name].concat() }
+    if relative.is_empty() {
+        name.to_vec()
+    } else {
+        [relative, b"/", name].concat()
+    }
 }
 
 /// `pg_tblspc/<oid>`
 fn is_tablespace(path: &[u8]) -> bool {
-    path.strip_prefix(b"pg_tblspc/").is_some_and(|oid| !oid.is_empty() && oid.iter().all(u8::is_ascii_digit))
+    path.strip_prefix(b"pg_tblspc/")
+        .is_some_and(|oid| !oid.is_empty() && oid.iter().all(u8::is_ascii_digit))
 }
 
 /// A directory that holds the files of one database.
@@ -216,7 +263,10 @@ fn is_database(relative: &[u8]) -> bool {
 }
 
 fn is_followed(path: &[u8]) -> bool {
-    OWN_DIRECTORIES.contains(&path) || [&b"base/"[..], b"global/", b"pg_tblspc/", b"pg_wal/"].iter().any(|below| path.starts_with(below))
+    OWN_DIRECTORIES.contains(&path)
+        || [&b"base/"[..], b"global/", b"pg_tblspc/", b"pg_wal/"]
+            .iter()
+            .any(|below| path.starts_with(below))
 }
 
 #[cfg(test)]

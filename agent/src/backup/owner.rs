@@ -9,7 +9,10 @@ use super::error::BackupError;
 pub(super) fn of(directory: &Path) -> Result<(Option<String>, Option<String>), BackupError> {
     let metadata = std::fs::metadata(directory).map_err(|error| BackupError::io("look at", directory, error))?;
     let read = |path| std::fs::read_to_string(path).unwrap_or_default();
-    Ok((name_of(&read("/etc/passwd"), metadata.uid()), name_of(&read("/etc/group"), metadata.gid())))
+    Ok((
+        name_of(&read("/etc/passwd"), metadata.uid()),
+        name_of(&read("/etc/group"), metadata.gid()),
+    ))
 }
 
 /// The name of a number in `name:password:number:...` lines.

@@ -37,14 +37,30 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
             break;
         }
     }
-    let needs = parent.as_ref().map(|parent| parent.manifest().packs.as_slice()).unwrap_or_default();
+    let needs = parent
+        .as_ref()
+        .map(|parent| parent.manifest().packs.as_slice())
+        .unwrap_or_default();
     let missing = needs.iter().filter(|need| !existing.contains(&need.id)).count();
     if missing > 0 {
-        tracing::error!(packs = missing, "packs that earlier backups need are missing from the repository; this backup stores their content anew");
+        tracing::error!(
+            packs = missing,
+            "packs that earlier backups need are missing from the repository; this backup stores their content anew"
+        );
     }
-    let avoid = parent.as_ref().map(|parent| mostly_dead(parent.manifest())).unwrap_or_default();
+    let avoid = parent
+        .as_ref()
+        .map(|parent| mostly_dead(parent.manifest()))
+        .unwrap_or_default();
     let index = repository.chunk_index().await?;
-    Ok(Earlier { parent, index, filter: PackFilter { existing: Some(existing), avoid } })
+    Ok(Earlier {
+        parent,
+        index,
+        filter: PackFilter {
+            existing: Some(existing),
+            avoid,
+        },
+    })
 }
 
 async fn load_one(repository: &Repository, backup: BackupId) -> Result<Option<Parent>, BackupError> {
@@ -64,7 +80,9 @@ async fn load_one(repository: &Repository, backup: BackupId) -> Result<Option<Pa
 
 async fn existing_packs(repository: &Repository) -> Result<HashSet<PackId>, BackupError> {
     let prefix = repository.layout().prefix("packs");
-    let listed = list_all(repository.store().as_ref(), &prefix).await.map_err(StoreError::from)?;
+    let listed = list_all(repository.store().as_ref(), &prefix)
+        .await
+        .map_err(StoreError::from)?;
     let id_of = |name: &str| unhex::<16>(name.rsplit('/').next()?).map(PackId);
     Ok(listed.iter().filter_map(|meta| id_of(meta.name.as_str())).collect())
 }
@@ -77,7 +95,9 @@ fn mostly_dead(manifest: &Manifest) -> HashSet<PackId> {
     let mut budget = (manifest.totals.needed_bytes / REWRITE_PART).max(REWRITE_BYTES_LEAST);
     let mut out = HashSet::new();
     for need in dead {
-        let Some(left) = budget.checked_sub(need.live_bytes) else { break };
+        let Some(left) = budget.checked_sub(need.live_bytes) else {
+            break;
+        };
         budget = left;
         out.insert(need.id);
     }

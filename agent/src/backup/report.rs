@@ -90,7 +90,10 @@ impl Serialize for BackupReport {
 fn describe(page: &CorruptPage) -> String {
     let path = String::from_utf8_lossy(&page.path);
     match page.reason.as_str() {
-        "checksum" => format!("block {} of {path}: checksum {:04X}, expected {:04X}", page.block, page.found, page.expected),
+        "checksum" => format!(
+            "block {} of {path}: checksum {:04X}, expected {:04X}",
+            page.block, page.found, page.expected
+        ),
         reason => format!("block {} of {path}: {reason}", page.block),
     }
 }

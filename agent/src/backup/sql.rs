@@ -38,7 +38,12 @@ impl RawText {
 }
 
 /// The one row of a query.
-pub(super) async fn row(sql: &Client, step: &'static str, query: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Row, BackupError> {
+pub(super) async fn row(
+    sql: &Client,
+    step: &'static str,
+    query: &str,
+    parameters: &[&(dyn ToSql + Sync)],
+) -> Result<Row, BackupError> {
     sql.query_one(query, parameters).await.map_err(BackupError::sql(step))
 }
 
@@ -50,7 +55,9 @@ pub(super) fn column<'a, T: FromSql<'a>>(row: &'a Row, at: usize, step: &'static
 /// A text column that must parse.
 pub(super) fn parsed<T: std::str::FromStr>(row: &Row, at: usize, step: &'static str) -> Result<T, BackupError> {
     let text: RawText = column(row, at, step)?;
-    text.lossy().parse().map_err(|_| BackupError::Answer { what: format!("\"{}\" as an answer to: {step}", text.lossy()) })
+    text.lossy().parse().map_err(|_| BackupError::Answer {
+        what: format!("\"{}\" as an answer to: {step}", text.lossy()),
+    })
 }
 
 /// A server setting; `None` when it is empty, unknown, or not for this role to see.

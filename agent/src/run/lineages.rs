@@ -45,7 +45,9 @@ pub fn keep_overlap(
             let moved = async { sql::advance_slot(&sql::connect(&connect).await?, &slot, target).await };
             match moved.await {
                 Ok(()) => advanced = target,
-                Err(error) => tracing::debug!(%error, slot = %slot, "the companion slot could not be moved; trying again"),
+                Err(error) => {
+                    tracing::debug!(%error, slot = %slot, "the companion slot could not be moved; trying again")
+                }
             }
         }
     }))
@@ -60,7 +62,13 @@ fn overlap_target(archived: Lsn, size: SegmentSize) -> Lsn {
 }
 
 /// Begins a new lineage beside the old one. Loud; a base backup must follow.
-pub async fn begin(context: &Context, writer: &Writer, old: &Lineage, reason: &str, archived: Lsn) -> anyhow::Result<Lineage> {
+pub async fn begin(
+    context: &Context,
+    writer: &Writer,
+    old: &Lineage,
+    reason: &str,
+    archived: Lsn,
+) -> anyhow::Result<Lineage> {
     let mut session = ReplicationSession::connect(&context.connect_options()?).await?;
     let server = session.identify_system().await?;
     let now_us = output::now_us();
@@ -76,7 +84,10 @@ pub async fn begin(context: &Context, writer: &Writer, old: &Lineage, reason: &s
         ..old.clone()
     };
     let plain = minicbor::to_vec(&lineage)?;
-    let object = NewObject { lineage: Some(id), ..NewObject::metadata(Kind::Lineage, &plain, now_us) };
+    let object = NewObject {
+        lineage: Some(id),
+        ..NewObject::metadata(Kind::Lineage, &plain, now_us)
+    };
     writer.put(&writer.repository().layout().lineage(id)?, object).await?;
     tracing::error!(
         lineage = %id,

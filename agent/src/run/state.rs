@@ -34,7 +34,11 @@ pub struct Keeper {
 
 impl Keeper {
     /// Starts writing.
-    pub fn start(context: &Context, status: watch::Receiver<StreamStatus>, supervision: watch::Receiver<Supervision>) -> Self {
+    pub fn start(
+        context: &Context,
+        status: watch::Receiver<StreamStatus>,
+        supervision: watch::Receiver<Supervision>,
+    ) -> Self {
         let path = state_file(context);
         if let Some(directory) = path.parent()
             && let Err(error) = std::fs::create_dir_all(directory)
@@ -48,14 +52,22 @@ impl Keeper {
                 tokio::time::sleep(EVERY).await;
             }
         });
-        Keeper { task, path, status, supervision }
+        Keeper {
+            task,
+            path,
+            status,
+            supervision,
+        }
     }
 
     /// The last state; afterwards no agent runs.
     pub async fn finish(self) {
         self.task.abort();
         let _ = self.task.await;
-        write(&self.path, &describe(&self.status.borrow(), &self.supervision.borrow(), false));
+        write(
+            &self.path,
+            &describe(&self.status.borrow(), &self.supervision.borrow(), false),
+        );
     }
 }
 

@@ -7,23 +7,15 @@
 use super::{DEFAULT_SOCKET_DIRECTORIES, Host, Password};
 
 /// The password for a connection, from the text of a password file.
-pub fn passfile_lookup(
-    text: &str,
-    host: &str,
-    port: u16,
-    database: &str,
-    user: &str,
-) -> Option<Password> {
+pub fn passfile_lookup(text: &str, host: &str, port: u16, database: &str, user: &str) -> Option<Password> {
     let port = port.to_string();
-    text.lines()
-        .filter(|line| !line.starts_with('#'))
-        .find_map(|line| {
-            let mut rest = line;
-            for wanted in [host, &port, database, user] {
-                rest = match_field(rest, wanted)?;
-            }
-            Some(Password::new(unescape(rest)))
-        })
+    text.lines().filter(|line| !line.starts_with('#')).find_map(|line| {
+        let mut rest = line;
+        for wanted in [host, &port, database, user] {
+            rest = match_field(rest, wanted)?;
+        }
+        Some(Password::new(unescape(rest)))
+    })
 }
 
 /// The password for the first host that has a line for the database, or for `replication`.
@@ -76,11 +68,7 @@ fn unescape(text: &str) -> String {
     let mut plain = String::with_capacity(text.len());
     let mut chars = text.chars();
     while let Some(c) = chars.next() {
-        plain.push(if c == '\\' {
-            chars.next().unwrap_or(c)
-        } else {
-            c
-        });
+        plain.push(if c == '\\' { chars.next().unwrap_or(c) } else { c });
     }
     plain
 }

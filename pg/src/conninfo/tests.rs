@@ -4,10 +4,7 @@ use super::*;
 
 fn options(keys: &[(&str, &str)], env: &[(&str, &str)]) -> Result<ConnectOptions, ConninfoError> {
     let own = |pairs: &[(&str, &str)]| -> BTreeMap<String, String> {
-        pairs
-            .iter()
-            .map(|(k, v)| ((*k).to_owned(), (*v).to_owned()))
-            .collect()
+        pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect()
     };
     let env = own(env);
     ConnectOptions::from_keys(&own(keys), &|name| env.get(name).cloned(), Some(PASSFILE))
@@ -54,10 +51,7 @@ fn keys_win_over_the_environment_and_both_over_defaults() {
     )
     .unwrap();
     let tcp = |name: &str| Host::Tcp(name.to_owned());
-    assert_eq!(
-        opts.host,
-        [tcp("a"), tcp("b"), Host::Unix("/run/pg".into())]
-    );
+    assert_eq!(opts.host, [tcp("a"), tcp("b"), Host::Unix("/run/pg".into())]);
     assert_eq!((opts.port, opts.sslmode), (6000, SslMode::VerifyFull));
     assert_eq!(
         (opts.application_name.as_str(), opts.dbname.as_deref()),
@@ -92,12 +86,7 @@ fn another_socket_directory_is_looked_up_by_its_path() {
 fn bad_values_name_their_key() {
     let user = ("user", "u");
     let unknown = options(&[user, ("hots", "x")], &[]).unwrap_err();
-    assert_eq!(
-        unknown,
-        ConninfoError::UnknownKey {
-            key: "hots".to_owned()
-        }
-    );
+    assert_eq!(unknown, ConninfoError::UnknownKey { key: "hots".to_owned() });
     for (key, value) in [
         ("host", "a,,b"),
         ("host", "@abstract"),
@@ -119,8 +108,5 @@ fn bad_values_name_their_key() {
 fn a_password_is_never_printed() {
     let opts = options(&[("user", "u"), ("password", "hunter2")], &[]).unwrap();
     let shown = format!("{opts:?}");
-    assert!(
-        shown.contains("<redacted>") && !shown.contains("hunter2"),
-        "{shown}"
-    );
+    assert!(shown.contains("<redacted>") && !shown.contains("hunter2"), "{shown}");
 }

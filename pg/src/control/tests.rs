@@ -40,10 +40,7 @@ fn every_supported_format_is_read() {
     for (version, crc_at) in [(1300, 288), (1700, 288), (1800, 292)] {
         let control = ControlFile::parse(&file(version, crc_at)).unwrap();
         assert_eq!(control.control_version, version);
-        assert_eq!(
-            (control.redo, control.timeline.as_u32()),
-            (Lsn::new(0x300_0028), 3)
-        );
+        assert_eq!((control.redo, control.timeline.as_u32()), (Lsn::new(0x300_0028), 3));
         assert_eq!(control.state, ClusterState::InProduction);
         assert_eq!(control.min_recovery_timeline, None);
         assert!(control.data_checksums());
@@ -53,10 +50,7 @@ fn every_supported_format_is_read() {
 #[test]
 fn other_versions_and_damage_are_named() {
     let parse = |file: &[u8]| ControlFile::parse(file).unwrap_err();
-    assert_eq!(
-        parse(&file(1201, 288)),
-        ControlError::Version { version: 1201 }
-    );
+    assert_eq!(parse(&file(1201, 288)), ControlError::Version { version: 1201 });
     assert_eq!(parse(&[0; 7]), ControlError::TooShort { bytes: 7 });
     let mut damaged = file(1300, 288);
     damaged[180] ^= 1;
@@ -64,12 +58,7 @@ fn other_versions_and_damage_are_named() {
     let mut impossible = file(1300, 288);
     put(&mut impossible, 228, &3_u32.to_le_bytes());
     sign(&mut impossible, 288);
-    assert_eq!(
-        parse(&impossible),
-        ControlError::Field {
-            field: "xlog_seg_size"
-        }
-    );
+    assert_eq!(parse(&impossible), ControlError::Field { field: "xlog_seg_size" });
 }
 
 proptest! {

@@ -97,20 +97,14 @@ fn each_thing_that_cannot_work_is_one_error() {
         ),
     ] {
         let finding = only(&settings);
-        assert_eq!(
-            (finding.severity, finding.problem.as_str()),
-            (Severity::Error, problem)
-        );
+        assert_eq!((finding.severity, finding.problem.as_str()), (Severity::Error, problem));
     }
 }
 
 #[test]
 fn each_risk_is_one_warning() {
     for settings in [
-        Settings {
-            fsync: false,
-            ..good()
-        },
+        Settings { fsync: false, ..good() },
         Settings {
             full_page_writes: false,
             ..good()
@@ -146,11 +140,7 @@ fn the_grant_fits_the_version_and_quotes_the_role() {
         server_version: ServerVersion(140_010),
         ..new
     };
-    assert!(
-        only(&old)
-            .hint
-            .contains("pg_start_backup(text, boolean, boolean)")
-    );
+    assert!(only(&old).hint.contains("pg_start_backup(text, boolean, boolean)"));
 }
 
 #[test]
@@ -181,9 +171,6 @@ fn errors_come_before_warnings() {
         may_start_backup: false,
         ..good()
     };
-    let severities: Vec<_> = check_settings(&settings)
-        .iter()
-        .map(|f| f.severity)
-        .collect();
+    let severities: Vec<_> = check_settings(&settings).iter().map(|f| f.severity).collect();
     assert_eq!(severities, [Severity::Error, Severity::Warning]);
 }

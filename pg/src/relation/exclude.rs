@@ -63,9 +63,7 @@ const TOP_FILES: [&[u8]; 4] = [
 /// a directory that is left out, everything below it is too.
 pub fn excluded(path: &[u8]) -> Option<Exclusion> {
     let parts: Vec<&[u8]> = path.split(|byte| *byte == b'/').collect();
-    if parts.iter().any(|part| part.starts_with(OWN_PREFIX))
-        || parts.first() == Some(&RESTORE_DIRECTORY.as_bytes())
-    {
+    if parts.iter().any(|part| part.starts_with(OWN_PREFIX)) || parts.first() == Some(&RESTORE_DIRECTORY.as_bytes()) {
         return Some(Exclusion::Own);
     }
     match parts.as_slice() {
@@ -93,12 +91,7 @@ mod tests {
 
     #[test]
     fn emptied_directories_stay_and_their_content_goes() {
-        for directory in [
-            "pg_wal",
-            "pg_replslot",
-            "pg_subtrans",
-            "pg_wal/archive_status",
-        ] {
+        for directory in ["pg_wal", "pg_replslot", "pg_subtrans", "pg_wal/archive_status"] {
             assert_eq!(excluded(directory.as_bytes()), None, "{directory}");
         }
         assert_eq!(excluded(b"pg_wal/summaries"), None);
@@ -114,11 +107,7 @@ mod tests {
             "pg_stat_tmp/global.stat",
             "pg_subtrans/0000",
         ] {
-            assert_eq!(
-                excluded(path.as_bytes()),
-                Some(Exclusion::EmptiedDirectory),
-                "{path}"
-            );
+            assert_eq!(excluded(path.as_bytes()), Some(Exclusion::EmptiedDirectory), "{path}");
         }
     }
 
@@ -140,11 +129,7 @@ mod tests {
             "base/5/pg_internal.init.1234",
             "pg_tblspc/16385/PG_15_202209061/5/pg_internal.init",
         ] {
-            assert_eq!(
-                excluded(path.as_bytes()),
-                Some(Exclusion::ServerFile),
-                "{path}"
-            );
+            assert_eq!(excluded(path.as_bytes()), Some(Exclusion::ServerFile), "{path}");
         }
     }
 
@@ -158,18 +143,9 @@ mod tests {
             "base/5/t3_16400_fsm.1",
             "pg_tblspc/16385/PG_15_202209061/5/t12_9",
         ] {
-            assert_eq!(
-                excluded(path.as_bytes()),
-                Some(Exclusion::Temporary),
-                "{path}"
-            );
+            assert_eq!(excluded(path.as_bytes()), Some(Exclusion::Temporary), "{path}");
         }
-        for path in [
-            "seawall.restore",
-            "seawall.restore/plan",
-            ".seawall",
-            ".seawall-lock",
-        ] {
+        for path in ["seawall.restore", "seawall.restore/plan", ".seawall", ".seawall-lock"] {
             assert_eq!(excluded(path.as_bytes()), Some(Exclusion::Own), "{path}");
         }
     }

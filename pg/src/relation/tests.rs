@@ -20,10 +20,7 @@ fn relation_files_are_recognised_everywhere() {
         temporary: false,
     };
     assert_eq!(relation("base/5/1259"), base);
-    assert_eq!(
-        relation("base/5/1259.3"),
-        RelationFile { segment: 3, ..base }
-    );
+    assert_eq!(relation("base/5/1259.3"), RelationFile { segment: 3, ..base });
     assert_eq!(
         relation("base/5/1259_fsm"),
         RelationFile {
@@ -94,10 +91,7 @@ fn near_misses_are_other_files() {
 
 #[test]
 fn block_numbers_go_on_over_the_files_of_a_fork() {
-    assert_eq!(
-        relation("base/5/1259.2").first_block(131_072),
-        Some(262_144)
-    );
+    assert_eq!(relation("base/5/1259.2").first_block(131_072), Some(262_144));
     assert_eq!(first_block(u32::MAX, 131_072), None);
 }
 

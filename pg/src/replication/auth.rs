@@ -7,9 +7,7 @@
 
 use bytes::Bytes;
 use postgres_protocol::authentication::md5_hash;
-use postgres_protocol::authentication::sasl::{
-    ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256,
-};
+use postgres_protocol::authentication::sasl::{ChannelBinding, SCRAM_SHA_256, SCRAM_SHA_256_PLUS, ScramSha256};
 use postgres_protocol::message::frontend;
 
 use super::error::ReplicationError;
@@ -22,10 +20,7 @@ use crate::conninfo::{ConnectOptions, Password};
 const ROUNDS_MAX: usize = 10;
 
 /// Answers the server until it accepts us.
-pub(super) async fn authenticate(
-    wire: &mut Wire,
-    opts: &ConnectOptions,
-) -> Result<(), ReplicationError> {
+pub(super) async fn authenticate(wire: &mut Wire, opts: &ConnectOptions) -> Result<(), ReplicationError> {
     for _ in 0..ROUNDS_MAX {
         match next_request(wire, opts).await? {
             Authentication::Ok => return Ok(()),
@@ -49,10 +44,7 @@ pub(super) async fn authenticate(
     Err(refuse(opts, "the server asked too often"))
 }
 
-async fn next_request(
-    wire: &mut Wire,
-    opts: &ConnectOptions,
-) -> Result<Authentication, ReplicationError> {
+async fn next_request(wire: &mut Wire, opts: &ConnectOptions) -> Result<Authentication, ReplicationError> {
     loop {
         match wire.expect().await? {
             Message::Authentication(request) => return Ok(request),
@@ -76,25 +68,17 @@ async fn next_request(
     }
 }
 
-async fn scram(
-    wire: &mut Wire,
-    opts: &ConnectOptions,
-    mechanisms: &[String],
-) -> Result<(), ReplicationError> {
+async fn scram(wire: &mut Wire, opts: &ConnectOptions, mechanisms: &[String]) -> Result<(), ReplicationError> {
     let offers = |name: &str| mechanisms.iter().any(|mechanism| mechanism == name);
     let (mechanism, binding) = match wire.channel_binding() {
-        Some(digest) if offers(SCRAM_SHA_256_PLUS) => (
-            SCRAM_SHA_256_PLUS,
-            ChannelBinding::tls_server_end_point(digest),
-        ),
+        Some(digest) if offers(SCRAM_SHA_256_PLUS) => {
+            (SCRAM_SHA_256_PLUS, ChannelBinding::tls_server_end_point(digest))
+        }
         // "We could bind, you seem not to": a man in the middle who hid PLUS is found out.
         Some(_) if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unrequested()),
         None if offers(SCRAM_SHA_256) => (SCRAM_SHA_256, ChannelBinding::unsupported()),
         _ => {
-            return Err(refuse(
-                opts,
-                "the server offers no SASL mechanism that is supported",
-            ));
+            return Err(refuse(opts, "the server offers no SASL mechanism that is supported"));
         }
     };
     tracing::debug!(mechanism, tls = wire.is_tls(), "SASL authentication");

@@ -29,9 +29,7 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
 /// Tries the hosts in order.
-pub(super) async fn connect(
-    opts: &ConnectOptions,
-) -> Result<(Wire, ServerVersion), ReplicationError> {
+pub(super) async fn connect(opts: &ConnectOptions) -> Result<(Wire, ServerVersion), ReplicationError> {
     let mut last = ReplicationError::protocol("no host to connect to");
     for host in &opts.host {
         let after = opts.connect_timeout;
@@ -48,10 +46,7 @@ pub(super) async fn connect(
     Err(last)
 }
 
-async fn connect_host(
-    opts: &ConnectOptions,
-    host: &Host,
-) -> Result<(Wire, ServerVersion), ReplicationError> {
+async fn connect_host(opts: &ConnectOptions, host: &Host) -> Result<(Wire, ServerVersion), ReplicationError> {
     let socket = match host {
         Host::Unix(directory) => connect_unix(directory, opts.port).await?,
         Host::Tcp(name) => match connect_tcp(opts, name, opts.sslmode).await {
@@ -91,34 +86,23 @@ async fn connect_unix(directory: &Path, port: u16) -> Result<Socket, Replication
     let host = || path.display().to_string();
     stream
         .map(Socket::Unix)
-        .map_err(|source| ReplicationError::Connect {
-            host: host(),
-            source,
-        })
+        .map_err(|source| ReplicationError::Connect { host: host(), source })
 }
 
-async fn connect_tcp(
-    opts: &ConnectOptions,
-    name: &str,
-    sslmode: SslMode,
-) -> Result<Socket, ReplicationError> {
+async fn connect_tcp(opts: &ConnectOptions, name: &str, sslmode: SslMode) -> Result<Socket, ReplicationError> {
     let host = format!("{name}:{}", opts.port);
     let failed = |source| ReplicationError::Connect {
         host: host.clone(),
         source,
     };
-    let stream = TcpStream::connect((name, opts.port))
-        .await
-        .map_err(failed)?;
+    let stream = TcpStream::connect((name, opts.port)).await.map_err(failed)?;
     keep_alive(&stream).map_err(failed)?;
     if sslmode == SslMode::Disable {
         return Ok(Socket::Tcp(stream));
     }
-    let config = tls::client_config(sslmode, opts.sslrootcert.as_deref()).map_err(|source| {
-        ReplicationError::Tls {
-            host: host.clone(),
-            source,
-        }
+    let config = tls::client_config(sslmode, opts.sslrootcert.as_deref()).map_err(|source| ReplicationError::Tls {
+        host: host.clone(),
+        source,
     })?;
     let (stream, offered) = ask_for_tls(stream).await?;
     if !offered {

@@ -118,9 +118,7 @@ impl From<ServerMessage> for ReplicationError {
 
 impl ReplicationError {
     pub(super) fn protocol(detail: impl Into<String>) -> Self {
-        ReplicationError::Protocol {
-            detail: detail.into(),
-        }
+        ReplicationError::Protocol { detail: detail.into() }
     }
 
     /// The server's error code, when the server refused.
@@ -159,8 +157,7 @@ impl ReplicationError {
     /// the server gives no code of its own, so: `XX000`, two LSNs, no detail).
     pub fn is_ahead_of_server(&self) -> bool {
         self.server("XX000").is_some_and(|(message, detail)| {
-            message.contains("is ahead of the WAL flush position")
-                || (detail.is_none() && lsn_count(message) == 2)
+            message.contains("is ahead of the WAL flush position") || (detail.is_none() && lsn_count(message) == 2)
         })
     }
 
@@ -198,14 +195,9 @@ impl ReplicationError {
             | ReplicationError::Timeout { .. } => true,
             ReplicationError::Server { sqlstate, .. } => {
                 matches!(sqlstate.get(..2), Some("08" | "53"))
-                    || matches!(
-                        sqlstate.as_str(),
-                        "57P01" | "57P02" | "57P03" | "57P05" | "55006"
-                    )
+                    || matches!(sqlstate.as_str(), "57P01" | "57P02" | "57P03" | "57P05" | "55006")
             }
-            ReplicationError::TlsHandshake { source, .. } => {
-                source.kind() != std::io::ErrorKind::InvalidData
-            }
+            ReplicationError::TlsHandshake { source, .. } => source.kind() != std::io::ErrorKind::InvalidData,
             ReplicationError::Tls { .. }
             | ReplicationError::TlsNotOffered { .. }
             | ReplicationError::Authentication { .. }
@@ -251,8 +243,7 @@ mod tests {
         let ahead = "angeforderter Startpunkt 0/9000000 ist vor der Position 0/3000148";
         assert!(server("XX000", ahead, None).is_ahead_of_server());
         assert!(!server("XX000", ahead, None).is_not_in_history());
-        let foreign =
-            "requested starting point 0/9000000 on timeline 1 is not in this server's history";
+        let foreign = "requested starting point 0/9000000 on timeline 1 is not in this server's history";
         let detail = Some("This server's history forked from timeline 1 at 0/3000148.");
         assert!(server("XX000", foreign, detail).is_not_in_history());
         assert!(!server("XX000", foreign, detail).is_ahead_of_server());

@@ -203,9 +203,7 @@ impl Decoder {
     /// Bytes that are still missing from the message that is under way; at least one.
     pub fn missing(&self) -> usize {
         match self.header() {
-            Some((_, length)) => (length as usize + 1)
-                .saturating_sub(self.buffer.len())
-                .max(1),
+            Some((_, length)) => (length as usize + 1).saturating_sub(self.buffer.len()).max(1),
             None => HEADER_BYTES,
         }
     }

@@ -108,9 +108,7 @@ impl ReplicationSession {
     /// # Errors
     /// What failed; an unknown setting is a server error.
     pub async fn show(&mut self, name: &str) -> Result<String, ReplicationError> {
-        let row = self
-            .one_row(&format!("SHOW {}", quote_identifier(name)))
-            .await?;
+        let row = self.one_row(&format!("SHOW {}", quote_identifier(name))).await?;
         let value = text_column(&row, 0)?.map(str::to_owned);
         value.ok_or_else(|| ReplicationError::protocol("answer to SHOW"))
     }
@@ -128,13 +126,8 @@ impl ReplicationSession {
     ///
     /// # Errors
     /// What failed; a file that is not there is server error 58P01.
-    pub async fn timeline_history(
-        &mut self,
-        timeline: TimelineId,
-    ) -> Result<(String, Bytes), ReplicationError> {
-        let row = self
-            .one_row(&format!("TIMELINE_HISTORY {timeline}"))
-            .await?;
+    pub async fn timeline_history(&mut self, timeline: TimelineId) -> Result<(String, Bytes), ReplicationError> {
+        let row = self.one_row(&format!("TIMELINE_HISTORY {timeline}")).await?;
         let name = text_column(&row, 0)?.map(str::to_owned);
         let content = row.into_iter().nth(1).flatten();
         name.zip(content)
@@ -155,9 +148,7 @@ impl ReplicationSession {
         from: Lsn,
         timeline: TimelineId,
     ) -> Result<WalStream, ReplicationError> {
-        let slot = slot
-            .map(|name| format!("SLOT \"{name}\" "))
-            .unwrap_or_default();
+        let slot = slot.map(|name| format!("SLOT \"{name}\" ")).unwrap_or_default();
         let command = format!("START_REPLICATION {slot}PHYSICAL {from} TIMELINE {timeline}");
         WalStream::start(self, &command).await
     }
@@ -170,10 +161,7 @@ impl ReplicationSession {
     }
 
     /// Runs a command within the time limit and gives its only row.
-    pub(super) async fn one_row(
-        &mut self,
-        command: &str,
-    ) -> Result<Vec<Option<Bytes>>, ReplicationError> {
+    pub(super) async fn one_row(&mut self, command: &str) -> Result<Vec<Option<Bytes>>, ReplicationError> {
         let mut rows = self.rows(command).await?;
         match (rows.pop(), rows.is_empty()) {
             (Some(row), true) => Ok(row),
@@ -184,10 +172,7 @@ impl ReplicationSession {
     }
 
     /// Runs a command within the time limit and gives its rows.
-    pub(super) async fn rows(
-        &mut self,
-        command: &str,
-    ) -> Result<Vec<Vec<Option<Bytes>>>, ReplicationError> {
+    pub(super) async fn rows(&mut self, command: &str) -> Result<Vec<Vec<Option<Bytes>>>, ReplicationError> {
         let after = self.command_timeout;
         tokio::time::timeout(after, self.rows_unbounded(command))
             .await
@@ -197,10 +182,7 @@ impl ReplicationSession {
             })?
     }
 
-    async fn rows_unbounded(
-        &mut self,
-        command: &str,
-    ) -> Result<Vec<Vec<Option<Bytes>>>, ReplicationError> {
+    async fn rows_unbounded(&mut self, command: &str) -> Result<Vec<Vec<Option<Bytes>>>, ReplicationError> {
         self.send(command).await?;
         let mut rows = Vec::new();
         let mut failure = None;
@@ -246,10 +228,7 @@ pub(super) fn unexpected(message: &Message) -> ReplicationError {
 }
 
 /// A column as text; `None` when it is NULL or not there.
-pub(super) fn text_column(
-    row: &[Option<Bytes>],
-    column: usize,
-) -> Result<Option<&str>, ReplicationError> {
+pub(super) fn text_column(row: &[Option<Bytes>], column: usize) -> Result<Option<&str>, ReplicationError> {
     match row.get(column) {
         Some(Some(bytes)) => std::str::from_utf8(bytes)
             .map(Some)
@@ -275,11 +254,7 @@ mod tests {
 
     #[test]
     fn columns_may_be_null_or_missing() {
-        let row = vec![
-            Some(Bytes::from_static(b"x")),
-            None,
-            Some(Bytes::from_static(b"\xFF")),
-        ];
+        let row = vec![Some(Bytes::from_static(b"x")), None, Some(Bytes::from_static(b"\xFF"))];
         assert_eq!(text_column(&row, 0).unwrap(), Some("x"));
         assert_eq!(text_column(&row, 1).unwrap(), None);
         assert_eq!(text_column(&row, 9).unwrap(), None);

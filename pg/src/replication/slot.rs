@@ -22,9 +22,7 @@ pub struct SlotName(String);
 
 /// A text that is not a slot's name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "invalid replication slot name \"{text}\": 1 to 63 lowercase letters, digits and underscores are allowed"
-)]
+#[error("invalid replication slot name \"{text}\": 1 to 63 lowercase letters, digits and underscores are allowed")]
 pub struct SlotNameError {
     /// The text.
     pub text: String,
@@ -40,9 +38,7 @@ impl SlotName {
         if (1..=63).contains(&text.len()) && text.bytes().all(allowed) {
             Ok(SlotName(text.to_owned()))
         } else {
-            Err(SlotNameError {
-                text: text.to_owned(),
-            })
+            Err(SlotNameError { text: text.to_owned() })
         }
     }
 
@@ -90,19 +86,14 @@ impl ReplicationSession {
     ///
     /// # Errors
     /// [`ReplicationError::Unsupported`] before 15; otherwise what failed.
-    pub async fn read_replication_slot(
-        &mut self,
-        slot: &SlotName,
-    ) -> Result<Option<SlotState>, ReplicationError> {
+    pub async fn read_replication_slot(&mut self, slot: &SlotName) -> Result<Option<SlotState>, ReplicationError> {
         if self.server_version().major() < READ_SLOT_MAJOR {
             return Err(ReplicationError::Unsupported {
                 feature: "READ_REPLICATION_SLOT",
                 version: self.server_version().to_string(),
             });
         }
-        let row = self
-            .one_row(&format!("READ_REPLICATION_SLOT \"{slot}\""))
-            .await?;
+        let row = self.one_row(&format!("READ_REPLICATION_SLOT \"{slot}\"")).await?;
         if text_column(&row, 0)?.is_none() {
             return Ok(None);
         }
@@ -129,10 +120,7 @@ impl ReplicationSession {
     ///
     /// # Errors
     /// What failed; that the slot exists is no error.
-    pub async fn create_physical_slot(
-        &mut self,
-        slot: &SlotName,
-    ) -> Result<SlotCreation, ReplicationError> {
+    pub async fn create_physical_slot(&mut self, slot: &SlotName) -> Result<SlotCreation, ReplicationError> {
         let command = format!("CREATE_REPLICATION_SLOT \"{slot}\" PHYSICAL RESERVE_WAL");
         match self.rows(&command).await {
             Ok(_) => Ok(SlotCreation::Created),
@@ -148,9 +136,7 @@ impl ReplicationSession {
     /// What failed, see [`ReplicationError::is_slot_missing`] and
     /// [`ReplicationError::is_slot_in_use`].
     pub async fn drop_slot(&mut self, slot: &SlotName) -> Result<(), ReplicationError> {
-        self.rows(&format!("DROP_REPLICATION_SLOT \"{slot}\""))
-            .await
-            .map(drop)
+        self.rows(&format!("DROP_REPLICATION_SLOT \"{slot}\"")).await.map(drop)
     }
 }
 

@@ -79,10 +79,7 @@ pub struct WalStream {
 }
 
 impl WalStream {
-    pub(super) async fn start(
-        session: ReplicationSession,
-        command: &str,
-    ) -> Result<Self, ReplicationError> {
+    pub(super) async fn start(session: ReplicationSession, command: &str) -> Result<Self, ReplicationError> {
         let after = session.command_timeout;
         let mut stream = WalStream {
             session,
@@ -140,9 +137,7 @@ impl WalStream {
                     });
                 }
                 State::Ended { end: None } => {
-                    return Err(ReplicationError::protocol(
-                        "end of the stream without a reason",
-                    ));
+                    return Err(ReplicationError::protocol("end of the stream without a reason"));
                 }
                 State::Streaming | State::Ending { .. } => {}
             }
@@ -202,11 +197,7 @@ impl WalStream {
             }) => {
                 self.clock = Some((clock_us, Instant::now()));
                 let small = data.len() < COPY_BELOW_BYTES;
-                let data = if small {
-                    Bytes::copy_from_slice(&data)
-                } else {
-                    data
-                };
+                let data = if small { Bytes::copy_from_slice(&data) } else { data };
                 Some(StreamEvent::Wal {
                     start,
                     server_end,

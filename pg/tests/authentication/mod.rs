@@ -9,9 +9,7 @@ use super::LIMIT;
 use super::cluster::Cluster;
 
 async fn refused(opts: &ConnectOptions) -> ReplicationError {
-    ReplicationSession::connect(opts)
-        .await
-        .expect_err("a refusal")
+    ReplicationSession::connect(opts).await.expect_err("a refusal")
 }
 
 #[tokio::test]
@@ -61,10 +59,7 @@ async fn passwords_and_certificates_are_checked() {
         tls("127.0.0.1", SslMode::Require, Some("other.crt")),
     ] {
         let error = refused(&opts).await;
-        assert!(
-            matches!(error, ReplicationError::TlsHandshake { .. }),
-            "{error:?}"
-        );
+        assert!(matches!(error, ReplicationError::TlsHandshake { .. }), "{error:?}");
         assert!(!error.is_transient());
     }
     let wrong = ConnectOptions {
@@ -79,10 +74,7 @@ async fn hosts_are_tried_in_order_and_a_silent_one_times_out() {
     let cluster = Cluster::start();
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let closed = ConnectOptions {
-        host: vec![
-            Host::Unix("/nonexistent".into()),
-            cluster.by_socket().host.remove(0),
-        ],
+        host: vec![Host::Unix("/nonexistent".into()), cluster.by_socket().host.remove(0)],
         ..cluster.by_socket()
     };
     assert!(ReplicationSession::connect(&closed).await.is_ok());
@@ -92,18 +84,14 @@ async fn hosts_are_tried_in_order_and_a_silent_one_times_out() {
         sslmode: SslMode::Require,
         ..cluster.by_tcp("scram", "secret")
     };
-    assert!(matches!(
-        refused(&opts).await,
-        ReplicationError::Timeout { .. }
-    ));
+    assert!(matches!(refused(&opts).await, ReplicationError::Timeout { .. }));
     let answer = async {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         loop {
             let (mut stream, _) = silent.accept().await.unwrap();
             let mut request = [0; 8];
             // The first connection is the one that was given up; its request is still there.
-            if stream.read_exact(&mut request).await.is_ok() && stream.write_all(b"N").await.is_ok()
-            {
+            if stream.read_exact(&mut request).await.is_ok() && stream.write_all(b"N").await.is_ok() {
                 let _ = stream.read(&mut request).await;
             }
         }

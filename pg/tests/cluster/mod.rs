@@ -42,14 +42,9 @@ autovacuum = off
 ";
 
 fn bin(name: &str) -> PathBuf {
-    let directory = std::env::var("SEAWALL_PG15_BIN")
-        .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned());
+    let directory = std::env::var("SEAWALL_PG15_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned());
     let path = Path::new(&directory).join(name);
-    assert!(
-        path.exists(),
-        "{} is missing: set SEAWALL_PG15_BIN",
-        path.display()
-    );
+    assert!(path.exists(), "{} is missing: set SEAWALL_PG15_BIN", path.display());
     path
 }
 
@@ -57,11 +52,7 @@ fn bin(name: &str) -> PathBuf {
 fn server_user() -> Option<(u32, u32)> {
     let id = |args: &[&str]| -> u32 {
         let output = Command::new("id").args(args).output().unwrap();
-        String::from_utf8(output.stdout)
-            .unwrap()
-            .trim()
-            .parse()
-            .unwrap()
+        String::from_utf8(output.stdout).unwrap().trim().parse().unwrap()
     };
     (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
 }
@@ -74,10 +65,7 @@ fn give_to_server(path: &Path) {
 
 fn command(name: &str) -> Command {
     let mut command = Command::new(bin(name));
-    command
-        .current_dir("/")
-        .env("LC_ALL", "C")
-        .stdin(Stdio::null());
+    command.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
     if let Some((uid, gid)) = server_user() {
         command.uid(uid).gid(gid);
     }
@@ -92,11 +80,7 @@ fn run(command: &mut Command) -> String {
 }
 
 fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .unwrap()
-        .local_addr()
-        .unwrap()
-        .port()
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 fn empty_place() -> (tempfile::TempDir, PathBuf) {
@@ -140,10 +124,8 @@ impl Cluster {
     pub(crate) fn standby(&self) -> Cluster {
         let (directory, data) = empty_place();
         let mut copy = command("pg_basebackup");
-        copy.args([
-            "-R", "-N", "-c", "fast", "-X", "stream", "-U", "postgres", "-D",
-        ])
-        .arg(&data);
+        copy.args(["-R", "-N", "-c", "fast", "-X", "stream", "-U", "postgres", "-D"])
+            .arg(&data);
         copy.arg("-h")
             .arg(self.directory.path())
             .args(["-p", &self.port.to_string()]);
@@ -162,11 +144,7 @@ impl Cluster {
         let mut ctl = command("pg_ctl");
         ctl.args(args).args(["-w", "-D"]).arg(&self.data);
         // The server inherits these; a pipe would stay open as long as it runs.
-        let status = ctl
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .status()
-            .unwrap();
+        let status = ctl.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
         let log = std::fs::read_to_string(self.log()).unwrap_or_default();
         assert!(status.success(), "pg_ctl {args:?}: {log}");
     }
@@ -195,22 +173,11 @@ impl Cluster {
     /// Runs SQL as superuser; the answer is unaligned text.
     pub(crate) fn sql(&self, text: &str) -> String {
         let mut psql = command("psql");
-        psql.args([
-            "-X",
-            "-A",
-            "-t",
-            "-q",
-            "-v",
-            "ON_ERROR_STOP=1",
-            "-U",
-            "postgres",
-        ]);
+        psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]);
         psql.arg("-h")
             .arg(self.directory.path())
             .args(["-p", &self.port.to_string()]);
-        run(psql.args(["-d", "postgres", "-c", text]))
-            .trim()
-            .to_owned()
+        run(psql.args(["-d", "postgres", "-c", text])).trim().to_owned()
     }
 
     /// Output of `pg_controldata` for the label, without blanks around it.
@@ -219,9 +186,7 @@ impl Cluster {
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
-        line.unwrap_or_else(|| panic!("no {label} in {text}"))
-            .trim()
-            .to_owned()
+        line.unwrap_or_else(|| panic!("no {label} in {text}")).trim().to_owned()
     }
 
     pub(crate) fn by_socket(&self) -> ConnectOptions {
@@ -253,8 +218,7 @@ impl Drop for Cluster {
     fn drop(&mut self) {
         if self.running {
             let mut ctl = command("pg_ctl");
-            ctl.args(["stop", "-m", "immediate", "-w", "-D"])
-                .arg(&self.data);
+            ctl.args(["stop", "-m", "immediate", "-w", "-D"]).arg(&self.data);
             let _ = ctl.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }
     }
@@ -263,9 +227,7 @@ impl Drop for Cluster {
 /// A CA, a server certificate of it for `localhost`, and another CA; TLS is switched on.
 fn make_certificates(directory: &Path, data: &Path) {
     let openssl = |args: &str| {
-        run(Command::new("openssl")
-            .args(args.split(' '))
-            .current_dir(directory));
+        run(Command::new("openssl").args(args.split(' ')).current_dir(directory));
     };
     let key = "-newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2";
     for ca in ["ca", "other"] {

@@ -13,70 +13,31 @@ pub(crate) fn control_file_says_what_pg_controldata_says(cluster: &Cluster) {
     let bytes = std::fs::read(cluster.data.join("global/pg_control")).unwrap();
     let control = ControlFile::parse(&bytes).unwrap();
     for (label, value) in [
-        (
-            "Database system identifier",
-            control.system_identifier.to_string(),
-        ),
-        (
-            "pg_control version number",
-            control.control_version.to_string(),
-        ),
-        (
-            "Catalog version number",
-            control.catalog_version.to_string(),
-        ),
+        ("Database system identifier", control.system_identifier.to_string()),
+        ("pg_control version number", control.control_version.to_string()),
+        ("Catalog version number", control.catalog_version.to_string()),
         ("Latest checkpoint location", control.checkpoint.to_string()),
-        (
-            "Latest checkpoint's REDO location",
-            control.redo.to_string(),
-        ),
-        (
-            "Latest checkpoint's TimeLineID",
-            control.timeline.to_string(),
-        ),
+        ("Latest checkpoint's REDO location", control.redo.to_string()),
+        ("Latest checkpoint's TimeLineID", control.timeline.to_string()),
         (
             "Minimum recovery ending location",
             control.min_recovery_point.to_string(),
         ),
-        (
-            "Backup start location",
-            control.backup_start_point.to_string(),
-        ),
+        ("Backup start location", control.backup_start_point.to_string()),
         ("Backup end location", control.backup_end_point.to_string()),
-        (
-            "max_connections setting",
-            control.max_connections.to_string(),
-        ),
-        (
-            "max_worker_processes setting",
-            control.max_worker_processes.to_string(),
-        ),
-        (
-            "max_wal_senders setting",
-            control.max_wal_senders.to_string(),
-        ),
-        (
-            "max_prepared_xacts setting",
-            control.max_prepared_xacts.to_string(),
-        ),
-        (
-            "max_locks_per_xact setting",
-            control.max_locks_per_xact.to_string(),
-        ),
+        ("max_connections setting", control.max_connections.to_string()),
+        ("max_worker_processes setting", control.max_worker_processes.to_string()),
+        ("max_wal_senders setting", control.max_wal_senders.to_string()),
+        ("max_prepared_xacts setting", control.max_prepared_xacts.to_string()),
+        ("max_locks_per_xact setting", control.max_locks_per_xact.to_string()),
         ("Database block size", control.block_size.to_string()),
         (
             "Blocks per segment of large relation",
             control.relation_segment_blocks.to_string(),
         ),
         ("WAL block size", control.wal_block_size.to_string()),
-        (
-            "Bytes per WAL segment",
-            control.segment_size.bytes().to_string(),
-        ),
-        (
-            "Data page checksum version",
-            control.data_checksum_version.to_string(),
-        ),
+        ("Bytes per WAL segment", control.segment_size.bytes().to_string()),
+        ("Data page checksum version", control.data_checksum_version.to_string()),
     ] {
         assert_eq!(cluster.controldata(label), value, "{label}");
     }
@@ -84,8 +45,8 @@ pub(crate) fn control_file_says_what_pg_controldata_says(cluster: &Cluster) {
     assert_eq!(control.wal_level, WalLevel::Replica);
     assert!(!control.track_commit_timestamp);
     assert_eq!(control.min_recovery_timeline, None);
-    let checkpoint = std::time::UNIX_EPOCH
-        + std::time::Duration::from_secs(u64::try_from(control.checkpoint_time).unwrap());
+    let checkpoint =
+        std::time::UNIX_EPOCH + std::time::Duration::from_secs(u64::try_from(control.checkpoint_time).unwrap());
     assert!(checkpoint.elapsed().unwrap() < std::time::Duration::from_secs(600));
 }
 
@@ -116,10 +77,7 @@ pub(crate) fn every_page_has_its_checksum(cluster: &Cluster) {
                     forks.insert(file.fork);
                     let mut torn = page.to_vec();
                     torn[PAGE_BYTES / 2] ^= 1;
-                    damaged += u32::from(matches!(
-                        check(&torn, block, true),
-                        PageState::Corrupt { .. }
-                    ));
+                    damaged += u32::from(matches!(check(&torn, block, true), PageState::Corrupt { .. }));
                 }
             }
         }
@@ -144,10 +102,7 @@ pub(crate) fn same_as_pg_wal(cluster: &Cluster, from: Lsn, received: &[u8]) {
         let name = segment_name(TimelineId::FIRST, number, size);
         let file = std::fs::read(cluster.data.join("pg_wal").join(&name)).unwrap();
         let part = (received.len() - at).min(file.len());
-        assert!(
-            received[at..at + part] == file[..part],
-            "segment {name} differs"
-        );
+        assert!(received[at..at + part] == file[..part], "segment {name} differs");
         at += part;
     }
 }

@@ -30,6 +30,12 @@ fn end_of(manifest: &Manifest) -> Point {
     }
 }
 
+/// Could the files of a backup hold a transaction later than the time? They hold all that ended before it began.
+fn holds_later(manifest: &Manifest, time_us: i64, exclusive: bool, commit_before_us: Option<i64>) -> bool {
+    let is_late = |commit: i64| if exclusive { commit >= time_us } else { commit > time_us };
+    time_us < manifest.started_us || commit_before_us.is_some_and(is_late)
+}
+
 impl Search<'_> {
     /// The backup and the stop point, or a refusal.
     pub(super) async fn find(&self, asked: Asked, exclusive: bool) -> Result<(Manifest, StopPoint)> {
@@ -57,6 +63,12 @@ impl Search<'_> {
         let what = format!("time {}", time::show(time_us));
         let mut after: Option<&Manifest> = None;
         for manifest in &self.candidates {
+            if holds_later(manifest, time_us, exclusive, None)
+                || holds_later(manifest, time_us, exclusive, scanner.before(manifest).await?)
+            {
+                after = Some(manifest);
+                continue;
+            }
             match scanner.after_time(manifest, time_us, exclusive).await? {
                 Some(found) if found.start.as_u64() >= manifest.end_lsn => {
                     let stop = StopPoint {
@@ -215,5 +227,23 @@ impl Search<'_> {
         };
         Err(unreachable(message, Some(&before), after.as_ref())
             .with_more_hint("Use --or-latest to take the last archived record instead."))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_backup_that_began_after_the_time_is_never_used_for_it() {
+        let manifest = Manifest {
+            started_us: 100,
+            ..crate::testing::manifest()
+        };
+        assert!(holds_later(&manifest, 99, false, None));
+        assert!(!holds_later(&manifest, 100, false, Some(100)));
+        // The clock of the writer was behind: archived WAL tells.
+        assert!(holds_later(&manifest, 105, false, Some(106)));
+        assert!(holds_later(&manifest, 105, true, Some(105)));
     }
 }

@@ -39,7 +39,11 @@ pub struct TimelineCoverage {
 
 impl Coverage {
     pub(super) fn new(lineage: LineageId) -> Self {
-        Coverage { lineage, timelines: BTreeMap::new(), histories: BTreeMap::new() }
+        Coverage {
+            lineage,
+            timelines: BTreeMap::new(),
+            histories: BTreeMap::new(),
+        }
     }
 
     /// Coverage by these ranges, without histories.
@@ -76,7 +80,13 @@ impl Coverage {
     pub fn holes(&self) -> Vec<Hole> {
         self.timelines
             .iter()
-            .flat_map(|(timeline, coverage)| coverage.holes().into_iter().map(|(start, end)| Hole { timeline: *timeline, start, end }))
+            .flat_map(|(timeline, coverage)| {
+                coverage.holes().into_iter().map(|(start, end)| Hole {
+                    timeline: *timeline,
+                    start,
+                    end,
+                })
+            })
             .collect()
     }
 
@@ -93,7 +103,10 @@ impl Coverage {
             if begin > at {
                 break;
             }
-            let reached = self.timelines.get(&part).and_then(|coverage| coverage.contiguous_end(at));
+            let reached = self
+                .timelines
+                .get(&part)
+                .and_then(|coverage| coverage.contiguous_end(at));
             let Some(reached) = reached else { break };
             at = end.map_or(reached, |end| reached.min(end));
             if end.is_none_or(|end| at < end) {
@@ -133,7 +146,11 @@ impl Coverage {
 impl TimelineCoverage {
     fn sort(&mut self) {
         self.ranges.sort_by(|a, b| {
-            a.start.cmp(&b.start).then(b.end.cmp(&a.end)).then(a.tail.cmp(&b.tail)).then(b.epoch.cmp(&a.epoch))
+            a.start
+                .cmp(&b.start)
+                .then(b.end.cmp(&a.end))
+                .then(a.tail.cmp(&b.tail))
+                .then(b.epoch.cmp(&a.epoch))
         });
     }
 
@@ -227,7 +244,13 @@ mod tests {
 
     #[test]
     fn a_reader_takes_the_whole_object_where_it_meets_both() {
-        let all = coverage(&[(0, 16, false), (0, 4, true), (4, 16, true), (16, 18, true), (16, 20, true)]);
+        let all = coverage(&[
+            (0, 16, false),
+            (0, 4, true),
+            (4, 16, true),
+            (16, 18, true),
+            (16, 20, true),
+        ]);
         let cover = all.cover(Lsn::new(2), Lsn::new(19)).unwrap();
         assert_eq!(cover.len(), 2);
         assert!(!cover[0].tail);

@@ -165,10 +165,16 @@ pub fn read_opening(path: &Path, role: Role) -> Result<OpeningKeyFile, StoreErro
     let secret = Secret32::new(unhex(&text.secret).ok_or_else(|| bad("bad secret"))?);
     let key = OpeningKey::from_secret(secret)?;
     if hex(&key.public()) != text.public {
-        return Err(bad("the public part does not fit the secret part: the file was mistyped or damaged"));
+        return Err(bad(
+            "the public part does not fit the secret part: the file was mistyped or damaged",
+        ));
     }
     let repository = text.repository.parse().map_err(|_| bad("bad repository id"))?;
-    Ok(OpeningKeyFile { repository, cluster: text.cluster, key })
+    Ok(OpeningKeyFile {
+        repository,
+        cluster: text.cluster,
+        key,
+    })
 }
 
 fn role_text(role: Role) -> &'static str {
@@ -187,7 +193,10 @@ fn role_of(text: &str) -> Option<Role> {
 }
 
 fn key_file(path: &Path, reason: &str) -> StoreError {
-    StoreError::KeyFile { path: path.display().to_string(), reason: reason.into() }
+    StoreError::KeyFile {
+        path: path.display().to_string(),
+        reason: reason.into(),
+    }
 }
 
 fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> {
@@ -196,7 +205,12 @@ fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> 
         std::io::ErrorKind::AlreadyExists => key_file(path, "exists already; it is never overwritten"),
         _ => key_file(path, &error.to_string()),
     };
-    let mut file = std::fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path).map_err(failed)?;
+    let mut file = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(path)
+        .map_err(failed)?;
     std::io::Write::write_all(&mut file, &json).map_err(failed)?;
     std::io::Write::write_all(&mut file, b"\n").map_err(failed)?;
     file.sync_all().map_err(failed)?;
@@ -214,9 +228,17 @@ fn read_private<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StoreErr
     };
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();
     if mode & 0o027 != 0 {
-        return Err(key_file(path, &format!("mode {:04o} lets others in; make it 0600 (or 0640)", mode & 0o7777)));
+        return Err(key_file(
+            path,
+            &format!("mode {:04o} lets others in; make it 0600 (or 0640)", mode & 0o7777),
+        ));
     }
     let json = Zeroizing::new(std::fs::read(path).map_err(failed)?);
     // The parser's message could quote a secret; only the place is told.
-    serde_json::from_slice(&json).map_err(|error| key_file(path, &format!("not a key file (line {}, column {})", error.line(), error.column())))
+    serde_json::from_slice(&json).map_err(|error| {
+        key_file(
+            path,
+            &format!("not a key file (line {}, column {})", error.line(), error.column()),
+        )
+    })
 }

@@ -15,7 +15,9 @@ pub struct SigningKey {
 
 impl std::fmt::Debug for SigningKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("SigningKey").field("public", &self.verifying.id()).finish_non_exhaustive()
+        f.debug_struct("SigningKey")
+            .field("public", &self.verifying.id())
+            .finish_non_exhaustive()
     }
 }
 
@@ -25,10 +27,16 @@ impl SigningKey {
     /// # Errors
     /// The seed is not usable.
     pub fn from_seed(seed: Secret32) -> Result<Self, StoreError> {
-        let unusable = || StoreError::WrongKey { what: "the signing key's seed".into() };
+        let unusable = || StoreError::WrongKey {
+            what: "the signing key's seed".into(),
+        };
         let pair = Ed25519KeyPair::from_seed_unchecked(seed.expose()).map_err(|_| unusable())?;
         let public: [u8; 32] = pair.public_key().as_ref().try_into().map_err(|_| unusable())?;
-        Ok(SigningKey { pair, seed, verifying: VerifyingKey(public) })
+        Ok(SigningKey {
+            pair,
+            seed,
+            verifying: VerifyingKey(public),
+        })
     }
 
     /// The seed, for key files.
@@ -69,7 +77,9 @@ impl VerifyingKey {
     /// True when `signature` is this key's over `message`.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, self.0).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(message, signature)
+            .is_ok()
     }
 }
 

@@ -106,8 +106,11 @@ impl ObjectError {
         class: ErrorClass,
         detail: impl fmt::Display,
     ) -> Self {
-        let mut line: String =
-            detail.to_string().chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+        let mut line: String = detail
+            .to_string()
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .collect();
         if line.len() > DETAIL_BYTES_MAX {
             line.truncate(line.floor_char_boundary(DETAIL_BYTES_MAX));
             line.push_str("...");
@@ -126,7 +129,13 @@ impl ObjectError {
     /// "There is no such object."
     #[must_use]
     pub fn not_found(operation: Operation, name: impl fmt::Display) -> Self {
-        ObjectError::new(operation, name, Outcome::DidNotHappen, ErrorClass::NotFound, "it does not exist")
+        ObjectError::new(
+            operation,
+            name,
+            Outcome::DidNotHappen,
+            ErrorClass::NotFound,
+            "it does not exist",
+        )
     }
 
     /// A slice past the end of an object.
@@ -230,8 +239,13 @@ mod tests {
 
     #[test]
     fn a_long_foreign_text_is_cut_at_a_character() {
-        let error =
-            ObjectError::new(Operation::List, "", Outcome::DidNotHappen, ErrorClass::Permanent, "ü".repeat(1000));
+        let error = ObjectError::new(
+            Operation::List,
+            "",
+            Outcome::DidNotHappen,
+            ErrorClass::Permanent,
+            "ü".repeat(1000),
+        );
         assert!(error.detail().len() <= DETAIL_BYTES_MAX + 3);
     }
 

@@ -15,8 +15,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 
 use super::{
-    ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation, Outcome,
-    PutNew,
+    ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation,
+    Outcome, PutNew,
 };
 
 mod io_error;
@@ -54,7 +54,9 @@ impl LocalStore {
     /// # Errors
     /// As [`LocalStore::open`].
     pub fn open_with(root: PathBuf, options: LocalOptions) -> Result<Self, ObjectError> {
-        Ok(LocalStore { root: Arc::new(Root::open(root, options)?) })
+        Ok(LocalStore {
+            root: Arc::new(Root::open(root, options)?),
+        })
     }
 
     /// Creates the directory and its missing ancestors durably, or opens it if it is there.
@@ -70,8 +72,15 @@ impl LocalStore {
     /// # Errors
     /// As [`LocalStore::create`].
     pub fn create_with(root: PathBuf, options: LocalOptions) -> Result<Self, ObjectError> {
-        root::create_directories(&root, options)
-            .map_err(|error| io_error(Operation::Open, root.display(), Outcome::Unknown, "create directory", error))?;
+        root::create_directories(&root, options).map_err(|error| {
+            io_error(
+                Operation::Open,
+                root.display(),
+                Outcome::Unknown,
+                "create directory",
+                error,
+            )
+        })?;
         LocalStore::open_with(root, options)
     }
 
@@ -88,7 +97,10 @@ impl LocalStore {
     /// The directory cannot be read or changed.
     pub async fn remove_stale_temporaries(&self, older_than: Duration) -> Result<usize, ObjectError> {
         let root = Arc::clone(&self.root);
-        blocking(Operation::Delete, "", move || place::remove_stale_temporaries(&root, older_than)).await
+        blocking(Operation::Delete, "", move || {
+            place::remove_stale_temporaries(&root, older_than)
+        })
+        .await
     }
 }
 
@@ -111,7 +123,10 @@ async fn blocking<T: Send + 'static>(
 impl ObjectStore for LocalStore {
     async fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<PutNew, ObjectError> {
         let (root, owned) = (Arc::clone(&self.root), name.clone());
-        blocking(Operation::PutNew, name.as_str(), move || place::put_new(&root, &owned, &body)).await
+        blocking(Operation::PutNew, name.as_str(), move || {
+            place::put_new(&root, &owned, &body)
+        })
+        .await
     }
 
     async fn get(&self, name: &ObjectName, range: ByteRange) -> Result<Bytes, ObjectError> {
@@ -126,7 +141,10 @@ impl ObjectStore for LocalStore {
 
     async fn list_page(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, ObjectError> {
         let (root, owned, after) = (Arc::clone(&self.root), prefix.to_owned(), after.map(str::to_owned));
-        blocking(Operation::List, prefix, move || walk::list_page(&root, &owned, after.as_deref(), max.max(1))).await
+        blocking(Operation::List, prefix, move || {
+            walk::list_page(&root, &owned, after.as_deref(), max.max(1))
+        })
+        .await
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
@@ -161,7 +179,10 @@ mod tests {
     }
 
     async fn put(store: &LocalStore, text: &str) {
-        assert_eq!(store.put_new(&name(text), Bytes::from_static(b"x")).await.unwrap(), PutNew::Created);
+        assert_eq!(
+            store.put_new(&name(text), Bytes::from_static(b"x")).await.unwrap(),
+            PutNew::Created
+        );
     }
 
     #[tokio::test]
@@ -193,17 +214,25 @@ mod tests {
         std::fs::rename(store.path(), &away).unwrap();
         std::fs::create_dir(store.path()).unwrap();
         let error = store.put_new(&name("a"), Bytes::new()).await.unwrap_err();
-        assert_eq!((error.class(), error.outcome()), (ErrorClass::Misconfigured, Outcome::DidNotHappen));
-        assert_eq!(std::fs::read_dir(store.path()).unwrap().count(), 0, "nothing is written to the wrong place");
+        assert_eq!(
+            (error.class(), error.outcome()),
+            (ErrorClass::Misconfigured, Outcome::DidNotHappen)
+        );
+        assert_eq!(
+            std::fs::read_dir(store.path()).unwrap().count(),
+            0,
+            "nothing is written to the wrong place"
+        );
         std::fs::copy(away.join("seawall.json"), store.path().join("seawall.json")).unwrap();
         put(&store, "a").await;
     }
 
     #[tokio::test]
     async fn modes_are_private_unless_the_group_may_read() {
-        for (options, file, directory) in
-            [(LocalOptions::default(), 0o600, 0o700), (LocalOptions { group_read: true }, 0o640, 0o750)]
-        {
+        for (options, file, directory) in [
+            (LocalOptions::default(), 0o600, 0o700),
+            (LocalOptions { group_read: true }, 0o640, 0o750),
+        ] {
             let dir = tempfile::tempdir().unwrap();
             let store = LocalStore::create_with(dir.path().join("deep/root"), options).unwrap();
             put(&store, "a/b").await;
@@ -216,16 +245,28 @@ mod tests {
     async fn no_temporary_is_left_and_the_stale_ones_of_others_are_removed() {
         let (_dir, store) = store();
         put(&store, "a").await;
-        assert_eq!(store.put_new(&name("a"), Bytes::new()).await.unwrap(), PutNew::AlreadyExists);
+        assert_eq!(
+            store.put_new(&name("a"), Bytes::new()).await.unwrap(),
+            PutNew::AlreadyExists
+        );
         let temporaries = store.path().join(".tmp");
         assert_eq!(std::fs::read_dir(&temporaries).unwrap().count(), 0);
         assert_eq!(store.path().join("a").metadata().unwrap().nlink(), 1);
         let stale = std::fs::File::create(temporaries.join("stale")).unwrap();
-        stale.set_modified(stale.metadata().unwrap().modified().unwrap() - Duration::from_secs(7200)).unwrap();
+        stale
+            .set_modified(stale.metadata().unwrap().modified().unwrap() - Duration::from_secs(7200))
+            .unwrap();
         std::fs::write(temporaries.join("fresh"), "").unwrap();
-        assert_eq!(store.remove_stale_temporaries(Duration::from_secs(3600)).await.unwrap(), 1);
+        assert_eq!(
+            store.remove_stale_temporaries(Duration::from_secs(3600)).await.unwrap(),
+            1
+        );
         assert!(temporaries.join("fresh").exists() && !temporaries.join("stale").exists());
-        assert_eq!(store.list_page("", None, 10).await.unwrap().objects.len(), 1, "temporaries are not listed");
+        assert_eq!(
+            store.list_page("", None, 10).await.unwrap().objects.len(),
+            1,
+            "temporaries are not listed"
+        );
     }
 
     #[tokio::test]
@@ -244,7 +285,10 @@ mod tests {
             ];
             assert!(errors.iter().all(|error| !error.is_not_found()), "{object}: {errors:?}");
         }
-        assert_eq!(store.list_page("", None, 10).await.unwrap_err().class(), ErrorClass::Misconfigured);
+        assert_eq!(
+            store.list_page("", None, 10).await.unwrap_err().class(),
+            ErrorClass::Misconfigured
+        );
         assert_eq!(store.list_page("other/", None, 10).await.unwrap(), ListPage::default());
         assert_eq!(std::fs::read_dir(&outside).unwrap().count(), 1);
         assert_eq!(std::fs::read(outside.join("b")).unwrap(), b"secret");
@@ -254,7 +298,10 @@ mod tests {
     async fn a_directory_in_the_way_is_an_error_not_an_existing_object() {
         let (_dir, store) = store();
         put(&store, "a/b").await;
-        assert_eq!(store.put_new(&name("a"), Bytes::new()).await.unwrap_err().class(), ErrorClass::Misconfigured);
+        assert_eq!(
+            store.put_new(&name("a"), Bytes::new()).await.unwrap_err().class(),
+            ErrorClass::Misconfigured
+        );
         assert!(store.put_new(&name("a/b/c"), Bytes::new()).await.is_err());
         store.delete(&name("a")).await.unwrap();
         assert!(store.head(&name("a/b")).await.unwrap().is_some());

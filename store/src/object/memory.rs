@@ -6,9 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use async_trait::async_trait;
 use bytes::Bytes;
 
-use super::{
-    ByteRange, Capabilities, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation, PutNew,
-};
+use super::{ByteRange, Capabilities, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation, PutNew};
 
 /// A store in memory. Clones share the objects and the clock.
 #[derive(Debug, Clone, Default)]
@@ -49,7 +47,11 @@ impl MemoryStore {
     /// Everything that is stored.
     #[must_use]
     pub fn snapshot(&self) -> BTreeMap<ObjectName, Bytes> {
-        self.lock().objects.iter().map(|(name, (body, _))| (name.clone(), body.clone())).collect()
+        self.lock()
+            .objects
+            .iter()
+            .map(|(name, (body, _))| (name.clone(), body.clone()))
+            .collect()
     }
 
     /// Puts bytes in place whatever was there, as damage or an intruder would. Keeps the time of an existing object.
@@ -81,13 +83,18 @@ impl ObjectStore for MemoryStore {
         let body = self.lock().objects.get(name).map(|(body, _)| body.clone());
         let body = body.ok_or_else(|| ObjectError::not_found(Operation::Get, name))?;
         let size = body.len() as u64;
-        let bytes = range.resolve(size).ok_or_else(|| ObjectError::past_end(name, range, size))?;
+        let bytes = range
+            .resolve(size)
+            .ok_or_else(|| ObjectError::past_end(name, range, size))?;
         Ok(body.slice(bytes.start as usize..bytes.end as usize))
     }
 
     async fn head(&self, name: &ObjectName) -> Result<Option<ObjectMeta>, ObjectError> {
         let state = self.lock();
-        Ok(state.objects.get(name).map(|(body, modified)| meta(name, body, *modified)))
+        Ok(state
+            .objects
+            .get(name)
+            .map(|(body, modified)| meta(name, body, *modified)))
     }
 
     async fn list_page(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, ObjectError> {
@@ -103,7 +110,11 @@ impl ObjectStore for MemoryStore {
         let more = objects.len() > max;
         objects.truncate(max);
         let next = objects.last().filter(|_| more).map(|last| last.name.to_string());
-        Ok(ListPage { objects, next, foreign: 0 })
+        Ok(ListPage {
+            objects,
+            next,
+            foreign: 0,
+        })
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
@@ -117,7 +128,11 @@ impl ObjectStore for MemoryStore {
 }
 
 fn meta(name: &ObjectName, body: &Bytes, modified_unix_ms: i64) -> ObjectMeta {
-    ObjectMeta { name: name.clone(), size: body.len() as u64, modified_unix_ms }
+    ObjectMeta {
+        name: name.clone(),
+        size: body.len() as u64,
+        modified_unix_ms,
+    }
 }
 
 #[cfg(test)]
@@ -129,10 +144,16 @@ mod tests {
         let store = MemoryStore::new();
         store.set_now(5_000);
         let name = ObjectName::new("a").unwrap();
-        assert_eq!(store.put_new(&name, Bytes::from_static(b"x")).await.unwrap(), PutNew::Created);
+        assert_eq!(
+            store.put_new(&name, Bytes::from_static(b"x")).await.unwrap(),
+            PutNew::Created
+        );
         store.advance(1);
         store.overwrite(&name, Bytes::from_static(b"yy"));
         let meta = store.head(&name).await.unwrap().unwrap();
-        assert_eq!((meta.size, meta.modified_unix_ms, store.now_unix_ms()), (2, 5_000, 5_001));
+        assert_eq!(
+            (meta.size, meta.modified_unix_ms, store.now_unix_ms()),
+            (2, 5_000, 5_001)
+        );
     }
 }

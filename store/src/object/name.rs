@@ -128,7 +128,14 @@ mod tests {
 
     #[test]
     fn names_of_the_layout_are_valid() {
-        for name in ["seawall.json", "clusters/db-1/wal/0.1/00000001/a-b.3", ".hidden", "a/.tmp", "a..b", "..."] {
+        for name in [
+            "seawall.json",
+            "clusters/db-1/wal/0.1/00000001/a-b.3",
+            ".hidden",
+            "a/.tmp",
+            "a..b",
+            "...",
+        ] {
             assert!(ObjectName::new(name).is_ok(), "{name}");
         }
     }
@@ -137,9 +144,10 @@ mod tests {
     fn names_that_could_escape_or_differ_between_stores_are_refused() {
         let long = "x".repeat(256);
         let deep = "abc/".repeat(128) + "x";
-        for name in
-            ["", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a b", "ä", "a\\b", "a\0", ".tmp", ".tmp/x", &long, &deep]
-        {
+        for name in [
+            "", "/", "/a", "a/", "a//b", ".", "..", "a/..", "../a", "a b", "ä", "a\\b", "a\0", ".tmp", ".tmp/x", &long,
+            &deep,
+        ] {
             assert!(ObjectName::new(name).is_err(), "{name}");
         }
     }

@@ -11,14 +11,23 @@ use super::{ByteRange, ErrorClass, ObjectError, ObjectName, ObjectStore, Operati
 /// The store failed, the suffix is no name, or the probe's name is taken.
 pub async fn probe_create_only(store: &dyn ObjectStore, suffix: &str) -> Result<bool, ObjectError> {
     let broken = |class, detail: String| {
-        ObjectError::new(Operation::PutNew, format_args!("probes/{suffix}"), Outcome::DidNotHappen, class, detail)
+        ObjectError::new(
+            Operation::PutNew,
+            format_args!("probes/{suffix}"),
+            Outcome::DidNotHappen,
+            class,
+            detail,
+        )
     };
     let name =
         ObjectName::join(["probes", suffix]).map_err(|error| broken(ErrorClass::Permanent, error.to_string()))?;
     let first = Bytes::from(format!("first {suffix}"));
     let second = Bytes::from(format!("second {suffix}"));
     if store.put_new(&name, first.clone()).await? == PutNew::AlreadyExists {
-        return Err(broken(ErrorClass::Permanent, "the probe's name was taken before it was written".to_owned()));
+        return Err(broken(
+            ErrorClass::Permanent,
+            "the probe's name was taken before it was written".to_owned(),
+        ));
     }
     let answer = store.put_new(&name, second).await?;
     let kept = store.get(&name, ByteRange::All).await? == first;
@@ -49,7 +58,11 @@ mod tests {
         async fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<PutNew, ObjectError> {
             let there = self.inner.head(name).await?.is_some();
             self.inner.overwrite(name, body);
-            Ok(if there && self.lies { PutNew::AlreadyExists } else { PutNew::Created })
+            Ok(if there && self.lies {
+                PutNew::AlreadyExists
+            } else {
+                PutNew::Created
+            })
         }
         async fn get(&self, name: &ObjectName, range: ByteRange) -> Result<Bytes, ObjectError> {
             self.inner.get(name, range).await
@@ -78,7 +91,10 @@ mod tests {
     #[tokio::test]
     async fn a_store_that_overwrites_fails_whatever_it_answers() {
         for lies in [false, true] {
-            let store = Overwriting { inner: MemoryStore::new(), lies };
+            let store = Overwriting {
+                inner: MemoryStore::new(),
+                lies,
+            };
             assert!(!probe_create_only(&store, "p1").await.unwrap(), "lies: {lies}");
         }
     }

@@ -21,8 +21,8 @@ use bytes::{Bytes, BytesMut};
 
 use super::s3_error::{Reason, S3Failure, failure, failure_of_body, reason_of};
 use super::{
-    ByteRange, Capabilities, ErrorClass, LIST_PAGE_MAX, ListPage, OBJECT_BYTES_MAX, ObjectError, ObjectMeta, ObjectName,
-    ObjectStore, Operation, Outcome, PutNew,
+    ByteRange, Capabilities, ErrorClass, LIST_PAGE_MAX, ListPage, OBJECT_BYTES_MAX, ObjectError, ObjectMeta,
+    ObjectName, ObjectStore, Operation, Outcome, PutNew,
 };
 
 mod answer;
@@ -54,7 +54,12 @@ impl S3Store {
     pub fn open(options: S3Options) -> Result<Self, ObjectError> {
         let client = connect::client(&options, options.credentials()?)?;
         let (key_prefix, storage_class) = (options.key_prefix()?, options.storage_class()?);
-        Ok(S3Store { client: RwLock::new(client), options, key_prefix, storage_class })
+        Ok(S3Store {
+            client: RwLock::new(client),
+            options,
+            key_prefix,
+            storage_class,
+        })
     }
 
     /// Uses other keys from the next request on: temporary ones end.
@@ -138,7 +143,10 @@ impl S3Store {
         match range.resolve(meta.size) {
             None => Err(ObjectError::past_end(name, range, meta.size)),
             Some(bytes) if bytes.is_empty() => Ok(Bytes::new()),
-            Some(_) => Err(wrong(name, format_args!("{range} refused although it has {} bytes", meta.size))),
+            Some(_) => Err(wrong(
+                name,
+                format_args!("{range} refused although it has {} bytes", meta.size),
+            )),
         }
     }
 
@@ -156,13 +164,25 @@ impl S3Store {
         let limit = self.options.request_timeout + Duration::from_secs(expected / BYTES_PER_SECOND_MIN);
         match tokio::time::timeout(limit, read).await {
             Ok(read) => read?,
-            Err(_) => return Err(failure::<aws_sdk_s3::Error>(Operation::Get, name, S3Failure::Deadline(limit))),
+            Err(_) => {
+                return Err(failure::<aws_sdk_s3::Error>(
+                    Operation::Get,
+                    name,
+                    S3Failure::Deadline(limit),
+                ));
+            }
         }
         if bytes.len() as u64 == expected {
             return Ok(bytes.freeze());
         }
         let detail = format_args!("the body ended after {} of {expected} bytes", bytes.len());
-        Err(ObjectError::new(Operation::Get, name, Outcome::DidNotHappen, ErrorClass::Transient, detail))
+        Err(ObjectError::new(
+            Operation::Get,
+            name,
+            Outcome::DidNotHappen,
+            ErrorClass::Transient,
+            detail,
+        ))
     }
 
     /// HEAD, and a GET where HEAD says "not found": only that tells a missing object from a missing bucket.
@@ -184,7 +204,13 @@ impl S3Store {
             Err(error) => Err(error),
             Ok(_) => {
                 let detail = "it appeared between two requests";
-                Err(ObjectError::new(operation, name, Outcome::DidNotHappen, ErrorClass::Transient, detail))
+                Err(ObjectError::new(
+                    operation,
+                    name,
+                    Outcome::DidNotHappen,
+                    ErrorClass::Transient,
+                    detail,
+                ))
             }
         }
     }
@@ -192,20 +218,36 @@ impl S3Store {
 
 /// An answer that does not fit: not retried, the service works like that.
 fn wrong(name: &ObjectName, detail: impl std::fmt::Display) -> ObjectError {
-    ObjectError::new(Operation::Get, name, Outcome::DidNotHappen, ErrorClass::Misconfigured, detail)
-        .with_hint("Check that the endpoint is an S3 service and that no proxy in between changes its answers.")
+    ObjectError::new(
+        Operation::Get,
+        name,
+        Outcome::DidNotHappen,
+        ErrorClass::Misconfigured,
+        detail,
+    )
+    .with_hint("Check that the endpoint is an S3 service and that no proxy in between changes its answers.")
 }
 
 fn incomplete(operation: Operation, name: &ObjectName) -> ObjectError {
     let detail = "the answer lacks the size or the time of the object";
-    ObjectError::new(operation, name, Outcome::DidNotHappen, ErrorClass::Misconfigured, detail)
-        .with_hint("Check that the endpoint is an S3 service and that no proxy in between changes its answers.")
+    ObjectError::new(
+        operation,
+        name,
+        Outcome::DidNotHappen,
+        ErrorClass::Misconfigured,
+        detail,
+    )
+    .with_hint("Check that the endpoint is an S3 service and that no proxy in between changes its answers.")
 }
 
 fn meta_of(name: &ObjectName, size: Option<i64>, modified: Option<&DateTime>) -> Option<ObjectMeta> {
     let size = u64::try_from(size?).ok()?;
     let modified_unix_ms = modified?.to_millis().ok()?;
-    Some(ObjectMeta { name: name.clone(), size, modified_unix_ms })
+    Some(ObjectMeta {
+        name: name.clone(),
+        size,
+        modified_unix_ms,
+    })
 }
 
 #[async_trait]
@@ -216,12 +258,22 @@ impl ObjectStore for S3Store {
         }
         let length = body.len() as u64;
         let put = self.put_request(name, body).customize();
-        let put = if self.options.is_https() { put.disable_payload_signing() } else { put };
+        let put = if self.options.is_https() {
+            put.disable_payload_signing()
+        } else {
+            put
+        };
         match self.within(length, put.send()).await {
             // A 200 that was not made by the PUT (an error in the body, a proxy's page) has no ETag.
             Ok(answer) if answer.e_tag.is_none() => {
                 let detail = "the answer says success but lacks the object's ETag";
-                Err(ObjectError::new(Operation::PutNew, name, Outcome::Unknown, ErrorClass::Transient, detail))
+                Err(ObjectError::new(
+                    Operation::PutNew,
+                    name,
+                    Outcome::Unknown,
+                    ErrorClass::Transient,
+                    detail,
+                ))
             }
             Ok(_) => Ok(PutNew::Created),
             Err(error) if reason_of(&error) == Reason::AlreadyThere => Ok(PutNew::AlreadyExists),
@@ -250,7 +302,13 @@ impl ObjectStore for S3Store {
         })?;
         if expected > OBJECT_BYTES_MAX {
             let detail = format_args!("{expected} bytes are more than the limit of {OBJECT_BYTES_MAX}");
-            return Err(ObjectError::new(Operation::Get, name, Outcome::DidNotHappen, ErrorClass::Corrupt, detail));
+            return Err(ObjectError::new(
+                Operation::Get,
+                name,
+                Outcome::DidNotHappen,
+                ErrorClass::Corrupt,
+                detail,
+            ));
         }
         self.read_body(name, answer.body, expected).await
     }
@@ -280,6 +338,8 @@ impl ObjectStore for S3Store {
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { create_only: self.options.conditional_put }
+        Capabilities {
+            create_only: self.options.conditional_put,
+        }
     }
 }

@@ -124,20 +124,34 @@ fn reason_of_answer(status: u16, code: Option<&str>) -> Reason {
         "InvalidRange" => Reason::RangeNotThere,
         "AccessDenied" | "AllAccessDisabled" | "AccountProblem" | "Forbidden" => Reason::AccessDenied,
         "InvalidAccessKeyId" | "SignatureDoesNotMatch" | "InvalidToken" | "InvalidSecurity" => Reason::BadCredentials,
-        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => Reason::ExpiredCredentials,
-        "RequestTimeTooSkewed" => Reason::ClockSkew,
-        "PermanentRedirect" | "TemporaryRedirect" | "Redirect" | "AuthorizationHeaderMalformed" | "IllegalLocationConstraintException" => {
-            Reason::WrongRegion
+        "ExpiredToken" | "ExpiredTokenException" | "TokenRefreshRequired" | "RequestExpired" => {
+            Reason::ExpiredCredentials
         }
-        "SlowDown" | "Throttling" | "ThrottlingException" | "TooManyRequests" | "RequestLimitExceeded"
-        | "BandwidthLimitExceeded" | "SlowDownRead" | "SlowDownWrite" => Reason::Throttled,
+        "RequestTimeTooSkewed" => Reason::ClockSkew,
+        "PermanentRedirect"
+        | "TemporaryRedirect"
+        | "Redirect"
+        | "AuthorizationHeaderMalformed"
+        | "IllegalLocationConstraintException" => Reason::WrongRegion,
+        "SlowDown"
+        | "Throttling"
+        | "ThrottlingException"
+        | "TooManyRequests"
+        | "RequestLimitExceeded"
+        | "BandwidthLimitExceeded"
+        | "SlowDownRead"
+        | "SlowDownWrite" => Reason::Throttled,
         "InternalError" | "ServiceUnavailable" | "Busy" | "ServerBusy" => Reason::Unavailable,
         "RequestTimeout" | "IncompleteBody" => Reason::Incomplete,
-        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => Reason::BadDigest,
-        "InvalidObjectState" => Reason::Archived,
-        "QuotaExceeded" | "StorageFull" | "XMinioStorageFull" | "XMinioAdminBucketQuotaExceeded" | "InsufficientStorage" => {
-            Reason::Full
+        "BadDigest" | "InvalidDigest" | "XAmzContentSHA256Mismatch" | "XAmzContentChecksumMismatch" => {
+            Reason::BadDigest
         }
+        "InvalidObjectState" => Reason::Archived,
+        "QuotaExceeded"
+        | "StorageFull"
+        | "XMinioStorageFull"
+        | "XMinioAdminBucketQuotaExceeded"
+        | "InsufficientStorage" => Reason::Full,
         "NotImplemented" | "MethodNotAllowed" => Reason::NotImplemented,
         code if code.starts_with("KMS.") => Reason::ServerKey,
         _ => reason_of_status(status),
@@ -165,21 +179,25 @@ fn reason_of_status(status: u16) -> Reason {
 
 /// What happened.
 pub(super) fn reason_of<E: ProvideErrorMetadata + Error + 'static>(failure: &S3Failure<E>) -> Reason {
-    let S3Failure::Sdk(error) = failure else { return Reason::Deadline };
+    let S3Failure::Sdk(error) = failure else {
+        return Reason::Deadline;
+    };
     match error.as_ref() {
         SdkError::ConstructionFailure(_) => Reason::NotSent,
         SdkError::TimeoutError(_) => Reason::Deadline,
         SdkError::DispatchFailure(_) => reason_of_connection(error.as_ref()),
         SdkError::ResponseError(answer) => reason_of_garbled(answer.raw().status().as_u16()),
-        SdkError::ServiceError(answer) => {
-            reason_of_answer(answer.raw().status().as_u16(), answer.err().code())
-        }
+        SdkError::ServiceError(answer) => reason_of_answer(answer.raw().status().as_u16(), answer.err().code()),
         _ => Reason::Broken,
     }
 }
 
 fn reason_of_garbled(status: u16) -> Reason {
-    if status < 300 { Reason::Garbled } else { reason_of_status(status) }
+    if status < 300 {
+        Reason::Garbled
+    } else {
+        reason_of_status(status)
+    }
 }
 
 /// Reads the chain of causes: the HTTP client's own kinds do not tell a refused certificate from a lost connection.
@@ -258,7 +276,10 @@ pub(super) fn failure_of_body(name: impl Display, error: ByteStreamError) -> Obj
         cause = error.source();
     }
     let (class, detail) = match damaged {
-        true => (ErrorClass::Corrupt, "the body does not match the checksum stored with it"),
+        true => (
+            ErrorClass::Corrupt,
+            "the body does not match the checksum stored with it",
+        ),
         false => (ErrorClass::Transient, "the body broke off"),
     };
     ObjectError::new(Operation::Get, name, Outcome::DidNotHappen, class, detail).with_source(error)
@@ -300,7 +321,11 @@ mod tests {
         ] {
             let code = Some(code).filter(|code| !code.is_empty());
             let found = verdict(reason_of_answer(status, code));
-            assert_eq!((found.0, found.1, found.2.is_some()), (outcome, class, hint), "{status} {code:?}");
+            assert_eq!(
+                (found.0, found.1, found.2.is_some()),
+                (outcome, class, hint),
+                "{status} {code:?}"
+            );
         }
         assert_eq!(reason_of_answer(412, Some("PreconditionFailed")), Reason::AlreadyThere);
         assert_eq!(reason_of_answer(404, Some("NoSuchKey")), Reason::NoSuchKey);

@@ -13,7 +13,9 @@ use crate::limits::PAGE_MAP_DEPTH_MAX;
 /// A limit of the format.
 pub fn plan_extents(new: &Extents, parent: &ParentMap) -> Result<Option<(Vec<u8>, u16)>, StoreError> {
     let whole = || Ok(Some((encode_extents(Form::Whole, new.pages, &new.runs)?, 0)));
-    let Some((at, depth)) = parent.extents_at else { return whole() };
+    let Some((at, depth)) = parent.extents_at else {
+        return whole();
+    };
     if *new == parent.extents {
         return Ok(None);
     }
@@ -29,7 +31,9 @@ pub fn plan_extents(new: &Extents, parent: &ParentMap) -> Result<Option<(Vec<u8>
 /// What to store for a file's digests, as [`plan_extents`].
 #[must_use]
 pub fn plan_digests(new: &[PageDigest], parent: &ParentMap) -> Option<(Vec<u8>, u16)> {
-    let Some((at, depth)) = parent.digests_at else { return Some((encode_digests_whole(new), 0)) };
+    let Some((at, depth)) = parent.digests_at else {
+        return Some((encode_digests_whole(new), 0));
+    };
     if *new == *parent.digests {
         return None;
     }
@@ -52,7 +56,9 @@ fn replaced_runs(new: &Extents, old: &Extents) -> Vec<Extent> {
         let before = old.slice(run.first, run.end());
         let same = before.first().is_some_and(|first| first.first == run.first)
             && before.last().is_some_and(|last| last.end() == run.end())
-            && before.iter().all(|part| run.clip(part.first, part.end()).as_ref() == Some(part));
+            && before
+                .iter()
+                .all(|part| run.clip(part.first, part.end()).as_ref() == Some(part));
         if !same {
             out.push(*run);
         }
@@ -103,7 +109,15 @@ mod tests {
     use crate::id::PackId;
 
     fn run(first: u32, count: u32, pack: u8, chunk: u32) -> Extent {
-        Extent { first, count, source: Source::Pack { pack: PackId([pack; 16]), chunk, page: 0 } }
+        Extent {
+            first,
+            count,
+            source: Source::Pack {
+                pack: PackId([pack; 16]),
+                chunk,
+                page: 0,
+            },
+        }
     }
 
     #[test]
@@ -114,7 +128,13 @@ mod tests {
         }
         let parent = ParentMap {
             extents: old.clone(),
-            extents_at: Some((ChunkReference { pack: PackId([7; 16]), number: 0 }, 0)),
+            extents_at: Some((
+                ChunkReference {
+                    pack: PackId([7; 16]),
+                    number: 0,
+                },
+                0,
+            )),
             ..ParentMap::default()
         };
         let mut new = Extents::default();
@@ -134,6 +154,9 @@ mod tests {
         for page in 0..1000 {
             assert_eq!(applied.slice(page, page + 1), new.slice(page, page + 1), "page {page}");
         }
-        assert!(plan_extents(&old, &parent).unwrap().is_none(), "nothing changed, nothing stored");
+        assert!(
+            plan_extents(&old, &parent).unwrap().is_none(),
+            "nothing changed, nothing stored"
+        );
     }
 }

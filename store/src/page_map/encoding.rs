@@ -50,7 +50,10 @@ impl Form {
         let (version, form) = (fields.u8()?, fields.u8()?);
         let depth = fields.u16()?;
         let pages = fields.u32()?;
-        let parent = ChunkReference { pack: PackId(fields.array()?), number: fields.u32()? };
+        let parent = ChunkReference {
+            pack: PackId(fields.array()?),
+            number: fields.u32()?,
+        };
         match (version, form) {
             (1, 0) => Some((Form::Whole, pages)),
             (1, 1) if (1..=PAGE_MAP_DEPTH_MAX).contains(&depth) => Some((Form::Delta { parent, depth }, pages)),
@@ -75,7 +78,10 @@ pub fn encode_extents(form: Form, pages: u32, runs: &[Extent]) -> Result<Vec<u8>
         }
     }
     if packs.len() >= usize::from(ZERO_PACK) {
-        return Err(StoreError::Limit { what: "a page map", detail: format!("{} packs", packs.len()) });
+        return Err(StoreError::Limit {
+            what: "a page map",
+            detail: format!("{} packs", packs.len()),
+        });
     }
     let mut out = Vec::with_capacity(36 + packs.len() * 16 + runs.len() * 16);
     form.write(&mut out, pages);
@@ -87,9 +93,14 @@ pub fn encode_extents(form: Form, pages: u32, runs: &[Extent]) -> Result<Vec<u8>
     for run in runs {
         let (pack, chunk, page) = match run.source {
             Source::Zero => (ZERO_PACK, 0, 0),
-            Source::Pack { pack, chunk, page } => {
-                (index.get(&pack).and_then(|at| u16::try_from(*at).ok()).unwrap_or(ZERO_PACK), chunk, page)
-            }
+            Source::Pack { pack, chunk, page } => (
+                index
+                    .get(&pack)
+                    .and_then(|at| u16::try_from(*at).ok())
+                    .unwrap_or(ZERO_PACK),
+                chunk,
+                page,
+            ),
         };
         out.extend_from_slice(&run.first.to_le_bytes());
         out.extend_from_slice(&run.count.to_le_bytes());
@@ -109,7 +120,9 @@ pub fn decode_extents(bytes: &[u8]) -> Option<Parsed<Extents>> {
     if pack_count > bytes.len() / 16 {
         return None;
     }
-    let packs = (0..pack_count).map(|_| fields.array().map(PackId)).collect::<Option<Vec<_>>>()?;
+    let packs = (0..pack_count)
+        .map(|_| fields.array().map(PackId))
+        .collect::<Option<Vec<_>>>()?;
     let run_count = fields.u32()? as usize;
     if run_count > bytes.len() / 16 {
         return None;
@@ -117,14 +130,28 @@ pub fn decode_extents(bytes: &[u8]) -> Option<Parsed<Extents>> {
     let mut runs = Vec::with_capacity(run_count);
     let mut next = 0u32;
     for _ in 0..run_count {
-        let (first, count, chunk, pack, page) = (fields.u32()?, fields.u32()?, fields.u32()?, fields.u16()?, fields.u16()?);
+        let (first, count, chunk, pack, page) = (
+            fields.u32()?,
+            fields.u32()?,
+            fields.u32()?,
+            fields.u16()?,
+            fields.u16()?,
+        );
         let end = first.checked_add(count)?;
         let out_of_order = first < next || count == 0 || end > pages;
         if out_of_order || usize::from(page) >= RELATION_CHUNK_PAGES_MAX {
             return None;
         }
         next = end;
-        let source = if pack == ZERO_PACK { Source::Zero } else { Source::Pack { pack: *packs.get(usize::from(pack))?, chunk, page } };
+        let source = if pack == ZERO_PACK {
+            Source::Zero
+        } else {
+            Source::Pack {
+                pack: *packs.get(usize::from(pack))?,
+                chunk,
+                page,
+            }
+        };
         runs.push(Extent { first, count, source });
     }
     let content = Extents { pages, runs };
@@ -145,7 +172,12 @@ pub fn encode_digests_whole(digests: &[PageDigest]) -> Vec<u8> {
 
 /// Encodes digests as runs that replace the parent's.
 #[must_use]
-pub fn encode_digests_delta(parent: ChunkReference, depth: u16, digests: &[PageDigest], runs: &[(u32, u32)]) -> Vec<u8> {
+pub fn encode_digests_delta(
+    parent: ChunkReference,
+    depth: u16,
+    digests: &[PageDigest],
+    runs: &[(u32, u32)],
+) -> Vec<u8> {
     let mut out = Vec::new();
     Form::Delta { parent, depth }.write(&mut out, u32::try_from(digests.len()).unwrap_or(u32::MAX));
     out.extend_from_slice(&u32::try_from(runs.len()).unwrap_or(u32::MAX).to_le_bytes());
@@ -168,7 +200,9 @@ pub fn decode_digests<E>(
     parent: impl FnOnce(ChunkReference) -> Result<Digests, E>,
 ) -> Result<Option<Parsed<Digests>>, E> {
     let mut fields = Fields { bytes, at: 0 };
-    let Some((form, pages)) = Form::read(&mut fields) else { return Ok(None) };
+    let Some((form, pages)) = Form::read(&mut fields) else {
+        return Ok(None);
+    };
     let pages = pages as usize;
     let content = match form {
         Form::Whole => {
@@ -177,7 +211,9 @@ pub fn decode_digests<E>(
             if !left.is_empty() || all.len() != pages {
                 return Ok(None);
             }
-            Digests { pages: all.iter().map(|digest| PageDigest(*digest)).collect() }
+            Digests {
+                pages: all.iter().map(|digest| PageDigest(*digest)).collect(),
+            }
         }
         Form::Delta { parent: at, .. } => {
             let base = parent(at)?;
@@ -221,9 +257,29 @@ mod tests {
     #[test]
     fn extents_survive_the_round_trip_and_damage_is_noticed() {
         let mut map = Extents::default();
-        map.push(Extent { first: 0, count: 40, source: Source::Pack { pack: pack(1), chunk: 7, page: 0 } });
-        map.push(Extent { first: 40, count: 2, source: Source::Zero });
-        map.push(Extent { first: 42, count: 1, source: Source::Pack { pack: pack(2), chunk: 0, page: 15 } });
+        map.push(Extent {
+            first: 0,
+            count: 40,
+            source: Source::Pack {
+                pack: pack(1),
+                chunk: 7,
+                page: 0,
+            },
+        });
+        map.push(Extent {
+            first: 40,
+            count: 2,
+            source: Source::Zero,
+        });
+        map.push(Extent {
+            first: 42,
+            count: 1,
+            source: Source::Pack {
+                pack: pack(2),
+                chunk: 0,
+                page: 15,
+            },
+        });
         let bytes = encode_extents(Form::Whole, map.pages, &map.runs).unwrap();
         assert_eq!(decode_extents(&bytes).unwrap().content, map);
         for at in 0..bytes.len() {
@@ -233,11 +289,16 @@ mod tests {
 
     #[test]
     fn digests_delta_applies_to_its_parent_only_where_it_says() {
-        let old = Digests { pages: vec![PageDigest([1; 16]); 10] };
+        let old = Digests {
+            pages: vec![PageDigest([1; 16]); 10],
+        };
         let mut new = old.pages.clone();
         new[3] = PageDigest([2; 16]);
         new.push(PageDigest([3; 16]));
-        let at = ChunkReference { pack: pack(9), number: 4 };
+        let at = ChunkReference {
+            pack: pack(9),
+            number: 4,
+        };
         let bytes = encode_digests_delta(at, 1, &new, &[(3, 1), (10, 1)]);
         let parsed = decode_digests::<()>(&bytes, |asked| {
             assert_eq!(asked, at);
@@ -245,18 +306,52 @@ mod tests {
         });
         assert_eq!(parsed.unwrap().unwrap().content.pages, new);
         let missing = encode_digests_delta(at, 1, &new, &[(3, 1)]);
-        assert!(decode_digests::<()>(&missing, |_| Ok(old.clone())).unwrap().is_none(), "the new page has no digest");
+        assert!(
+            decode_digests::<()>(&missing, |_| Ok(old.clone())).unwrap().is_none(),
+            "the new page has no digest"
+        );
     }
 
     #[test]
     fn runs_of_full_chunks_join_and_short_chunks_do_not() {
         let mut map = Extents::default();
-        map.push(Extent { first: 0, count: 16, source: Source::Pack { pack: pack(1), chunk: 0, page: 0 } });
-        map.push(Extent { first: 16, count: 5, source: Source::Pack { pack: pack(1), chunk: 1, page: 0 } });
-        map.push(Extent { first: 21, count: 16, source: Source::Pack { pack: pack(1), chunk: 2, page: 0 } });
+        map.push(Extent {
+            first: 0,
+            count: 16,
+            source: Source::Pack {
+                pack: pack(1),
+                chunk: 0,
+                page: 0,
+            },
+        });
+        map.push(Extent {
+            first: 16,
+            count: 5,
+            source: Source::Pack {
+                pack: pack(1),
+                chunk: 1,
+                page: 0,
+            },
+        });
+        map.push(Extent {
+            first: 21,
+            count: 16,
+            source: Source::Pack {
+                pack: pack(1),
+                chunk: 2,
+                page: 0,
+            },
+        });
         assert_eq!(map.runs.len(), 2);
         let clipped = map.slice(18, 22);
         assert_eq!(clipped.len(), 2);
-        assert_eq!(clipped[0].source, Source::Pack { pack: pack(1), chunk: 1, page: 2 });
+        assert_eq!(
+            clipped[0].source,
+            Source::Pack {
+                pack: pack(1),
+                chunk: 1,
+                page: 2
+            }
+        );
     }
 }

@@ -34,7 +34,11 @@ impl Bits {
     }
 
     fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        let words = self.0.iter().enumerate().flat_map(|(word, bits)| (0..64).filter(move |bit| bits >> bit & 1 == 1).map(move |bit| word * 64 + bit));
+        let words = self.0.iter().enumerate().flat_map(|(word, bits)| {
+            (0..64)
+                .filter(move |bit| bits >> bit & 1 == 1)
+                .map(move |bit| word * 64 + bit)
+        });
         words.filter_map(|at| u32::try_from(at).ok())
     }
 }
@@ -108,13 +112,26 @@ impl Accounts {
     ///
     /// # Errors
     /// A referenced pack is missing or damaged, or the store failed.
-    pub(super) async fn settle(&self, repository: &Repository, parent: Option<&Manifest>) -> Result<Vec<PackNeed>, StoreError> {
+    pub(super) async fn settle(
+        &self,
+        repository: &Repository,
+        parent: Option<&Manifest>,
+    ) -> Result<Vec<PackNeed>, StoreError> {
         let own = self.own.iter().filter(|(_, own)| own.live_bytes > 0).map(|(id, own)| {
             let (kind, body_bytes) = own.closed.ok_or(StoreError::Stage("pack"))?;
-            Ok(PackNeed { id: *id, kind: kind as u8, body_bytes, live_bytes: own.live_bytes })
+            Ok(PackNeed {
+                id: *id,
+                kind: kind as u8,
+                body_bytes,
+                live_bytes: own.live_bytes,
+            })
         });
         let mut needs = own.collect::<Result<Vec<_>, StoreError>>()?;
-        let of_parent: HashMap<PackId, &PackNeed> = parent.iter().flat_map(|manifest| manifest.packs.iter()).map(|need| (need.id, need)).collect();
+        let of_parent: HashMap<PackId, &PackNeed> = parent
+            .iter()
+            .flat_map(|manifest| manifest.packs.iter())
+            .map(|need| (need.id, need))
+            .collect();
         let mut unknown = Vec::new();
         for (id, old) in self.old.iter().filter(|(_, old)| !old.now.0.is_empty()) {
             match of_parent.get(id) {
@@ -123,7 +140,12 @@ impl Accounts {
             }
         }
         let counts = unknown.into_iter().map(|(id, bits)| count(repository, id, bits));
-        needs.extend(futures::stream::iter(counts).buffer_unordered(FOOTERS_IN_FLIGHT).try_collect::<Vec<_>>().await?);
+        needs.extend(
+            futures::stream::iter(counts)
+                .buffer_unordered(FOOTERS_IN_FLIGHT)
+                .try_collect::<Vec<_>>()
+                .await?,
+        );
         needs.sort_unstable_by_key(|need| need.id);
         Ok(needs)
     }
@@ -134,15 +156,26 @@ async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<Pac
     let mut live_bytes = 0;
     for number in needed.numbers() {
         let entry = facts.footer.entries.get(number as usize);
-        live_bytes += u64::from(entry.ok_or_else(|| StoreError::damaged(id, format!("has no chunk {number}")))?.stored_bytes);
+        live_bytes += u64::from(
+            entry
+                .ok_or_else(|| StoreError::damaged(id, format!("has no chunk {number}")))?
+                .stored_bytes,
+        );
     }
-    Ok(PackNeed { id, kind: facts.kind as u8, body_bytes: facts.body_bytes, live_bytes })
+    Ok(PackNeed {
+        id,
+        kind: facts.kind as u8,
+        body_bytes: facts.body_bytes,
+        live_bytes,
+    })
 }
 
 fn each_chunk(map: &Extents, mut visit: impl FnMut(ChunkReference)) {
     let per_chunk = u32::try_from(RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
     for run in &map.runs {
-        let Source::Pack { pack, chunk, page } = run.source else { continue };
+        let Source::Pack { pack, chunk, page } = run.source else {
+            continue;
+        };
         let last = chunk + (u32::from(page) + run.count.saturating_sub(1)) / per_chunk;
         for number in chunk..=last {
             visit(ChunkReference { pack, number });
@@ -158,8 +191,20 @@ mod tests {
     #[test]
     fn a_run_needs_every_chunk_that_it_touches() {
         let mut map = Extents::default();
-        map.push(Extent { first: 0, count: 18, source: Source::Pack { pack: PackId([1; 16]), chunk: 3, page: 15 } });
-        map.push(Extent { first: 18, count: 5, source: Source::Zero });
+        map.push(Extent {
+            first: 0,
+            count: 18,
+            source: Source::Pack {
+                pack: PackId([1; 16]),
+                chunk: 3,
+                page: 15,
+            },
+        });
+        map.push(Extent {
+            first: 18,
+            count: 5,
+            source: Source::Zero,
+        });
         let mut seen = Vec::new();
         each_chunk(&map, |at| seen.push(at.number));
         assert_eq!(seen, [3, 4, 5]);

@@ -32,7 +32,11 @@ pub(super) struct RelationState {
 impl RelationState {
     pub(super) fn new(file: Arc<RelationFile>) -> Self {
         let missing = file.pages.div_ceil(UNIT_PAGES) as usize;
-        RelationState { file, units: (0..missing).map(|_| None).collect(), missing }
+        RelationState {
+            file,
+            units: (0..missing).map(|_| None).collect(),
+            missing,
+        }
     }
 
     /// Adds a packed unit; true when it was the last.
@@ -48,7 +52,11 @@ impl RelationState {
         let mut extents = Extents::default();
         for run in runs {
             match run.from {
-                Origin::Zero => extents.push(Extent { first: run.first, count: run.count, source: Source::Zero }),
+                Origin::Zero => extents.push(Extent {
+                    first: run.first,
+                    count: run.count,
+                    source: Source::Zero,
+                }),
                 Origin::Parent => {
                     for part in self.file.parent.map.extents.slice(run.first, run.first + run.count) {
                         extents.push(part);
@@ -58,7 +66,15 @@ impl RelationState {
             }
         }
         if let Some(slot) = self.units.get_mut(number as usize)
-            && slot.replace(UnitPacked { digests, runs: extents.runs, places, new_pages, corrupt }).is_none()
+            && slot
+                .replace(UnitPacked {
+                    digests,
+                    runs: extents.runs,
+                    places,
+                    new_pages,
+                    corrupt,
+                })
+                .is_none()
         {
             self.missing -= 1;
         }
@@ -73,9 +89,19 @@ fn place_run(extents: &mut Extents, run: Run, at: u32, places: &[(ChunkReference
     while done < run.count {
         let (chunk, page) = ((at + done) / per_chunk, (at + done) % per_chunk);
         let count = (per_chunk - page).min(run.count - done);
-        let Some((place, _)) = places.get(chunk as usize) else { return };
-        let source = Source::Pack { pack: place.pack, chunk: place.number, page: u16::try_from(page).unwrap_or(0) };
-        extents.push(Extent { first: run.first + done, count, source });
+        let Some((place, _)) = places.get(chunk as usize) else {
+            return;
+        };
+        let source = Source::Pack {
+            pack: place.pack,
+            chunk: place.number,
+            page: u16::try_from(page).unwrap_or(0),
+        };
+        extents.push(Extent {
+            first: run.first + done,
+            count,
+            source,
+        });
         done += count;
     }
 }
@@ -109,12 +135,22 @@ impl Packer {
         self.totals.pages += u64::from(map.pages);
         self.accounts_of_parent(&file.parent);
         let entry = file.job.entry(u64::from(map.pages) * PAGE_BYTES as u64);
-        let entry = if map.pages == 0 { entry } else { self.write_map(&file, &map, &digests, entry)? };
+        let entry = if map.pages == 0 {
+            entry
+        } else {
+            self.write_map(&file, &map, &digests, entry)?
+        };
         self.add_entry(entry);
         Ok(())
     }
 
-    fn write_map(&mut self, file: &RelationFile, map: &Extents, digests: &[PageDigest], entry: FileEntry) -> Result<FileEntry, StoreError> {
+    fn write_map(
+        &mut self,
+        file: &RelationFile,
+        map: &Extents,
+        digests: &[PageDigest],
+        entry: FileEntry,
+    ) -> Result<FileEntry, StoreError> {
         self.accounts.needs_pages(map);
         let parent = &file.parent;
         let extents = match plan_extents(map, &parent.map)? {
@@ -139,7 +175,11 @@ impl Packer {
         if digests == parent.map.digests_at.map(|(at, _)| at) {
             self.need_chain(1, &parent.digests_chain);
         }
-        Ok(FileEntry { extents, digests, ..entry })
+        Ok(FileEntry {
+            extents,
+            digests,
+            ..entry
+        })
     }
 
     /// A delta (depth above 0) needs the whole chain below it.

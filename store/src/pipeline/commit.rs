@@ -20,7 +20,9 @@ use crate::session::to_cbor;
 pub async fn put_intent(writer: &Writer, intent: &Intent) -> Result<Put, StoreError> {
     let name = writer.repository().layout().intent(intent.backup)?;
     let plain = to_cbor(intent)?;
-    writer.put(&name, NewObject::metadata(Kind::Intent, &plain, intent.begun_us)).await
+    writer
+        .put(&name, NewObject::metadata(Kind::Intent, &plain, intent.begun_us))
+        .await
 }
 
 /// Writes the content chunks that a backup added; nothing when there are none. After its last pack is durable. Returns its bytes.
@@ -48,7 +50,10 @@ pub async fn put_manifest(writer: &Writer, manifest: &Manifest) -> Result<Put, S
     let name = writer.repository().layout().manifest(manifest.backup)?;
     let plain = to_cbor(manifest)?;
     check_frame("a manifest", plain.len())?;
-    let object = NewObject { lineage: Some(manifest.lineage), ..NewObject::metadata(Kind::Manifest, &plain, manifest.finished_us) };
+    let object = NewObject {
+        lineage: Some(manifest.lineage),
+        ..NewObject::metadata(Kind::Manifest, &plain, manifest.finished_us)
+    };
     writer.put(&name, object).await
 }
 
@@ -56,5 +61,8 @@ fn check_frame(what: &'static str, bytes: usize) -> Result<(), StoreError> {
     if bytes <= FRAME_BYTES_MAX {
         return Ok(());
     }
-    Err(StoreError::Limit { what, detail: format!("{bytes} bytes where {FRAME_BYTES_MAX} are allowed") })
+    Err(StoreError::Limit {
+        what,
+        detail: format!("{bytes} bytes where {FRAME_BYTES_MAX} are allowed"),
+    })
 }

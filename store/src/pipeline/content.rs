@@ -45,7 +45,9 @@ impl Worker {
         let mut kept = 0;
         let mut at = 0;
         loop {
-            let wanted = usize::try_from(file.size - at).unwrap_or(usize::MAX).min(WINDOW_BYTES - kept);
+            let wanted = usize::try_from(file.size - at)
+                .unwrap_or(usize::MAX)
+                .min(WINDOW_BYTES - kept);
             let room = window.get_mut(kept..kept + wanted).unwrap_or_default();
             let got = read_up_to(&file.file, room, at).map_err(|error| file.job.io_error("read", error))?;
             at += got as u64;
@@ -93,7 +95,11 @@ impl Worker {
             let plain = window.get(used..used + length).unwrap_or_default();
             used += length;
             let id = self.common.keys.content_chunk_id(plain);
-            let known = self.common.index.get(&id).filter(|at| self.common.filter.is_usable(at.pack));
+            let known = self
+                .common
+                .index
+                .get(&id)
+                .filter(|at| self.common.filter.is_usable(at.pack));
             pieces.push(match known {
                 Some(at) => Piece::Known(at),
                 None => Piece::New(self.encode_content(id, plain)?),

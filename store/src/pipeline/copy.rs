@@ -46,7 +46,10 @@ impl Stop {
     }
 
     fn fail(&self, error: StoreError) {
-        self.error.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(error);
+        self.error
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(error);
         self.stop();
     }
 
@@ -100,7 +103,9 @@ impl Copy<'_> {
             let to_packer = messages_in.clone();
             this.spawn(scope, "backup-maps", move || this.load(jobs, &batches_in, &to_packer));
             let to_packer = messages_in.clone();
-            this.spawn(scope, "backup-open", move || this.dispatch(&batches, &work_in, &to_packer));
+            this.spawn(scope, "backup-open", move || {
+                this.dispatch(&batches, &work_in, &to_packer)
+            });
             for _ in 0..this.threads {
                 let (work, to_packer) = (work.clone(), messages_in.clone());
                 this.spawn(scope, "backup-encode", move || this.encode(&work, &to_packer));
@@ -118,18 +123,32 @@ impl Copy<'_> {
         self.stop.result()
     }
 
-    fn spawn<'scope>(&'scope self, scope: &'scope Scope<'scope, '_>, name: &str, stage: impl FnOnce() -> Staged + Send + 'scope) {
+    fn spawn<'scope>(
+        &'scope self,
+        scope: &'scope Scope<'scope, '_>,
+        name: &str,
+        stage: impl FnOnce() -> Staged + Send + 'scope,
+    ) {
         let run = move || match stage() {
             Ok(()) | Err(Ok(NeighbourStopped)) => {}
             Err(Err(error)) => self.stop.fail(error),
         };
         if let Err(source) = Builder::new().name(name.into()).spawn_scoped(scope, run) {
-            self.stop.fail(StoreError::Io { action: "start the thread", path: name.into(), source });
+            self.stop.fail(StoreError::Io {
+                action: "start the thread",
+                path: name.into(),
+                source,
+            });
         }
     }
 
     /// Loads the page maps of the parent for the relation files, a batch ahead of their use; at the end those of files that are gone.
-    fn load(&self, jobs: Vec<FileJob>, batches: &Sender<Vec<(FileJob, ChainedMap)>>, to_packer: &Sender<Message>) -> Staged {
+    fn load(
+        &self,
+        jobs: Vec<FileJob>,
+        batches: &Sender<Vec<(FileJob, ChainedMap)>>,
+        to_packer: &Sender<Message>,
+    ) -> Staged {
         let mut seen = HashSet::new();
         let mut jobs = jobs.into_iter().peekable();
         while jobs.peek().is_some() {
@@ -140,7 +159,9 @@ impl Copy<'_> {
                 batch.push(job);
             }
             let entries: Vec<Option<&FileEntry>> = batch.iter().map(|job| self.in_parent(job)).collect();
-            let mut maps = self.maps(&entries.iter().copied().flatten().collect::<Vec<_>>(), to_packer)?.into_iter();
+            let mut maps = self
+                .maps(&entries.iter().copied().flatten().collect::<Vec<_>>(), to_packer)?
+                .into_iter();
             let with_maps = batch.into_iter().zip(entries).map(|(job, entry)| {
                 let map = entry.and_then(|_| maps.next()).unwrap_or_default();
                 seen.extend(entry.map(|entry| entry.path.to_vec()));
@@ -153,8 +174,12 @@ impl Copy<'_> {
 
     fn load_gone(&self, seen: &HashSet<Vec<u8>>, to_packer: &Sender<Message>) -> Staged {
         let Some(parent) = self.parent else { return Ok(()) };
-        let gone: Vec<&FileEntry> =
-            parent.entries.iter().filter(|(path, entry)| entry.extents.is_some() && !seen.contains(*path)).map(|(_, entry)| entry).collect();
+        let gone: Vec<&FileEntry> = parent
+            .entries
+            .iter()
+            .filter(|(path, entry)| entry.extents.is_some() && !seen.contains(*path))
+            .map(|(_, entry)| entry)
+            .collect();
         for batch in gone.chunks(64) {
             for map in self.maps(batch, to_packer)? {
                 send(to_packer, Message::Gone(map))?;
@@ -164,14 +189,23 @@ impl Copy<'_> {
     }
 
     fn in_parent(&self, job: &FileJob) -> Option<&FileEntry> {
-        self.parent.filter(|_| job.class == EntryClass::Relation)?.relation(&job.path)
+        self.parent
+            .filter(|_| job.class == EntryClass::Relation)?
+            .relation(&job.path)
     }
 
-    fn maps(&self, entries: &[&FileEntry], to_packer: &Sender<Message>) -> Result<Vec<ChainedMap>, Result<NeighbourStopped, StoreError>> {
+    fn maps(
+        &self,
+        entries: &[&FileEntry],
+        to_packer: &Sender<Message>,
+    ) -> Result<Vec<ChainedMap>, Result<NeighbourStopped, StoreError>> {
         if self.stop.is_set() {
             return Err(Ok(NeighbourStopped));
         }
-        let loaded = self.runtime.block_on(load_maps(self.repository, entries)).map_err(Err)?;
+        let loaded = self
+            .runtime
+            .block_on(load_maps(self.repository, entries))
+            .map_err(Err)?;
         let mut out = Vec::with_capacity(loaded.len());
         for map in loaded {
             if map.is_none() {
@@ -184,7 +218,12 @@ impl Copy<'_> {
         Ok(out)
     }
 
-    fn dispatch(&self, batches: &Receiver<Vec<(FileJob, ChainedMap)>>, work: &Sender<Work>, to_packer: &Sender<Message>) -> Staged {
+    fn dispatch(
+        &self,
+        batches: &Receiver<Vec<(FileJob, ChainedMap)>>,
+        work: &Sender<Work>,
+        to_packer: &Sender<Message>,
+    ) -> Staged {
         for (number, (job, parent)) in (self.first_number + 1..).zip(batches.iter().flatten()) {
             let file = match File::open(&job.on_disk) {
                 Ok(file) => file,
@@ -194,18 +233,40 @@ impl Copy<'_> {
                 }
                 Err(error) => return Err(Err(job.io_error("open", error))),
             };
-            let size = file.metadata().map_err(|error| Err(job.io_error("look at", error)))?.len();
+            let size = file
+                .metadata()
+                .map_err(|error| Err(job.io_error("look at", error)))?
+                .len();
             if job.class != EntryClass::Relation {
-                send(work, Work::Content(ContentFile { number, job, file, size }))?;
+                send(
+                    work,
+                    Work::Content(ContentFile {
+                        number,
+                        job,
+                        file,
+                        size,
+                    }),
+                )?;
                 continue;
             }
-            let too_long = |_| Err(StoreError::Limit { what: "a relation file", detail: format!("{size} bytes") });
+            let too_long = |_| {
+                Err(StoreError::Limit {
+                    what: "a relation file",
+                    detail: format!("{size} bytes"),
+                })
+            };
             let pages = u32::try_from(size / PAGE_BYTES as u64).map_err(too_long)?;
             if pages == 0 {
                 send(to_packer, Message::Empty(job, parent))?;
                 continue;
             }
-            let file = Arc::new(RelationFile { number, job, file, pages, parent });
+            let file = Arc::new(RelationFile {
+                number,
+                job,
+                file,
+                pages,
+                parent,
+            });
             for unit in 0..pages.div_ceil(UNIT_PAGES) {
                 send(work, Work::Unit(Arc::clone(&file), unit))?;
             }

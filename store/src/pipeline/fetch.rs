@@ -30,8 +30,13 @@ pub(super) async fn metadata_chunks(
     for at in wanted {
         by_pack.entry(at.pack).or_default().push(at.number);
     }
-    let reads = by_pack.into_iter().map(|(pack, numbers)| chunks_of_pack(repository, pack, numbers));
-    let parts: Vec<_> = futures::stream::iter(reads).buffer_unordered(READS_IN_FLIGHT).try_collect().await?;
+    let reads = by_pack
+        .into_iter()
+        .map(|(pack, numbers)| chunks_of_pack(repository, pack, numbers));
+    let parts: Vec<_> = futures::stream::iter(reads)
+        .buffer_unordered(READS_IN_FLIGHT)
+        .try_collect()
+        .await?;
     Ok(parts.into_iter().flatten().collect())
 }
 
@@ -79,11 +84,22 @@ pub(super) async fn pack_facts(repository: &Repository, pack: PackId) -> Result<
         return Err(StoreError::damaged(&name, "the pack is missing"));
     };
     let footer = read_footer(repository, &head, &name).await?;
-    Ok(PackFacts { kind: head.kind, body_bytes: head.body_bytes, footer })
+    Ok(PackFacts {
+        kind: head.kind,
+        body_bytes: head.body_bytes,
+        footer,
+    })
 }
 
-async fn read_footer(repository: &Repository, head: &Head, name: &crate::object::ObjectName) -> Result<Footer, StoreError> {
-    let end_of_body = |len: u64| ByteRange::Slice { start: head.body_start() + head.body_bytes - len, len };
+async fn read_footer(
+    repository: &Repository,
+    head: &Head,
+    name: &crate::object::ObjectName,
+) -> Result<Footer, StoreError> {
+    let end_of_body = |len: u64| ByteRange::Slice {
+        start: head.body_start() + head.body_bytes - len,
+        len,
+    };
     let guess = FOOTER_GUESS_BYTES.min(head.body_bytes);
     let mut end = repository.store().get(name, end_of_body(guess)).await?;
     let trailer = end.get(end.len().saturating_sub(8)..).unwrap_or_default();

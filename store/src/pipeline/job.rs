@@ -33,11 +33,19 @@ pub struct FileJob {
 impl FileJob {
     pub(super) fn entry(&self, size: u64) -> FileEntry {
         let bare = FileEntry::bare(self.path.clone(), EntryType::File, self.mode);
-        FileEntry { size, class: self.class, ..bare }
+        FileEntry {
+            size,
+            class: self.class,
+            ..bare
+        }
     }
 
     pub(super) fn io_error(&self, action: &'static str, source: std::io::Error) -> StoreError {
-        StoreError::Io { action, path: self.on_disk.display().to_string(), source }
+        StoreError::Io {
+            action,
+            path: self.on_disk.display().to_string(),
+            source,
+        }
     }
 }
 
@@ -51,7 +59,13 @@ pub trait PageCheck: Debug + Send + Sync {
     ///
     /// # Errors
     /// Those of `reread`.
-    fn examine(&self, file: &FileJob, page: u32, bytes: &mut [u8], reread: &mut Reread<'_>) -> Result<Option<CorruptPage>, StoreError>;
+    fn examine(
+        &self,
+        file: &FileJob,
+        page: u32,
+        bytes: &mut [u8],
+        reread: &mut Reread<'_>,
+    ) -> Result<Option<CorruptPage>, StoreError>;
 }
 
 /// Believes every page.
@@ -59,7 +73,13 @@ pub trait PageCheck: Debug + Send + Sync {
 pub struct BelieveAll;
 
 impl PageCheck for BelieveAll {
-    fn examine(&self, _: &FileJob, _: u32, _: &mut [u8], _: &mut Reread<'_>) -> Result<Option<CorruptPage>, StoreError> {
+    fn examine(
+        &self,
+        _: &FileJob,
+        _: u32,
+        _: &mut [u8],
+        _: &mut Reread<'_>,
+    ) -> Result<Option<CorruptPage>, StoreError> {
         Ok(None)
     }
 }

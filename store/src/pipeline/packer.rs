@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use minicbor::bytes::ByteVec;
 
+use super::Clock;
 use super::account::Accounts;
 use super::assemble::RelationState;
 use super::content::Piece;
@@ -16,7 +17,6 @@ use super::parent::ChainedMap;
 use super::progress::Progress;
 use super::upload::Uploads;
 use super::worker::{UnitDone, encode};
-use super::Clock;
 use crate::chunk::{ChunkKind, ChunkReference, ContentReference, EncodedChunk};
 use crate::codec::{Codec, Compressor};
 use crate::envelope::Kind;
@@ -75,7 +75,12 @@ pub(super) struct Packer {
 }
 
 impl Packer {
-    pub(super) fn new(uploads: Uploads, lineage: LineageId, now_us: Clock, progress: Arc<Progress>) -> Result<Self, StoreError> {
+    pub(super) fn new(
+        uploads: Uploads,
+        lineage: LineageId,
+        now_us: Clock,
+        progress: Arc<Progress>,
+    ) -> Result<Self, StoreError> {
         Ok(Packer {
             keys: uploads.writer().repository().keys().clone(),
             uploads,
@@ -113,7 +118,10 @@ impl Packer {
             Message::Pieces(number, pieces) => self.take_pieces(number, pieces),
             Message::ContentDone(number, job, size) => {
                 let content = self.contents.remove(&number).unwrap_or_default();
-                self.add_entry(FileEntry { content, ..job.entry(size) });
+                self.add_entry(FileEntry {
+                    content,
+                    ..job.entry(size)
+                });
                 Ok(())
             }
             Message::Vanished(job, parent) => {
@@ -134,7 +142,15 @@ impl Packer {
     }
 
     fn take_unit(&mut self, unit: UnitDone) -> Result<(), StoreError> {
-        let UnitDone { file, number, digests, runs, chunks, new_pages, corrupt } = unit;
+        let UnitDone {
+            file,
+            number,
+            digests,
+            runs,
+            chunks,
+            new_pages,
+            corrupt,
+        } = unit;
         let mut places = Vec::with_capacity(chunks.len());
         for chunk in chunks {
             places.push(self.place(chunk)?);
@@ -153,7 +169,10 @@ impl Packer {
         for piece in pieces {
             let at = match piece {
                 Piece::Known(at) => {
-                    self.accounts.needs(ChunkReference { pack: at.pack, number: at.number });
+                    self.accounts.needs(ChunkReference {
+                        pack: at.pack,
+                        number: at.number,
+                    });
                     at
                 }
                 Piece::New(chunk) => match self.index.get(&chunk.id) {
@@ -161,7 +180,11 @@ impl Packer {
                     None => {
                         let (id, plain_bytes) = (chunk.id, chunk.plain_bytes);
                         let (place, _) = self.place(chunk)?;
-                        let at = ContentReference { pack: place.pack, number: place.number, plain_bytes };
+                        let at = ContentReference {
+                            pack: place.pack,
+                            number: place.number,
+                            plain_bytes,
+                        };
                         self.index.insert(id, at);
                         at
                     }
@@ -195,19 +218,34 @@ impl Packer {
     /// Puts a chunk into the pack for its kind; returns its place and its stored bytes.
     pub(super) fn place(&mut self, chunk: EncodedChunk) -> Result<(ChunkReference, u64), StoreError> {
         let is_metadata = chunk.kind.is_metadata();
-        let slot = if is_metadata { &mut self.metadata } else { &mut self.data };
+        let slot = if is_metadata {
+            &mut self.metadata
+        } else {
+            &mut self.data
+        };
         let pack = match slot {
             Some(pack) => pack,
             None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, PACK_CAPACITY_BYTES)?),
-            None => slot.insert(PackWriter::data(self.uploads.session().key(), self.lineage, PACK_CAPACITY_BYTES)?),
+            None => slot.insert(PackWriter::data(
+                self.uploads.session().key(),
+                self.lineage,
+                PACK_CAPACITY_BYTES,
+            )?),
         };
         let stored_bytes = (chunk.payload.len() + TAG_BYTES) as u64;
-        let at = ChunkReference { pack: pack.id(), number: pack.append(chunk)? };
+        let at = ChunkReference {
+            pack: pack.id(),
+            number: pack.append(chunk)?,
+        };
         let is_full = pack.body_bytes() >= PACK_BYTES_TARGET;
         self.accounts.placed(at.pack, stored_bytes);
         self.totals.new_chunks += u64::from(!is_metadata);
         if is_full {
-            self.close(if is_metadata { Kind::MetadataPack } else { Kind::DataPack })?;
+            self.close(if is_metadata {
+                Kind::MetadataPack
+            } else {
+                Kind::DataPack
+            })?;
         }
         Ok((at, stored_bytes))
     }
@@ -215,7 +253,10 @@ impl Packer {
     /// Writes a metadata chunk; one that the parent has already is referenced.
     pub(super) fn place_metadata(&mut self, kind: ChunkKind, plain: Vec<u8>) -> Result<ChunkReference, StoreError> {
         if plain.len() > METADATA_CHUNK_BYTES_MAX {
-            return Err(StoreError::Limit { what: "a metadata chunk", detail: format!("{} bytes", plain.len()) });
+            return Err(StoreError::Limit {
+                what: "a metadata chunk",
+                detail: format!("{} bytes", plain.len()),
+            });
         }
         let id = self.keys.metadata_chunk_id(kind as u8, &plain);
         if let Some(at) = self.known_metadata.get(&id) {
@@ -225,7 +266,13 @@ impl Packer {
         let chunk = if kind == ChunkKind::Digests {
             // Digests look random: no attempt to compress them.
             let plain_bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-            EncodedChunk { kind, id, plain_bytes, codec: Codec::Stored, payload: plain }
+            EncodedChunk {
+                kind,
+                id,
+                plain_bytes,
+                codec: Codec::Stored,
+                payload: plain,
+            }
         } else {
             encode(&mut self.compressor, &mut self.scratch, kind, id, &plain)?
         };
@@ -233,8 +280,14 @@ impl Packer {
     }
 
     fn close(&mut self, kind: Kind) -> Result<(), StoreError> {
-        let slot = if kind == Kind::DataPack { &mut self.data } else { &mut self.metadata };
-        let Some(pack) = slot.take().filter(|pack| !pack.is_empty()) else { return Ok(()) };
+        let slot = if kind == Kind::DataPack {
+            &mut self.data
+        } else {
+            &mut self.metadata
+        };
+        let Some(pack) = slot.take().filter(|pack| !pack.is_empty()) else {
+            return Ok(());
+        };
         let body = pack.finish(&self.keys)?;
         self.accounts.closed(body.id, kind, body.body.len() as u64);
         self.totals.new_stored_bytes += self.uploads.start(body, (self.now_us)())?;

@@ -33,12 +33,16 @@ impl Parent {
     pub async fn load(repository: &Repository, manifest: Manifest) -> Result<Self, StoreError> {
         let mut known_metadata = HashMap::new();
         let pieces = metadata_chunks(repository, manifest.file_table.iter().copied()).await?;
-        let missing = |at: ChunkReference| StoreError::damaged(at.pack, format!("metadata chunk {} cannot be read", at.number));
+        let missing =
+            |at: ChunkReference| StoreError::damaged(at.pack, format!("metadata chunk {} cannot be read", at.number));
         let mut entries = HashMap::new();
         let mut lists = Vec::new();
         for at in &manifest.file_table {
             let bytes = pieces.get(at).ok_or_else(|| missing(*at))?;
-            known_metadata.insert(repository.keys().metadata_chunk_id(ChunkKind::FileTable as u8, bytes), *at);
+            known_metadata.insert(
+                repository.keys().metadata_chunk_id(ChunkKind::FileTable as u8, bytes),
+                *at,
+            );
             for entry in decode_piece(&format!("{}/{}", at.pack, at.number), bytes)? {
                 lists.extend(entry.content_list);
                 entries.insert(entry.path.to_vec(), entry);
@@ -48,10 +52,17 @@ impl Parent {
         for entry in entries.values_mut() {
             let Some(at) = entry.content_list else { continue };
             let bytes = lists.get(&at).ok_or_else(|| missing(at))?;
-            known_metadata.insert(repository.keys().metadata_chunk_id(ChunkKind::ChunkList as u8, bytes), at);
+            known_metadata.insert(
+                repository.keys().metadata_chunk_id(ChunkKind::ChunkList as u8, bytes),
+                at,
+            );
             entry.content = decode_chunk_list(&format!("{}/{}", at.pack, at.number), bytes)?;
         }
-        Ok(Parent { manifest, entries, known_metadata })
+        Ok(Parent {
+            manifest,
+            entries,
+            known_metadata,
+        })
     }
 
     /// The backup.
@@ -61,7 +72,9 @@ impl Parent {
     }
 
     pub(super) fn relation(&self, path: &[u8]) -> Option<&FileEntry> {
-        self.entries.get(path).filter(|entry| entry.class == EntryClass::Relation)
+        self.entries
+            .get(path)
+            .filter(|entry| entry.class == EntryClass::Relation)
     }
 }
 
@@ -97,7 +110,10 @@ type Chunks = HashMap<ChunkReference, Vec<u8>>;
 ///
 /// # Errors
 /// The store failed.
-pub(super) async fn load_maps(repository: &Repository, files: &[&FileEntry]) -> Result<Vec<Option<ChainedMap>>, StoreError> {
+pub(super) async fn load_maps(
+    repository: &Repository,
+    files: &[&FileEntry],
+) -> Result<Vec<Option<ChainedMap>>, StoreError> {
     let mut chunks = Chunks::new();
     let mut wanted: Vec<(Part, ChunkReference)> = Vec::new();
     for file in files {
@@ -110,7 +126,10 @@ pub(super) async fn load_maps(repository: &Repository, files: &[&FileEntry]) -> 
             break;
         }
         let got = metadata_chunks(repository, wanted.iter().map(|(_, at)| *at)).await?;
-        wanted = wanted.iter().filter_map(|(part, at)| Some((*part, parent_of(*part, got.get(at)?)?))).collect();
+        wanted = wanted
+            .iter()
+            .filter_map(|(part, at)| Some((*part, parent_of(*part, got.get(at)?)?)))
+            .collect();
         chunks.extend(got);
     }
     Ok(files.iter().map(|file| resolve(file, &chunks)).collect())
@@ -135,7 +154,9 @@ fn parent_of(part: Part, bytes: &[u8]) -> Option<ChunkReference> {
 
 fn resolve(file: &FileEntry, chunks: &Chunks) -> Option<ChainedMap> {
     let mut out = ChainedMap::default();
-    let (Some(extents_at), Some(digests_at)) = (file.extents, file.digests) else { return Some(out) };
+    let (Some(extents_at), Some(digests_at)) = (file.extents, file.digests) else {
+        return Some(out);
+    };
     let (extents, depth) = resolve_extents(extents_at, chunks, &mut out.extents_chain)?;
     out.map.extents = extents;
     out.map.extents_at = Some((extents_at, depth));
@@ -181,7 +202,8 @@ fn resolve_digests(at: ChunkReference, chunks: &Chunks, chain: &mut Vec<ChunkRef
     let mut base = Digests::default();
     let mut depth = 0;
     for at in chain.iter().rev() {
-        let parsed = decode_digests::<std::convert::Infallible>(chunks.get(at)?, |_| Ok(std::mem::take(&mut base))).ok()??;
+        let parsed =
+            decode_digests::<std::convert::Infallible>(chunks.get(at)?, |_| Ok(std::mem::take(&mut base))).ok()??;
         depth = match parsed.form {
             Form::Whole => 0,
             Form::Delta { depth, .. } => depth,

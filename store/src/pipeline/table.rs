@@ -16,7 +16,10 @@ impl Packer {
         entries.sort_unstable_by(|a, b| a.path.cmp(&b.path));
         if let Some([twice, _]) = entries.array_windows().find(|[a, b]| a.path == b.path) {
             let detail = format!("\"{}\" twice", String::from_utf8_lossy(&twice.path));
-            return Err(StoreError::Limit { what: "a file table", detail });
+            return Err(StoreError::Limit {
+                what: "a file table",
+                detail,
+            });
         }
         for entry in &mut entries {
             if entry.content.len() > INLINE_CONTENT_REFERENCES_MAX {

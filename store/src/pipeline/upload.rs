@@ -25,8 +25,21 @@ pub(super) struct Uploads {
 }
 
 impl Uploads {
-    pub(super) fn new(writer: Arc<Writer>, session: Session, runtime: Handle, in_flight: usize, progress: Arc<Progress>) -> Self {
-        Uploads { writer, session, runtime, permits: Arc::new(Semaphore::new(in_flight.max(1))), running: JoinSet::new(), progress }
+    pub(super) fn new(
+        writer: Arc<Writer>,
+        session: Session,
+        runtime: Handle,
+        in_flight: usize,
+        progress: Arc<Progress>,
+    ) -> Self {
+        Uploads {
+            writer,
+            session,
+            runtime,
+            permits: Arc::new(Semaphore::new(in_flight.max(1))),
+            running: JoinSet::new(),
+            progress,
+        }
     }
 
     pub(super) fn session(&self) -> &Session {
@@ -44,7 +57,10 @@ impl Uploads {
     /// The pack cannot be signed, or an earlier upload failed.
     pub(super) fn start(&mut self, pack: PackBody, now_us: i64) -> Result<u64, StoreError> {
         let closed = |_| StoreError::Stage("upload");
-        let permit = self.runtime.block_on(Arc::clone(&self.permits).acquire_owned()).map_err(closed)?;
+        let permit = self
+            .runtime
+            .block_on(Arc::clone(&self.permits).acquire_owned())
+            .map_err(closed)?;
         while let Some(done) = self.running.try_join_next() {
             done.map_err(|_| StoreError::Stage("upload"))??;
         }
@@ -54,7 +70,10 @@ impl Uploads {
         let stored = bytes.len() as u64;
         let (writer, progress) = (Arc::clone(&self.writer), Arc::clone(&self.progress));
         let upload = async move {
-            let result = writer.create(&name, bytes, digest).await.map(|_| progress.stored(stored));
+            let result = writer
+                .create(&name, bytes, digest)
+                .await
+                .map(|_| progress.stored(stored));
             drop(permit);
             result
         };

@@ -129,12 +129,20 @@ impl Worker {
                 push(&mut done.runs, number, Origin::Zero);
                 self.zero_digest
             } else {
-                done.corrupt.extend(self.common.check.examine(&file.job, number, page, &mut |page| read_page(file, number, page))?);
+                done.corrupt.extend(
+                    self.common
+                        .check
+                        .examine(&file.job, number, page, &mut |page| read_page(file, number, page))?,
+                );
                 let digest = self.common.keys.page_digest(page);
                 if before == Some(&digest) && !stale.get(at as usize).is_some_and(|stale| *stale) {
                     push(&mut done.runs, number, Origin::Parent);
                 } else {
-                    push(&mut done.runs, number, Origin::Chunks(u32::try_from(listed.len()).unwrap_or(u32::MAX)));
+                    push(
+                        &mut done.runs,
+                        number,
+                        Origin::Chunks(u32::try_from(listed.len()).unwrap_or(u32::MAX)),
+                    );
                     listed.push(at);
                 }
                 digest
@@ -156,7 +164,12 @@ impl Worker {
         let end = at + u64::from(pages) * PAGE_BYTES as u64;
         if end < u64::from(file.pages) * PAGE_BYTES as u64 {
             // A hint; a file system that cannot take it loses nothing but time.
-            let _ = rustix::fs::fadvise(&file.file, end, std::num::NonZeroU64::new(AHEAD_BYTES), rustix::fs::Advice::WillNeed);
+            let _ = rustix::fs::fadvise(
+                &file.file,
+                end,
+                std::num::NonZeroU64::new(AHEAD_BYTES),
+                rustix::fs::Advice::WillNeed,
+            );
         }
         let buffer = self.unit.get_mut(..pages as usize * PAGE_BYTES).unwrap_or_default();
         let got = read_up_to(&file.file, buffer, at).map_err(|error| file.job.io_error("read", error))?;
@@ -168,7 +181,9 @@ impl Worker {
     fn stale_pages(&self, file: &RelationFile, first: u32, pages: u32) -> Vec<bool> {
         let mut stale = Vec::new();
         for run in file.parent.map.extents.slice(first, first + pages) {
-            let Source::Pack { pack, .. } = run.source else { continue };
+            let Source::Pack { pack, .. } = run.source else {
+                continue;
+            };
             if !self.common.filter.is_usable(pack) {
                 stale.resize(pages as usize, false);
                 let range = (run.first - first) as usize..(run.end() - first) as usize;
@@ -180,17 +195,22 @@ impl Worker {
 
     /// A chunk of the pages of the unit that `group` lists.
     fn encode_pages(&mut self, group: &[u32], digests: &[PageDigest]) -> Result<EncodedChunk, StoreError> {
-        let group_digests: Vec<PageDigest> = group.iter().filter_map(|at| digests.get(*at as usize).copied()).collect();
+        let group_digests: Vec<PageDigest> = group
+            .iter()
+            .filter_map(|at| digests.get(*at as usize).copied())
+            .collect();
         let id = self.common.keys.relation_chunk_id(&group_digests);
         let place = |at: u32, count: usize| at as usize * PAGE_BYTES..(at as usize + count) * PAGE_BYTES;
         let first = group.first().copied().unwrap_or(0);
-        let is_one_run = group.last().copied().unwrap_or(0) - first == u32::try_from(group.len()).unwrap_or(0).saturating_sub(1);
+        let is_one_run =
+            group.last().copied().unwrap_or(0) - first == u32::try_from(group.len()).unwrap_or(0).saturating_sub(1);
         let plain = if is_one_run {
             self.unit.get(place(first, group.len())).unwrap_or_default()
         } else {
             self.gathered.clear();
             for at in group {
-                self.gathered.extend_from_slice(self.unit.get(place(*at, 1)).unwrap_or_default());
+                self.gathered
+                    .extend_from_slice(self.unit.get(place(*at, 1)).unwrap_or_default());
             }
             &self.gathered
         };
@@ -216,8 +236,17 @@ pub(super) fn encode(
     let codec = compressor.encode(plain, scratch)?;
     let mut payload = Vec::with_capacity(scratch.len() + TAG_BYTES);
     payload.extend_from_slice(scratch);
-    let plain_bytes = u32::try_from(plain.len()).map_err(|_| StoreError::Limit { what: "a chunk", detail: "4 GiB".into() })?;
-    Ok(EncodedChunk { kind, id, plain_bytes, codec, payload })
+    let plain_bytes = u32::try_from(plain.len()).map_err(|_| StoreError::Limit {
+        what: "a chunk",
+        detail: "4 GiB".into(),
+    })?;
+    Ok(EncodedChunk {
+        kind,
+        id,
+        plain_bytes,
+        codec,
+        payload,
+    })
 }
 
 fn push(runs: &mut Vec<Run>, page: u32, from: Origin) {
@@ -232,7 +261,11 @@ fn push(runs: &mut Vec<Run>, page: u32, from: Origin) {
             return;
         }
     }
-    runs.push(Run { first: page, count: 1, from });
+    runs.push(Run {
+        first: page,
+        count: 1,
+        from,
+    });
 }
 
 fn is_zero(page: &[u8]) -> bool {
@@ -255,7 +288,8 @@ pub(super) fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> Result<usiz
 
 fn read_page(file: &RelationFile, page: u32, buffer: &mut [u8]) -> Result<bool, StoreError> {
     let mut fresh = [0; PAGE_BYTES];
-    let got = read_up_to(&file.file, &mut fresh, u64::from(page) * PAGE_BYTES as u64).map_err(|error| file.job.io_error("read", error))?;
+    let got = read_up_to(&file.file, &mut fresh, u64::from(page) * PAGE_BYTES as u64)
+        .map_err(|error| file.job.io_error("read", error))?;
     if got < PAGE_BYTES || buffer.len() != PAGE_BYTES {
         return Ok(false);
     }

@@ -44,20 +44,35 @@ pub async fn describe(store: &dyn ObjectStore) -> Result<Description, StoreError
     let bytes = match store.get(&name, ByteRange::All).await {
         Ok(bytes) => bytes,
         Err(error) if error.class() == ErrorClass::NotFound => {
-            return Err(StoreError::NoRepository { url: format!("this place: it has no \"{DESCRIPTION}\"") });
+            return Err(StoreError::NoRepository {
+                url: format!("this place: it has no \"{DESCRIPTION}\""),
+            });
         }
         Err(error) => return Err(error.into()),
     };
-    let text: DescriptionText = serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(DESCRIPTION, error))?;
+    let text: DescriptionText =
+        serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(DESCRIPTION, error))?;
     if text.format != 1 || text.required_features != 0 {
-        return Err(StoreError::TooNew { name: DESCRIPTION.into(), reason: format!("format {}", text.format) });
+        return Err(StoreError::TooNew {
+            name: DESCRIPTION.into(),
+            reason: format!("format {}", text.format),
+        });
     }
-    let repository = text.repository.parse().map_err(|_| StoreError::damaged(DESCRIPTION, "bad repository id"))?;
-    Ok(Description { format: text.format, repository })
+    let repository = text
+        .repository
+        .parse()
+        .map_err(|_| StoreError::damaged(DESCRIPTION, "bad repository id"))?;
+    Ok(Description {
+        format: text.format,
+        repository,
+    })
 }
 
 fn description_name() -> Result<ObjectName, StoreError> {
-    ObjectName::new(DESCRIPTION).map_err(|error| StoreError::Limit { what: "an object name", detail: error.to_string() })
+    ObjectName::new(DESCRIPTION).map_err(|error| StoreError::Limit {
+        what: "an object name",
+        detail: error.to_string(),
+    })
 }
 
 /// What [`create`] needs to know.
@@ -101,27 +116,48 @@ pub async fn create(
     let layout = Layout::new(new.cluster)?;
     let (repository, is_new_repository) = make_description(store.as_ref(), &new).await?;
     if period::newest(store.as_ref(), &layout).await.is_ok() {
-        return Err(StoreError::Conflict { name: layout.prefix("keys") });
+        return Err(StoreError::Conflict {
+            name: layout.prefix("keys"),
+        });
     }
-    let opening = |key: OpeningKey| OpeningKeyFile { repository, cluster: new.cluster.to_owned(), key };
+    let opening = |key: OpeningKey| OpeningKeyFile {
+        repository,
+        cluster: new.cluster.to_owned(),
+        key,
+    };
     let restore = opening(OpeningKey::generate()?);
     let maintenance = opening(OpeningKey::generate()?);
-    let recipient = |name: &str, role, file: &OpeningKeyFile| Recipient { name: name.into(), role, public: file.key.public() };
+    let recipient = |name: &str, role, file: &OpeningKeyFile| Recipient {
+        name: name.into(),
+        role,
+        public: file.key.public(),
+    };
     let host = HostKeys {
         repository,
         cluster: new.cluster.to_owned(),
         cluster_keys: ClusterKeys::derive(Secret32::generate()?, repository)?,
         signing: SigningKey::from_seed(Secret32::generate()?)?,
-        recipients: vec![recipient("restore", Role::Restore, &restore), recipient("maintenance", Role::Maintenance, &maintenance)],
+        recipients: vec![
+            recipient("restore", Role::Restore, &restore),
+            recipient("maintenance", Role::Maintenance, &maintenance),
+        ],
     };
-    let created = Created { host, restore, maintenance, is_new_repository };
+    let created = Created {
+        host,
+        restore,
+        maintenance,
+        is_new_repository,
+    };
     keep(&created)?;
     write_first_period(&store, &layout, &created.host, &new).await?;
     let opened = Arc::new(Repository::open_as_host(store, &created.host).await?);
     Ok((created, opened))
 }
 
-async fn make_description(store: &dyn ObjectStore, new: &NewRepository<'_>) -> Result<(RepositoryId, bool), StoreError> {
+async fn make_description(
+    store: &dyn ObjectStore,
+    new: &NewRepository<'_>,
+) -> Result<(RepositoryId, bool), StoreError> {
     match describe(store).await {
         Ok(found) => return Ok((found.repository, false)),
         Err(StoreError::NoRepository { .. }) => {}
@@ -143,12 +179,22 @@ async fn make_description(store: &dyn ObjectStore, new: &NewRepository<'_>) -> R
     }
 }
 
-async fn write_first_period(store: &Arc<dyn ObjectStore>, layout: &Layout, host: &HostKeys, new: &NewRepository<'_>) -> Result<(), StoreError> {
+async fn write_first_period(
+    store: &Arc<dyn ObjectStore>,
+    layout: &Layout,
+    host: &HostKeys,
+    new: &NewRepository<'_>,
+) -> Result<(), StoreError> {
     let verifying = host.signing.verifying();
     let period = Period {
         number: 1,
         recipients: host.recipients.iter().map(Period::recipient).collect(),
-        signers: vec![period::Signer { id: verifying.id(), public: verifying.0.into(), host: new.host.into(), revoked_us: None }],
+        signers: vec![period::Signer {
+            id: verifying.id(),
+            public: verifying.0.into(),
+            host: new.host.into(),
+            revoked_us: None,
+        }],
         dedup_fingerprint: host.cluster_keys.fingerprint(),
     };
     let bootstrap = Arc::new(Repository {
@@ -161,12 +207,19 @@ async fn write_first_period(store: &Arc<dyn ObjectStore>, layout: &Layout, host:
         opening: None,
         metadata_packs: std::sync::Mutex::default(),
     });
-    let place = Place { repository: host.repository, cluster: &host.cluster, lineage: None };
+    let place = Place {
+        repository: host.repository,
+        cluster: &host.cluster,
+        lineage: None,
+    };
     let session = Session::begin(&host.cluster_keys, &host.recipients, place, Purpose::Keys)?;
     let signing = Arc::new(SigningKey::from_seed(host.signing.seed().clone())?);
     let writer = Writer::new(bootstrap, signing, 0);
     let plain = to_cbor(&period)?;
-    let object = NewObject { session: Some(&session), ..NewObject::metadata(Kind::Keys, &plain, new.now_us) };
+    let object = NewObject {
+        session: Some(&session),
+        ..NewObject::metadata(Kind::Keys, &plain, new.now_us)
+    };
     match writer.put(&layout.keys(1)?, object).await? {
         Put::Created | Put::Same => Ok(()),
     }

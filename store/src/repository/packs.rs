@@ -47,7 +47,10 @@ impl FetchedPack {
     /// # Errors
     /// There is no such chunk.
     pub fn entry(&self, number: u32) -> Result<&FooterEntry, StoreError> {
-        self.footer.entries.get(number as usize).ok_or_else(|| StoreError::damaged(&self.name, format!("no chunk {number}")))
+        self.footer
+            .entries
+            .get(number as usize)
+            .ok_or_else(|| StoreError::damaged(&self.name, format!("no chunk {number}")))
     }
 
     /// All entries.
@@ -69,12 +72,17 @@ impl FetchedPack {
     pub fn chunk_unchecked(&self, number: u32) -> Result<Vec<u8>, StoreError> {
         let entry = self.entry(number)?;
         let (at, len) = (u64::from(entry.at), entry.stored_bytes as usize);
-        let part = self.parts.partition_point(|(begin, _)| *begin <= at).checked_sub(1).and_then(|index| self.parts.get(index));
+        let part = self
+            .parts
+            .partition_point(|(begin, _)| *begin <= at)
+            .checked_sub(1)
+            .and_then(|index| self.parts.get(index));
         let sealed = part.and_then(|(begin, bytes)| {
             let from = usize::try_from(at - begin).ok()?;
             bytes.get(from..from.checked_add(len)?)
         });
-        let sealed = sealed.ok_or_else(|| StoreError::damaged(&self.name, format!("chunk {number} was not fetched")))?;
+        let sealed =
+            sealed.ok_or_else(|| StoreError::damaged(&self.name, format!("chunk {number} was not fetched")))?;
         self.opener.open(number, entry, sealed)
     }
 
@@ -103,7 +111,13 @@ impl Repository {
         let footer = Footer::of_body(&head, &body, &self.keys)?;
         let session = self.session_secret(&head, &header)?;
         let opener = ChunkOpener::new(&head, header.lineage, session.as_ref(), &self.keys)?;
-        Ok(FetchedPack { name: name.to_string(), opener, footer, fetched_bytes: head.object_bytes(), parts: vec![(0, body)] })
+        Ok(FetchedPack {
+            name: name.to_string(),
+            opener,
+            footer,
+            fetched_bytes: head.object_bytes(),
+            parts: vec![(0, body)],
+        })
     }
 
     /// Reads some chunks of a pack: head, footer, then the ranges that hold them.
@@ -119,24 +133,45 @@ impl Repository {
         let slice = |start: u64, len: u64| ByteRange::Slice { start, len };
         let guess = FOOTER_GUESS_BYTES.min(head.body_bytes);
         let mut end = self.store.get(&name, slice(body_end - guess, guess)).await?;
-        let sealed_bytes = footer_bytes(name.as_str(), end.get(end.len().saturating_sub(8)..).unwrap_or_default())? as u64;
+        let sealed_bytes = footer_bytes(
+            name.as_str(),
+            end.get(end.len().saturating_sub(8)..).unwrap_or_default(),
+        )? as u64;
         if sealed_bytes + 8 > head.body_bytes {
             return Err(StoreError::damaged(&name, "the footer claims more than the body"));
         }
         if sealed_bytes + 8 > guess {
-            end = self.store.get(&name, slice(body_end - sealed_bytes - 8, sealed_bytes + 8)).await?;
+            end = self
+                .store
+                .get(&name, slice(body_end - sealed_bytes - 8, sealed_bytes + 8))
+                .await?;
         }
-        let footer_at = end.len().saturating_sub(usize::try_from(sealed_bytes).unwrap_or(usize::MAX) + 8);
-        let footer = Footer::open(&head, end.get(footer_at..end.len().saturating_sub(8)).unwrap_or_default(), &self.keys)?;
+        let footer_at = end
+            .len()
+            .saturating_sub(usize::try_from(sealed_bytes).unwrap_or(usize::MAX) + 8);
+        let footer = Footer::open(
+            &head,
+            end.get(footer_at..end.len().saturating_sub(8)).unwrap_or_default(),
+            &self.keys,
+        )?;
         let session = self.session_secret(&head, &header)?;
         let opener = ChunkOpener::new(&head, header.lineage, session.as_ref(), &self.keys)?;
         let mut parts = Vec::with_capacity(1);
         let mut fetched_bytes = 0;
         for (start, len) in coalesce(&footer, numbers) {
             fetched_bytes += len;
-            parts.push((start, self.store.get(&name, slice(head.body_start() + start, len)).await?));
+            parts.push((
+                start,
+                self.store.get(&name, slice(head.body_start() + start, len)).await?,
+            ));
         }
-        Ok(FetchedPack { name: name.to_string(), opener, footer, parts, fetched_bytes })
+        Ok(FetchedPack {
+            name: name.to_string(),
+            opener,
+            footer,
+            parts,
+            fetched_bytes,
+        })
     }
 
     /// A metadata chunk, checked. Recently used packs are kept.
@@ -178,10 +213,14 @@ impl Repository {
         loop {
             needed.push(next);
             let bytes = self.metadata_chunk(next).await?;
-            let parsed = decode_extents(&bytes).ok_or_else(|| StoreError::damaged(next.pack, "extents make no sense"))?;
+            let parsed =
+                decode_extents(&bytes).ok_or_else(|| StoreError::damaged(next.pack, "extents make no sense"))?;
             match parsed.form {
                 Form::Whole => {
-                    let whole = deltas.iter().rev().fold(parsed.content, |base: Extents, delta| base.with_delta(delta));
+                    let whole = deltas
+                        .iter()
+                        .rev()
+                        .fold(parsed.content, |base: Extents, delta| base.with_delta(delta));
                     if !whole.is_whole() {
                         return Err(StoreError::damaged(at.pack, "extents do not cover their file"));
                     }

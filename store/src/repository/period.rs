@@ -67,13 +67,21 @@ impl Period {
     /// Signers that are not revoked.
     #[must_use]
     pub fn valid_signers(&self) -> Vec<VerifyingKey> {
-        self.signers.iter().filter(|signer| signer.revoked_us.is_none()).map(|signer| VerifyingKey(*signer.public)).collect()
+        self.signers
+            .iter()
+            .filter(|signer| signer.revoked_us.is_none())
+            .map(|signer| VerifyingKey(*signer.public))
+            .collect()
     }
 
     /// A recipient in stored form.
     #[must_use]
     pub fn recipient(recipient: &Recipient) -> PeriodRecipient {
-        PeriodRecipient { name: recipient.name.clone(), role: recipient.role, public: recipient.public.into() }
+        PeriodRecipient {
+            name: recipient.name.clone(),
+            role: recipient.role,
+            public: recipient.public.into(),
+        }
     }
 }
 
@@ -83,10 +91,19 @@ pub(super) async fn newest(store: &dyn ObjectStore, layout: &Layout) -> Result<(
     let listed = list_all(store, &prefix).await?;
     let newest = listed
         .into_iter()
-        .filter_map(|meta| meta.name.as_str().strip_prefix(&prefix)?.parse::<u64>().ok().map(|number| (number, meta.name)))
+        .filter_map(|meta| {
+            meta.name
+                .as_str()
+                .strip_prefix(&prefix)?
+                .parse::<u64>()
+                .ok()
+                .map(|number| (number, meta.name))
+        })
         .max_by_key(|(number, _)| *number);
     let Some((_, name)) = newest else {
-        return Err(StoreError::NoRepository { url: format!("{prefix} (the repository has no such cluster)") });
+        return Err(StoreError::NoRepository {
+            url: format!("{prefix} (the repository has no such cluster)"),
+        });
     };
     let bytes = store.get(&name, ByteRange::All).await?;
     Ok((name, bytes))
@@ -99,10 +116,15 @@ pub(super) fn read(head: &Head, bytes: &Bytes, keys: &ClusterKeys) -> Result<Per
     let plain = frame::open(head, None, &unsigned.digest, &body, None, keys)?;
     let period: Period = minicbor::decode(&plain).map_err(|error| StoreError::damaged(head.name(), error))?;
     if period.dedup_fingerprint != keys.fingerprint() {
-        return Err(StoreError::WrongKey { what: format!("\"{}\"", head.name()) });
+        return Err(StoreError::WrongKey {
+            what: format!("\"{}\"", head.name()),
+        });
     }
     let signer = period.signers.iter().find(|signer| signer.id == head.writer);
-    let signer = signer.ok_or_else(|| StoreError::UnknownSigner { name: head.name().into(), signer: head.writer.to_string() })?;
+    let signer = signer.ok_or_else(|| StoreError::UnknownSigner {
+        name: head.name().into(),
+        signer: head.writer.to_string(),
+    })?;
     head.open(&VerifyingKey(*signer.public), keys)?;
     Ok(period)
 }

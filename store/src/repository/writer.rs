@@ -49,7 +49,15 @@ impl<'a> NewObject<'a> {
     /// A metadata object without lineage.
     #[must_use]
     pub fn metadata(kind: Kind, plain: &'a [u8], now_us: i64) -> Self {
-        NewObject { kind, lineage: None, range: None, wal: None, plain, session: None, now_us }
+        NewObject {
+            kind,
+            lineage: None,
+            range: None,
+            wal: None,
+            plain,
+            session: None,
+            now_us,
+        }
     }
 }
 
@@ -66,7 +74,12 @@ impl Writer {
     /// A writer. `epoch` is 0 for backups and control objects.
     #[must_use]
     pub fn new(repository: Arc<Repository>, signing: Arc<SigningKey>, epoch: u64) -> Self {
-        Writer { repository, signing, epoch, previous: Mutex::default() }
+        Writer {
+            repository,
+            signing,
+            epoch,
+            previous: Mutex::default(),
+        }
     }
 
     /// The repository it writes to.
@@ -81,15 +94,38 @@ impl Writer {
         self.epoch
     }
 
-    fn finish(&self, name: &ObjectName, clear: &Clear<'_>, header: Header, body: &[u8]) -> Result<(Finished, Digest), StoreError> {
+    fn finish(
+        &self,
+        name: &ObjectName,
+        clear: &Clear<'_>,
+        header: Header,
+        body: &[u8],
+    ) -> Result<(Finished, Digest), StoreError> {
         let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
-        let header = Header { previous: *previous, ..header };
-        let finished = finish(name.as_str(), clear, &header, body, self.repository.keys(), &self.signing)?;
+        let header = Header {
+            previous: *previous,
+            ..header
+        };
+        let finished = finish(
+            name.as_str(),
+            clear,
+            &header,
+            body,
+            self.repository.keys(),
+            &self.signing,
+        )?;
         *previous = finished.head_hash;
         Ok((finished, header.digest))
     }
 
-    fn header(&self, lineage: Option<LineageId>, digest: Digest, plain_bytes: u64, session: Option<&Session>, now_us: i64) -> Header {
+    fn header(
+        &self,
+        lineage: Option<LineageId>,
+        digest: Digest,
+        plain_bytes: u64,
+        session: Option<&Session>,
+        now_us: i64,
+    ) -> Header {
         Header {
             repository: self.repository.id(),
             cluster: self.repository.cluster().to_owned(),
@@ -118,8 +154,16 @@ impl Writer {
             (Kind::Keys, _) | (_, None) => ObjectKey::derive(keys.metadata(), &salt, "seawall/1 body")?,
             (_, Some(session)) => ObjectKey::derive(session.key(), &salt, "seawall/1 data")?,
         };
-        let protection = if new.kind == Kind::Keys || new.session.is_none() { Protection::Metadata } else { Protection::Session };
-        let binding = frame::Binding { kind: new.kind, lineage: new.lineage, digest: &digest };
+        let protection = if new.kind == Kind::Keys || new.session.is_none() {
+            Protection::Metadata
+        } else {
+            Protection::Session
+        };
+        let binding = frame::Binding {
+            kind: new.kind,
+            lineage: new.lineage,
+            digest: &digest,
+        };
         let body = frame::seal(&key, binding, new.plain, &mut Compressor::new(WAL_ZSTD_LEVEL)?)?;
         let mut header = self.header(new.lineage, digest, new.plain.len() as u64, new.session, new.now_us);
         if let Some((timeline, start, end)) = new.range {
@@ -129,7 +173,13 @@ impl Writer {
         }
         header.wal = new.wal;
         let block = new.session.map(|session| session.block().clone()).unwrap_or_default();
-        let clear = Clear { kind: new.kind, protection, salt, epoch: self.epoch, session_block: &block };
+        let clear = Clear {
+            kind: new.kind,
+            protection,
+            salt,
+            epoch: self.epoch,
+            session_block: &block,
+        };
         let (finished, digest) = self.finish(name, &clear, header, &body)?;
         Ok((finished.bytes, digest))
     }
@@ -138,7 +188,12 @@ impl Writer {
     ///
     /// # Errors
     /// A limit of the envelope.
-    pub fn encode_pack(&self, pack: &PackBody, session: Option<&Session>, now_us: i64) -> Result<(ObjectName, Bytes), StoreError> {
+    pub fn encode_pack(
+        &self,
+        pack: &PackBody,
+        session: Option<&Session>,
+        now_us: i64,
+    ) -> Result<(ObjectName, Bytes), StoreError> {
         let name = self.repository.layout().pack(pack.id)?;
         let (protection, session) = match pack.kind {
             Kind::DataPack => (Protection::Session, session),
@@ -146,7 +201,13 @@ impl Writer {
         };
         let header = self.header(Some(pack.lineage), pack.digest, pack.plain_bytes, session, now_us);
         let block = session.map(|session| session.block().clone()).unwrap_or_default();
-        let clear = Clear { kind: pack.kind, protection, salt: pack.salt, epoch: self.epoch, session_block: &block };
+        let clear = Clear {
+            kind: pack.kind,
+            protection,
+            salt: pack.salt,
+            epoch: self.epoch,
+            session_block: &block,
+        };
         let (finished, _) = self.finish(&name, &clear, header, &pack.body)?;
         Ok((name, finished.bytes))
     }
@@ -161,7 +222,10 @@ impl Writer {
             PutNew::AlreadyExists => match self.repository.read_header(name).await? {
                 Some((_, header)) if header.digest == digest => Ok(Put::Same),
                 Some(_) => Err(StoreError::Conflict { name: name.to_string() }),
-                None => Err(StoreError::damaged(name, "it exists for the writer and not for the reader")),
+                None => Err(StoreError::damaged(
+                    name,
+                    "it exists for the writer and not for the reader",
+                )),
             },
         }
     }

@@ -46,7 +46,10 @@ pub struct RecordingStore<S> {
 impl<S: ObjectStore> RecordingStore<S> {
     /// Wraps `inner`.
     pub fn new(inner: S) -> Self {
-        RecordingStore { inner, state: Mutex::default() }
+        RecordingStore {
+            inner,
+            state: Mutex::default(),
+        }
     }
 
     /// The store behind.

@@ -9,8 +9,8 @@ use bytes::Bytes;
 use tokio::sync::Notify;
 
 use crate::object::{
-    ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation, Outcome,
-    PutNew,
+    ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation,
+    Outcome, PutNew,
 };
 
 /// What goes wrong with one request.
@@ -83,7 +83,10 @@ pub struct ScriptedStore<S> {
 impl<S: ObjectStore> ScriptedStore<S> {
     /// Wraps `inner`; without faults it behaves like it.
     pub fn new(inner: S) -> Self {
-        ScriptedStore { inner, script: Mutex::default() }
+        ScriptedStore {
+            inner,
+            script: Mutex::default(),
+        }
     }
 
     /// The store behind, undisturbed.
@@ -94,7 +97,11 @@ impl<S: ObjectStore> ScriptedStore<S> {
 
     /// Queues a fault for the next `operation` on a name (or listed prefix) that contains `name_contains`.
     pub fn push(&self, operation: Operation, name_contains: &str, fault: Fault) {
-        self.lock().push_back(Entry { operation, name_contains: name_contains.to_owned(), fault });
+        self.lock().push_back(Entry {
+            operation,
+            name_contains: name_contains.to_owned(),
+            fault,
+        });
     }
 
     /// Queues a gate.
@@ -118,7 +125,9 @@ impl<S: ObjectStore> ScriptedStore<S> {
     async fn before(&self, operation: Operation, name: &str) -> Result<Option<Fault>, ObjectError> {
         let fault = {
             let mut script = self.lock();
-            let at = script.iter().position(|e| e.operation == operation && name.contains(&e.name_contains));
+            let at = script
+                .iter()
+                .position(|e| e.operation == operation && name.contains(&e.name_contains));
             at.and_then(|at| script.remove(at)).map(|entry| entry.fault)
         };
         let refused = |class| {
@@ -141,7 +150,13 @@ fn after(operation: Operation, name: &str, fault: Option<&Fault>) -> Result<(), 
     match fault {
         Some(Fault::FailAfterItHappened) => {
             let detail = "scripted: the answer was lost";
-            Err(ObjectError::new(operation, name, Outcome::Unknown, ErrorClass::Transient, detail))
+            Err(ObjectError::new(
+                operation,
+                name,
+                Outcome::Unknown,
+                ErrorClass::Transient,
+                detail,
+            ))
         }
         _ => Ok(()),
     }

@@ -41,18 +41,40 @@ impl Weed {
         let ports = free_ports(10);
         let log = std::fs::File::create(at.join("log")).unwrap();
         let mut command = Command::new(binary);
-        command.current_dir(at).args(["-v=0", "server", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]);
+        command
+            .current_dir(at)
+            .args(["-v=0", "server", "-dir=.", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-s3"]);
         let listeners = [
-            "s3.port", "s3.port.https", "master.port", "master.port.grpc", "volume.port", "volume.port.grpc",
-            "filer.port", "filer.port.grpc", "s3.port.grpc",
+            "s3.port",
+            "s3.port.https",
+            "master.port",
+            "master.port.grpc",
+            "volume.port",
+            "volume.port.grpc",
+            "filer.port",
+            "filer.port.grpc",
+            "s3.port.grpc",
         ];
         for (listener, port) in listeners.iter().zip(&ports) {
             command.arg(format!("-{listener}={port}"));
         }
         let child = command
-            .args(["-s3.cert.file=cert.pem", "-s3.key.file=key.pem", "-s3.config=identities.json"])
-            .args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-s3.allowDeleteBucketNotEmpty=false"])
-            .args(["-filer.maxMB=16", "-volume.max=100", "-master.volumeSizeLimitMB=1024", "-master.telemetry=false"])
+            .args([
+                "-s3.cert.file=cert.pem",
+                "-s3.key.file=key.pem",
+                "-s3.config=identities.json",
+            ])
+            .args([
+                "-s3.port.iceberg=0",
+                "-s3.port.lance=0",
+                "-s3.allowDeleteBucketNotEmpty=false",
+            ])
+            .args([
+                "-filer.maxMB=16",
+                "-volume.max=100",
+                "-master.volumeSizeLimitMB=1024",
+                "-master.telemetry=false",
+            ])
             // Without a key-encryption key it answers 500 to server-side encryption.
             .env("WEED_S3_SSE_KEK", "5".repeat(64))
             .stdin(Stdio::null())
@@ -60,7 +82,11 @@ impl Weed {
             .stderr(log)
             .spawn()
             .unwrap();
-        let mut weed = Weed { child, ports, directory };
+        let mut weed = Weed {
+            child,
+            ports,
+            directory,
+        };
         weed.wait_until_ready().await;
         weed
     }
@@ -75,7 +101,10 @@ impl Weed {
 
     pub(crate) fn https_options(&self) -> S3Options {
         let ca_file = Some(self.ca_file());
-        S3Options { ca_file, ..self.options(format!("https://localhost:{}", self.ports[1])) }
+        S3Options {
+            ca_file,
+            ..self.options(format!("https://localhost:{}", self.ports[1]))
+        }
     }
 
     fn options(&self, endpoint: String) -> S3Options {
@@ -109,7 +138,9 @@ impl Weed {
     }
 
     async fn is_healthy(&self) -> bool {
-        let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", self.ports[0])).await else { return false };
+        let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", self.ports[0])).await else {
+            return false;
+        };
         let request = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         let mut answer = Vec::new();
         let exchanged = async {
@@ -141,8 +172,13 @@ fn binary() -> PathBuf {
 
 /// Distinct ports that were free a moment ago.
 fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count).map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap()).collect();
-    listeners.iter().map(|listener| listener.local_addr().unwrap().port()).collect()
+    let listeners: Vec<_> = (0..count)
+        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
+        .collect();
+    listeners
+        .iter()
+        .map(|listener| listener.local_addr().unwrap().port())
+        .collect()
 }
 
 /// A certificate authority (`ca.pem`) and a server certificate of it (`cert.pem`).
@@ -158,7 +194,19 @@ fn make_certificate(at: &Path) {
     };
     openssl(&["-subj", "/CN=test authority", "-keyout", "ca.key", "-out", "ca.pem"]);
     openssl(&[
-        "-subj", "/CN=localhost", "-CA", "ca.pem", "-CAkey", "ca.key", "-keyout", "key.pem", "-out", "cert.pem",
-        "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE",
+        "-subj",
+        "/CN=localhost",
+        "-CA",
+        "ca.pem",
+        "-CAkey",
+        "ca.key",
+        "-keyout",
+        "key.pem",
+        "-out",
+        "cert.pem",
+        "-addext",
+        "subjectAltName=DNS:localhost,IP:127.0.0.1",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
     ]);
 }

@@ -25,10 +25,7 @@ fn the_epochs_are_thirty_years_apart() {
     assert_eq!(now, PgTimestamp(753_315_200_123_456));
     assert_eq!(now.to_unix_micros(), 1_700_000_000_123_456);
     assert_eq!(PgTimestamp(i64::MAX).to_unix_micros(), i64::MAX);
-    assert_eq!(
-        PgTimestamp::from_unix_micros(i64::MIN),
-        PgTimestamp(i64::MIN)
-    );
+    assert_eq!(PgTimestamp::from_unix_micros(i64::MIN), PgTimestamp(i64::MIN));
 }
 
 #[test]
@@ -40,10 +37,7 @@ fn origin_and_toplevel_transaction_before_the_main_data_are_skipped() {
         (found.kind, found.xid, found.time),
         (XactKind::Commit, 9, PgTimestamp(55))
     );
-    assert_eq!(
-        (found.lsn_start, found.lsn_end),
-        (Lsn::new(100), Lsn::new(200))
-    );
+    assert_eq!((found.lsn_start, found.lsn_end), (Lsn::new(100), Lsn::new(200)));
 }
 
 #[test]
@@ -85,9 +79,6 @@ fn the_name_of_a_restore_point_ends_at_its_zero() {
     main.extend(b"upgrade\0left over");
     main.resize(72, 1);
     let point = RestorePoint::parse(&main, Lsn::new(1), Lsn::new(2)).expect("a restore point");
-    assert_eq!(
-        (point.name_lossy().as_ref(), point.time),
-        ("upgrade", PgTimestamp(3))
-    );
+    assert_eq!((point.name_lossy().as_ref(), point.time), ("upgrade", PgTimestamp(3)));
     assert!(RestorePoint::parse(&main[..71], Lsn::new(1), Lsn::new(2)).is_err());
 }

@@ -41,14 +41,8 @@ fn any_flipped_bit_but_the_harmless_ones_is_an_error() {
             let mut bytes = long_header();
             bytes[byte] ^= 1 << bit;
             // BKP_REMOVABLE says nothing about content; a lower timeline may be an ancestor's; 20..24 is padding.
-            let harmless = (byte == 2 && [2, 3].contains(&bit))
-                || (byte == 4 && bit < 2)
-                || (20..24).contains(&byte);
-            assert_eq!(
-                judge(&bytes, &expectation()).is_ok(),
-                harmless,
-                "byte {byte} bit {bit}"
-            );
+            let harmless = (byte == 2 && [2, 3].contains(&bit)) || (byte == 4 && bit < 2) || (20..24).contains(&byte);
+            assert_eq!(judge(&bytes, &expectation()).is_ok(), harmless, "byte {byte} bit {bit}");
         }
     }
 }
@@ -78,10 +72,7 @@ fn the_long_form_belongs_to_the_first_page_of_a_segment_only() {
     };
     let mut bytes = long_header();
     bytes[8..16].copy_from_slice(&0x30_2000u64.to_le_bytes());
-    assert_eq!(
-        judge(&bytes, &inside),
-        Err(WalPageError::HeaderForm { long: true })
-    );
+    assert_eq!(judge(&bytes, &inside), Err(WalPageError::HeaderForm { long: true }));
     bytes[2] = 0;
     assert_eq!(judge(&bytes, &inside), Ok(()));
 }

@@ -98,9 +98,7 @@ impl WalReader {
     }
 
     fn start_zeros(&mut self, start: Lsn, end: Lsn) -> WalItem {
-        let segment_end = end
-            .as_u64()
-            .next_multiple_of(self.config.segment_size.bytes());
+        let segment_end = end.as_u64().next_multiple_of(self.config.segment_size.bytes());
         if segment_end != self.position {
             self.phase = Phase::Zeros(segment_end);
         }
@@ -116,9 +114,7 @@ impl WalReader {
         let malformed = |source: MalformedRecord| WalError::Malformed { lsn: start, source };
         let mut fields = Fields::new(self.record.main_data().map_err(malformed)?);
         let (Some(lost), Some(time)) = (fields.u64(), fields.u64()) else {
-            return Err(malformed(MalformedRecord(
-                "it is too short for an overwrite record",
-            )));
+            return Err(malformed(MalformedRecord("it is too short for an overwrite record")));
         };
         let Some(overwrite) = self.overwrite.take() else {
             return Err(WalError::Overwrite {

@@ -3,9 +3,7 @@
 use pg::lsn::Lsn;
 
 use super::{Overwrite, Phase, WalError, WalReader};
-use crate::page::{
-    LONG_HEADER_BYTES, PAGE_BYTES, PageExpectation, PageHeader, SHORT_HEADER_BYTES, WalPageError,
-};
+use crate::page::{LONG_HEADER_BYTES, PAGE_BYTES, PageExpectation, PageHeader, SHORT_HEADER_BYTES, WalPageError};
 use crate::record::RECORD_BYTES_MAX;
 
 impl WalReader {
@@ -18,12 +16,7 @@ impl WalReader {
         }
     }
 
-    pub(super) fn read_page_header(
-        &mut self,
-        have: usize,
-        needed: usize,
-        bytes: &[u8],
-    ) -> Result<usize, WalError> {
+    pub(super) fn read_page_header(&mut self, have: usize, needed: usize, bytes: &[u8]) -> Result<usize, WalError> {
         let room = self.page_header.get_mut(have..needed).unwrap_or_default();
         let taken = room.len().min(bytes.len());
         for (to, from) in room.iter_mut().zip(bytes) {
@@ -39,8 +32,7 @@ impl WalReader {
 
     fn start_page(&mut self, page: Lsn, header_bytes: usize) -> Result<(), WalError> {
         let in_page = |source: WalPageError| WalError::Page { lsn: page, source };
-        let header = PageHeader::parse(self.page_header.get(..header_bytes).unwrap_or_default())
-            .map_err(in_page)?;
+        let header = PageHeader::parse(self.page_header.get(..header_bytes).unwrap_or_default()).map_err(in_page)?;
         header
             .check(&PageExpectation {
                 magic: self.config.magic,
@@ -90,11 +82,7 @@ impl WalReader {
         if found == expected {
             Ok(())
         } else {
-            Err(WalError::Continuation {
-                page,
-                expected,
-                found,
-            })
+            Err(WalError::Continuation { page, expected, found })
         }
     }
 

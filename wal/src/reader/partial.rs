@@ -5,9 +5,7 @@
 //! is right.
 
 use crate::commit::{XactKind, XactScan};
-use crate::record::{
-    MalformedRecord, PREFIX_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, RecordKind, main_data,
-};
+use crate::record::{MalformedRecord, PREFIX_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, RecordKind, main_data};
 
 /// The record that is being read: bounded, however long it is.
 #[derive(Debug)]

@@ -22,10 +22,7 @@ fn records(items: &[WalItem]) -> Vec<RecordInfo> {
 }
 
 fn starts(items: &[WalItem]) -> Vec<u64> {
-    records(items)
-        .iter()
-        .map(|record| record.start.as_u64())
-        .collect()
+    records(items).iter().map(|record| record.start.as_u64()).collect()
 }
 
 /// Some of everything, three segments long.
@@ -58,11 +55,7 @@ fn any_split_of_the_input_gives_the_same_items() {
     let whole = wal.items();
     assert_eq!(records(&whole).len(), 18);
     for size in [1, 7, 8, 24, 40, 8191, 8192, 8193, 100_000] {
-        assert_eq!(
-            wal.read_split(|_| size),
-            (whole.clone(), Ok(())),
-            "pieces of {size}"
-        );
+        assert_eq!(wal.read_split(|_| size), (whole.clone(), Ok(())), "pieces of {size}");
     }
     for seed in 1..40 {
         let mut random = Random(seed * 7919);
@@ -83,11 +76,7 @@ fn a_record_is_read_wherever_its_header_meets_the_page_end() {
             wal.fill_page_to(left);
             let expected = [SEGMENT + 40, wal.filler(body), wal.filler(3)];
             let (items, result) = wal.read_split(|_| 13);
-            assert_eq!(
-                (starts(&items), result),
-                (expected.to_vec(), Ok(())),
-                "{left} {body}"
-            );
+            assert_eq!((starts(&items), result), (expected.to_vec(), Ok(())), "{left} {body}");
         }
     }
 }
@@ -118,17 +107,11 @@ fn the_rest_of_a_record_before_the_start_is_skipped() {
         }
         let mut reader = tail.reader();
         reader.expect_prev(Lsn::new(cut));
-        assert_eq!(
-            reader.push(Lsn::new(tail.start), &tail.bytes, &mut |_| ()),
-            Ok(())
-        );
+        assert_eq!(reader.push(Lsn::new(tail.start), &tail.bytes, &mut |_| ()), Ok(()));
         let mut reader = tail.reader();
         reader.expect_prev(Lsn::new(cut - 8));
         let result = reader.push(Lsn::new(tail.start), &tail.bytes, &mut |_| ());
-        assert!(
-            matches!(result, Err(WalError::RecordPrev { .. })),
-            "{result:?}"
-        );
+        assert!(matches!(result, Err(WalError::RecordPrev { .. })), "{result:?}");
     }
 }
 
@@ -139,16 +122,10 @@ fn half_a_record_at_the_end_is_not_there_yet() {
     let half = wal.filler(3 * PAGE);
     wal.bytes.truncate(2 * PAGE);
     let mut reader = wal.reader();
-    assert_eq!(
-        reader.push(Lsn::new(SEGMENT), &wal.bytes, &mut |_| ()),
-        Ok(())
-    );
+    assert_eq!(reader.push(Lsn::new(SEGMENT), &wal.bytes, &mut |_| ()), Ok(()));
     assert_eq!(reader.position(), Lsn::new(SEGMENT + 2 * PAGE_BYTES));
     assert_eq!(reader.first_record_start(), Some(Lsn::new(first)));
-    assert_eq!(
-        reader.last_complete_record().map(|r| r.start),
-        Some(Lsn::new(first))
-    );
+    assert_eq!(reader.last_complete_record().map(|r| r.start), Some(Lsn::new(first)));
     assert_eq!(reader.partial_record_start(), Some(Lsn::new(half)));
 }
 
@@ -169,13 +146,8 @@ fn after_a_switch_the_next_record_is_on_the_next_segment() {
         assert_eq!(starts(&items)[starts(&items).len() - 2..], [start, next]);
         let segment_end = if left < 24 { 3 * SEGMENT } else { 2 * SEGMENT };
         assert_eq!(next, segment_end + 40);
-        let switch = items
-            .iter()
-            .find(|item| matches!(item, WalItem::Switch { .. }));
-        let Some(WalItem::Switch {
-            segment_end: found, ..
-        }) = switch
-        else {
+        let switch = items.iter().find(|item| matches!(item, WalItem::Switch { .. }));
+        let Some(WalItem::Switch { segment_end: found, .. }) = switch else {
             panic!("no switch")
         };
         assert_eq!(found.as_u64(), segment_end);
@@ -223,12 +195,7 @@ fn the_prepared_transaction_is_named_however_long_the_record_is() {
         wal.record(1, 0x80 | 0x30, 0, &main(&data));
     }
     for piece in [3, 5_000, usize::MAX] {
-        let xids: Vec<u32> = wal
-            .read_split(|_| piece)
-            .0
-            .iter()
-            .filter_map(xact_xid)
-            .collect();
+        let xids: Vec<u32> = wal.read_split(|_| piece).0.iter().filter_map(xact_xid).collect();
         assert_eq!(xids, [4_000, 4_003, 4_990, 5_010, 54_000]);
     }
 }
@@ -237,10 +204,7 @@ fn xact_xid(item: &WalItem) -> Option<u32> {
     let WalItem::Xact(event) = item else {
         return None;
     };
-    assert_eq!(
-        (event.kind, event.time),
-        (XactKind::CommitPrepared, PgTimestamp(77))
-    );
+    assert_eq!((event.kind, event.time), (XactKind::CommitPrepared, PgTimestamp(77)));
     Some(event.xid)
 }
 
@@ -249,13 +213,7 @@ fn memory_is_bounded_however_long_a_record_is() {
     let mut wal = Wal::new(SEGMENT);
     wal.record(1, 0x80, 5, &main(&vec![1; 8 << 20]));
     let mut reader = wal.reader();
-    assert_eq!(
-        reader.push(Lsn::new(SEGMENT), &wal.bytes, &mut |_| ()),
-        Ok(())
-    );
-    assert_eq!(
-        reader.last_complete_record().map(|r| r.len),
-        Some((8 << 20) + 5 + 24)
-    );
+    assert_eq!(reader.push(Lsn::new(SEGMENT), &wal.bytes, &mut |_| ()), Ok(()));
+    assert_eq!(reader.last_complete_record().map(|r| r.len), Some((8 << 20) + 5 + 24));
     assert!(reader.record.kept_bytes() <= 2 * crate::record::PREFIX_BYTES_MAX);
 }

@@ -6,10 +6,7 @@ const RELATION: [u8; 12] = [1; 12];
 
 /// One block header; `image` is its flags and whether a hole's length follows.
 fn block(id: u8, flags: u8, data_bytes: u16, image: Option<(u8, bool)>) -> Vec<u8> {
-    let mut bytes = vec![
-        id,
-        flags | if image.is_some() { BLOCK_HAS_IMAGE } else { 0 },
-    ];
+    let mut bytes = vec![id, flags | if image.is_some() { BLOCK_HAS_IMAGE } else { 0 }];
     bytes.extend(data_bytes.to_le_bytes());
     if let Some((image_flags, has_hole_length)) = image {
         bytes.extend([100, 0, 0, 0, image_flags]);
@@ -28,10 +25,7 @@ fn walk(headers: &[Vec<u8>], data_bytes: usize, magic: u16) -> Result<MainData, 
     let body = [headers.concat(), vec![0xAB; data_bytes]].concat();
     let found = main_data(&body, body.len() as u32, magic);
     // The headers are enough, however much data follows.
-    assert_eq!(
-        main_data(&headers.concat(), body.len() as u32, magic),
-        found
-    );
+    assert_eq!(main_data(&headers.concat(), body.len() as u32, magic), found);
     found
 }
 
@@ -57,11 +51,7 @@ fn main_data_stands_behind_blocks_and_images_of_either_version() {
             offset: header_bytes + 112,
             len: 20,
         };
-        assert_eq!(
-            walk(&headers, 132, magic),
-            Ok(expected),
-            "{magic:04X} {image:?}"
-        );
+        assert_eq!(walk(&headers, 132, magic), Ok(expected), "{magic:04X} {image:?}");
     }
 }
 
@@ -73,13 +63,7 @@ fn a_record_may_have_no_main_data_or_a_long_one() {
         Ok(MainData { offset: 29, len: 0 })
     );
     let long = vec![254, 0, 1, 0, 0];
-    assert_eq!(
-        walk(&[long], 256, 0xD110),
-        Ok(MainData {
-            offset: 5,
-            len: 256
-        })
-    );
+    assert_eq!(walk(&[long], 256, 0xD110), Ok(MainData { offset: 5, len: 256 }));
 }
 
 #[test]

@@ -15,8 +15,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn start(name: &str) -> Server {
-        let dir =
-            std::env::temp_dir().join(format!("seawall-reader-{}-{name}", std::process::id()));
+        let dir = std::env::temp_dir().join(format!("seawall-reader-{}-{name}", std::process::id()));
         fs::create_dir_all(&dir).expect("a directory");
         if is_root() {
             run(Command::new("chown").arg(SERVER_USER).arg(&dir));
@@ -29,11 +28,7 @@ impl Server {
             "--username=postgres",
             "--locale=C",
         ];
-        run(server
-            .command("initdb")
-            .args(initdb)
-            .arg("-D")
-            .arg(server.data()));
+        run(server.command("initdb").args(initdb).arg("-D").arg(server.data()));
         let settings = format!(
             "listen_addresses = ''\nunix_socket_directories = '{}'\nfsync = off\nautovacuum = off\n\
              wal_level = logical\nwal_compression = on\nmax_prepared_transactions = 10\nwal_keep_size = '1GB'\n\
@@ -44,8 +39,7 @@ impl Server {
             .append(true)
             .open(server.data().join("postgresql.conf"))
             .expect("conf");
-        file.write_all(settings.as_bytes())
-            .expect("settings written");
+        file.write_all(settings.as_bytes()).expect("settings written");
         server.restart();
         server
     }
@@ -56,8 +50,7 @@ impl Server {
 
     /// A program of the server, run as the user that may run it, with times in UTC.
     pub(crate) fn command(&self, program: &str) -> Command {
-        let bin = std::env::var("SEAWALL_PG15_BIN")
-            .unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".into());
+        let bin = std::env::var("SEAWALL_PG15_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".into());
         let program = PathBuf::from(bin).join(program);
         assert!(
             program.exists(),
@@ -67,13 +60,7 @@ impl Server {
         let mut command = if is_root() {
             let mut command = Command::new("setpriv");
             command
-                .args([
-                    "--reuid",
-                    SERVER_USER,
-                    "--regid",
-                    SERVER_USER,
-                    "--init-groups",
-                ])
+                .args(["--reuid", SERVER_USER, "--regid", SERVER_USER, "--init-groups"])
                 .arg(program);
             command
         } else {
@@ -197,10 +184,7 @@ impl Server {
             .filter_map(|name| {
                 let rest = name.to_str()?.strip_prefix(&prefix)?.to_owned();
                 let (high, low) = rest.split_at_checked(8)?;
-                Some(
-                    u64::from_str_radix(high, 16).ok()? << 12
-                        | u64::from_str_radix(low, 16).ok()?,
-                )
+                Some(u64::from_str_radix(high, 16).ok()? << 12 | u64::from_str_radix(low, 16).ok()?)
             })
             .collect();
         numbers.sort_unstable();
@@ -212,11 +196,7 @@ impl Server {
     }
 
     pub(crate) fn remove_segments_from(&self, timeline: u32, first: u64) {
-        for number in self
-            .segments(timeline)
-            .into_iter()
-            .filter(|number| *number >= first)
-        {
+        for number in self.segments(timeline).into_iter().filter(|number| *number >= first) {
             fs::remove_file(self.wal().join(self.segment_name(timeline, number))).expect("removed");
         }
     }

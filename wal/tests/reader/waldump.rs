@@ -51,17 +51,10 @@ impl PartialEq for Line {
 
 pub(crate) fn lines(server: &Server, timeline: u32, start: u64, end: u64) -> Vec<Line> {
     let mut command = server.command("pg_waldump");
-    command
-        .arg("-p")
-        .arg(server.wal())
-        .args(["-t", &timeline.to_string()]);
+    command.arg("-p").arg(server.wal()).args(["-t", &timeline.to_string()]);
     command.args(["-s", &lsn_text(start), "-e", &lsn_text(end)]);
     let output = command.output().expect("pg_waldump");
-    assert!(
-        output.status.success(),
-        "{}",
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     text.lines()
         .filter(|line| line.starts_with("rmgr:"))
@@ -75,8 +68,7 @@ fn lsn_text(lsn: u64) -> String {
 
 fn lsn(text: &str) -> u64 {
     let (high, low) = text.split_once('/').expect("an LSN");
-    u64::from_str_radix(high, 16).expect("hexadecimal") << 32
-        | u64::from_str_radix(low, 16).expect("hexadecimal")
+    u64::from_str_radix(high, 16).expect("hexadecimal") << 32 | u64::from_str_radix(low, 16).expect("hexadecimal")
 }
 
 impl Line {
@@ -158,8 +150,7 @@ fn timestamp(text: &str) -> PgTimestamp {
     } else {
         (year - 1, month + 9)
     };
-    let days =
-        years * 365 + years / 4 - years / 100 + years / 400 + (months * 153 + 2) / 5 + day - 1;
+    let days = years * 365 + years / 4 - years / 100 + years / 400 + (months * 153 + 2) / 5 + day - 1;
     let days_to_2000 = 1999 * 365 + 1999 / 4 - 1999 / 100 + 1999 / 400 + (10 * 153 + 2) / 5;
     let seconds = ((days - days_to_2000) * 24 + hour) * 3600 + minute * 60 + second;
     PgTimestamp(seconds * 1_000_000 + micros)

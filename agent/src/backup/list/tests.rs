@@ -20,7 +20,12 @@ impl Data {
 
     fn walk(&self) -> Listing {
         let data_directory = self.0.join("pgdata");
-        walk(&Cluster { data_directory, tablespace_version: "PG_15_202209061".into(), relation_segment_blocks: 131_072 }).unwrap()
+        walk(&Cluster {
+            data_directory,
+            tablespace_version: "PG_15_202209061".into(),
+            relation_segment_blocks: 131_072,
+        })
+        .unwrap()
     }
 }
 
@@ -31,11 +36,18 @@ impl Drop for Data {
 }
 
 fn paths(listing: &Listing) -> Vec<String> {
-    listing.jobs.iter().map(|job| String::from_utf8_lossy(&job.path).into_owned()).collect()
+    listing
+        .jobs
+        .iter()
+        .map(|job| String::from_utf8_lossy(&job.path).into_owned())
+        .collect()
 }
 
 fn entry<'a>(listing: &'a Listing, path: &str) -> Option<&'a FileEntry> {
-    listing.entries.iter().find(|entry| entry.path.as_slice() == path.as_bytes())
+    listing
+        .entries
+        .iter()
+        .find(|entry| entry.path.as_slice() == path.as_bytes())
 }
 
 #[test]
@@ -62,16 +74,31 @@ fn the_cluster_is_listed_and_what_the_server_makes_anew_is_not() {
         data.file(path);
     }
     let listing = data.walk();
-    let expected =
-        ["PG_VERSION", "base/5/100_init", "base/5/1259", "base/5/1259.2", "base/5/1259_fsm", "base/5/PG_VERSION", "global/1262", "odd \u{e0} = [name]"];
+    let expected = [
+        "PG_VERSION",
+        "base/5/100_init",
+        "base/5/1259",
+        "base/5/1259.2",
+        "base/5/1259_fsm",
+        "base/5/PG_VERSION",
+        "global/1262",
+        "odd \u{e0} = [name]",
+    ];
     assert_eq!(paths(&listing), expected);
     assert_eq!(listing.control.as_ref().unwrap().class, EntryClass::Control);
     let job = |path: &str| listing.jobs.iter().find(|job| job.path == path.as_bytes()).unwrap();
-    assert_eq!((job("base/5/1259.2").first_block, job("base/5/1259.2").is_judged), (262_144, true));
+    assert_eq!(
+        (job("base/5/1259.2").first_block, job("base/5/1259.2").is_judged),
+        (262_144, true)
+    );
     assert!(!job("base/5/1259_fsm").is_judged && job("base/5/1259_fsm").class == EntryClass::Relation);
     assert!(job("base/5/1259").may_vanish && !job("PG_VERSION").may_vanish);
     for kept in ["pg_wal", "pg_wal/archive_status", "pg_replslot", "base/5"] {
-        assert_eq!(entry(&listing, kept).unwrap().entry_type, EntryType::Directory, "{kept}");
+        assert_eq!(
+            entry(&listing, kept).unwrap().entry_type,
+            EntryType::Directory,
+            "{kept}"
+        );
     }
     assert!(entry(&listing, "pg_replslot/seawall").is_none() && entry(&listing, "base/pgsql_tmp").is_none());
 }
@@ -95,11 +122,27 @@ fn links_that_postgresql_knows_are_followed_and_others_are_links() {
     symlink(&wal, inside.join("pg_wal")).unwrap();
     symlink("/etc/somewhere/postgresql.conf", inside.join("postgresql.conf")).unwrap();
     let listing = data.walk();
-    assert_eq!(paths(&listing), ["pg_tblspc/16385/PG_15_202209061/5/1259", "pg_tblspc/99/PG_15_202209061/5/2600"]);
+    assert_eq!(
+        paths(&listing),
+        [
+            "pg_tblspc/16385/PG_15_202209061/5/1259",
+            "pg_tblspc/99/PG_15_202209061/5/2600"
+        ]
+    );
     assert_eq!(entry(&listing, "pg_wal").unwrap().entry_type, EntryType::Directory);
     let link = entry(&listing, "postgresql.conf").unwrap();
-    assert_eq!((link.entry_type, link.target.as_deref().map(|target| &target[..])), (EntryType::Link, Some(&b"/etc/somewhere/postgresql.conf"[..])));
-    assert_eq!(entry(&listing, "pg_tblspc/16385").unwrap().target.as_deref().unwrap()[..], *elsewhere.as_os_str().as_bytes());
-    let tablespaces: Vec<_> = listing.tablespaces.iter().map(|tablespace| (tablespace.oid, tablespace.in_place)).collect();
+    assert_eq!(
+        (link.entry_type, link.target.as_deref().map(|target| &target[..])),
+        (EntryType::Link, Some(&b"/etc/somewhere/postgresql.conf"[..]))
+    );
+    assert_eq!(
+        entry(&listing, "pg_tblspc/16385").unwrap().target.as_deref().unwrap()[..],
+        *elsewhere.as_os_str().as_bytes()
+    );
+    let tablespaces: Vec<_> = listing
+        .tablespaces
+        .iter()
+        .map(|tablespace| (tablespace.oid, tablespace.in_place))
+        .collect();
     assert_eq!(tablespaces, [(16385, false), (99, true)]);
 }

@@ -60,11 +60,7 @@ impl Body {
 
     /// A text up to its zero byte; a server may speak any encoding, so invalid UTF-8 is replaced.
     fn text(&mut self) -> Result<String, FrameError> {
-        let end = self
-            .rest
-            .iter()
-            .position(|b| *b == 0)
-            .ok_or_else(|| self.malformed())?;
+        let end = self.rest.iter().position(|b| *b == 0).ok_or_else(|| self.malformed())?;
         let text = self.rest.split_to(end);
         self.rest.advance(1);
         Ok(String::from_utf8_lossy(&text).into_owned())

@@ -81,10 +81,7 @@ fn wal_and_keepalives_are_read() {
         clock_us: 8,
         reply_requested: true,
     };
-    assert_eq!(
-        WalMessage::parse(keepalive.clone().into()),
-        Ok(Some(expected))
-    );
+    assert_eq!(WalMessage::parse(keepalive.clone().into()), Ok(Some(expected)));
     keepalive.pop();
     assert_eq!(
         WalMessage::parse(keepalive.into()),
@@ -113,21 +110,12 @@ fn a_server_error_gives_its_fields() {
 #[test]
 fn rows_and_authentication_requests_are_read() {
     let row = one(&message(b'D', b"\0\x02\0\0\0\x01x\xFF\xFF\xFF\xFF"));
-    assert_eq!(
-        row,
-        Ok(Message::DataRow(vec![Some(Bytes::from_static(b"x")), None]))
-    );
+    assert_eq!(row, Ok(Message::DataRow(vec![Some(Bytes::from_static(b"x")), None])));
     let sasl = one(&message(b'R', b"\0\0\0\x0ASCRAM-SHA-256\0\0"));
     let names = vec!["SCRAM-SHA-256".to_owned()];
-    assert_eq!(
-        sasl,
-        Ok(Message::Authentication(Authentication::Sasl(names)))
-    );
+    assert_eq!(sasl, Ok(Message::Authentication(Authentication::Sasl(names))));
     let md5 = one(&message(b'R', b"\0\0\0\x05abcd"));
-    assert_eq!(
-        md5,
-        Ok(Message::Authentication(Authentication::Md5(*b"abcd")))
-    );
+    assert_eq!(md5, Ok(Message::Authentication(Authentication::Md5(*b"abcd"))));
     assert_eq!(one(&message(b'W', b"\0\0\0")), Ok(Message::CopyBoth));
     assert_eq!(one(&message(b'?', b"any")), Ok(Message::Other(b'?')));
 }

@@ -6,14 +6,17 @@ use std::io::{self, ErrorKind};
 use super::super::{ErrorClass, ObjectError, Operation, Outcome};
 
 /// What is said of a symbolic link where an object or its directory should be.
-pub(super) const LINK_HINT: &str = "The repository must not contain symbolic links; find out who made this one and remove it.";
+pub(super) const LINK_HINT: &str =
+    "The repository must not contain symbolic links; find out who made this one and remove it.";
 
 const FULL: &str = "Free space or raise the quota of the repository's file system. WAL waits on the server until then, so watch \
                     the space of pg_wal too.";
 const RIGHTS: &str = "Give the user that runs seawall read and write permission on the repository directory, and check that the \
                       file system is not mounted read-only.";
-const BROKEN: &str = "The file system reports a failed device. Check the kernel log, and verify the repository afterwards.";
-const MOUNT: &str = "Mount the repository's file system, or correct the repository path. `wal-agent init` makes a new repository.";
+const BROKEN: &str =
+    "The file system reports a failed device. Check the kernel log, and verify the repository afterwards.";
+const MOUNT: &str =
+    "Mount the repository's file system, or correct the repository path. `wal-agent init` makes a new repository.";
 
 /// The error for `error`, which came from `action` on behalf of `operation`.
 pub(super) fn io_error(
@@ -34,7 +37,14 @@ pub(super) fn io_error(
 
 /// The error for a root that is not there (any more).
 pub(super) fn root_missing(operation: Operation, name: impl Display, detail: impl Display) -> ObjectError {
-    ObjectError::new(operation, name, Outcome::DidNotHappen, ErrorClass::Misconfigured, detail).with_hint(MOUNT)
+    ObjectError::new(
+        operation,
+        name,
+        Outcome::DidNotHappen,
+        ErrorClass::Misconfigured,
+        detail,
+    )
+    .with_hint(MOUNT)
 }
 
 fn text_of(error: &io::Error) -> String {
@@ -42,7 +52,8 @@ fn text_of(error: &io::Error) -> String {
         || error.to_string(),
         |code| {
             let text = error.to_string();
-            text.strip_suffix(&format!(" (os error {code})")).map_or(text.clone(), str::to_owned)
+            text.strip_suffix(&format!(" (os error {code})"))
+                .map_or(text.clone(), str::to_owned)
         },
     )
 }
@@ -82,9 +93,8 @@ mod tests {
     #[test]
     fn a_full_disk_is_full_with_a_hint_and_a_busy_one_is_transient() {
         use rustix::io::Errno;
-        let class = |errno: Errno| {
-            io_error(Operation::PutNew, "a", Outcome::DidNotHappen, "write", errno.into()).class()
-        };
+        let class =
+            |errno: Errno| io_error(Operation::PutNew, "a", Outcome::DidNotHappen, "write", errno.into()).class();
         assert_eq!(class(Errno::NOSPC), ErrorClass::Full);
         assert_eq!(class(Errno::DQUOT), ErrorClass::Full);
         assert_eq!(class(Errno::ROFS), ErrorClass::Misconfigured);
@@ -93,8 +103,17 @@ mod tests {
         assert_eq!(class(Errno::STALE), ErrorClass::Transient);
         assert_eq!(class(Errno::MFILE), ErrorClass::Transient);
         assert_eq!(class(Errno::IO), ErrorClass::Permanent);
-        let full = io_error(Operation::PutNew, "a/b", Outcome::DidNotHappen, "write", Errno::NOSPC.into());
-        assert_eq!(full.to_string(), "cannot put object \"a/b\": could not write: No space left on device");
+        let full = io_error(
+            Operation::PutNew,
+            "a/b",
+            Outcome::DidNotHappen,
+            "write",
+            Errno::NOSPC.into(),
+        );
+        assert_eq!(
+            full.to_string(),
+            "cannot put object \"a/b\": could not write: No space left on device"
+        );
         assert!(full.hint().is_some_and(|hint| hint.ends_with('.')));
     }
 }

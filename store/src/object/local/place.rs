@@ -31,7 +31,10 @@ const DIRECTORY_RACES_MAX: usize = 16;
 /// Remembered durable directories; then it starts anew.
 const DURABLE_DIRECTORIES_MAX: usize = 8192;
 
-const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+const DIRECTORY: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::NOFOLLOW)
+    .union(OFlags::CLOEXEC);
 
 /// Turns an `Errno` into our error, for one call on one object.
 struct Call<'a> {
@@ -46,12 +49,25 @@ impl Call<'_> {
 }
 
 pub(super) fn put_new(root: &Root, name: &ObjectName, body: &[u8]) -> Result<PutNew, ObjectError> {
-    let call = Call { operation: Operation::PutNew, name: name.as_str() };
+    let call = Call {
+        operation: Operation::PutNew,
+        name: name.as_str(),
+    };
     let top = root.directory(call.operation, call.name)?;
     let temporaries = open_or_make(root, &top, TEMPORARY_SEGMENT)
         .map_err(|errno| call.failed(Outcome::DidNotHappen, "open the directory of temporaries", errno))?;
     let (temporary, file) = write_temporary(root, &temporaries, body, &call)?;
-    let result = place(root, top, name, &Temporary { directory: &temporaries, name: &temporary, file: &file }, &call);
+    let result = place(
+        root,
+        top,
+        name,
+        &Temporary {
+            directory: &temporaries,
+            name: &temporary,
+            file: &file,
+        },
+        &call,
+    );
     // Gone already if it was renamed; if it stays, it is found by its age.
     if let Err(errno) = rustix::fs::unlinkat(&temporaries, &temporary, AtFlags::empty())
         && errno != Errno::NOENT
@@ -111,7 +127,9 @@ fn place(
         let chain = match open_chain(root, &top, directories) {
             Ok(chain) => chain,
             Err(Errno::NOENT) => continue,
-            Err(errno) => return Err(call.failed(Outcome::DidNotHappen, "open or create the object's directory", errno)),
+            Err(errno) => {
+                return Err(call.failed(Outcome::DidNotHappen, "open or create the object's directory", errno));
+            }
         };
         let leaf = chain.last().unwrap_or(&top);
         let put = match link_new(temporary, leaf, last) {
@@ -130,14 +148,22 @@ fn place(
         return Ok(put);
     }
     let detail = "its directory is removed again and again by someone else";
-    Err(ObjectError::new(call.operation, name, Outcome::DidNotHappen, ErrorClass::Transient, detail))
+    Err(ObjectError::new(
+        call.operation,
+        name,
+        Outcome::DidNotHappen,
+        ErrorClass::Transient,
+        detail,
+    ))
 }
 
 fn link_new(temporary: &Temporary<'_>, leaf: &File, last: &str) -> Result<PutNew, Errno> {
     match rustix::fs::linkat(temporary.directory, temporary.name, leaf, last, AtFlags::empty()) {
         Ok(()) => Ok(PutNew::Created),
         // NFS repeats a request whose answer was lost: two names of the file mean that the link is ours.
-        Err(Errno::EXIST) if rustix::fs::fstat(temporary.file).is_ok_and(|stat| stat.st_nlink > 1) => Ok(PutNew::Created),
+        Err(Errno::EXIST) if rustix::fs::fstat(temporary.file).is_ok_and(|stat| stat.st_nlink > 1) => {
+            Ok(PutNew::Created)
+        }
         Err(Errno::EXIST) => Ok(PutNew::AlreadyExists),
         Err(Errno::PERM | Errno::OPNOTSUPP | Errno::NOSYS | Errno::MLINK) => rename_new(temporary, leaf, last),
         Err(errno) => Err(errno),
@@ -204,7 +230,11 @@ fn fsync_chain(root: &Root, top: &File, chain: &[File]) -> std::io::Result<()> {
         if life.is_some_and(|life| lock(&root.durable).contains(&life)) {
             continue;
         }
-        depth.checked_sub(1).and_then(|above| chain.get(above)).unwrap_or(top).sync_all()?;
+        depth
+            .checked_sub(1)
+            .and_then(|above| chain.get(above))
+            .unwrap_or(top)
+            .sync_all()?;
         if let Some(life) = life {
             let mut durable = lock(&root.durable);
             if durable.len() >= DURABLE_DIRECTORIES_MAX {
@@ -222,15 +252,24 @@ fn incarnation(directory: &File) -> Option<Incarnation> {
     let device = (stat.stx_dev_major, stat.stx_dev_minor);
     let born = (stat.stx_btime.tv_sec, stat.stx_btime.tv_nsec);
     let known = stat.stx_mask & StatxFlags::BTIME.bits() != 0;
-    known.then_some(Incarnation { device, inode: stat.stx_ino, born })
+    known.then_some(Incarnation {
+        device,
+        inode: stat.stx_ino,
+        born,
+    })
 }
 
 /// Removes the object, makes that durable, and then removes the directories that became empty.
 pub(super) fn delete(root: &Root, name: &ObjectName) -> Result<(), ObjectError> {
-    let call = Call { operation: Operation::Delete, name: name.as_str() };
+    let call = Call {
+        operation: Operation::Delete,
+        name: name.as_str(),
+    };
     let top = root.directory(call.operation, call.name)?;
     let segments: Vec<&str> = name.segments().collect();
-    let Some((last, directories)) = segments.split_last() else { return Ok(()) };
+    let Some((last, directories)) = segments.split_last() else {
+        return Ok(());
+    };
     let mut chain: Vec<File> = Vec::with_capacity(directories.len());
     for segment in directories {
         match rustix::fs::openat(chain.last().unwrap_or(&top), *segment, DIRECTORY, Mode::empty()) {
@@ -246,7 +285,8 @@ pub(super) fn delete(root: &Root, name: &ObjectName) -> Result<(), ObjectError> 
         Err(errno) => return Err(call.failed(Outcome::Unknown, "remove file", errno)),
     }
     // Also if it was gone: whoever removed it may not have come this far.
-    leaf.sync_all().map_err(|error| call.failed(Outcome::Unknown, "make the removal durable", error))?;
+    leaf.sync_all()
+        .map_err(|error| call.failed(Outcome::Unknown, "make the removal durable", error))?;
     for (depth, segment) in directories.iter().enumerate().rev() {
         let above = depth.checked_sub(1).and_then(|above| chain.get(above)).unwrap_or(&top);
         if rustix::fs::unlinkat(above, *segment, AtFlags::REMOVEDIR).is_err() {
@@ -257,7 +297,10 @@ pub(super) fn delete(root: &Root, name: &ObjectName) -> Result<(), ObjectError> 
 }
 
 pub(super) fn remove_stale_temporaries(root: &Root, older_than: Duration) -> Result<usize, ObjectError> {
-    let call = Call { operation: Operation::Delete, name: TEMPORARY_SEGMENT };
+    let call = Call {
+        operation: Operation::Delete,
+        name: TEMPORARY_SEGMENT,
+    };
     let failed = |action, error: std::io::Error| call.failed(Outcome::Unknown, action, error);
     let top = root.directory(call.operation, call.name)?;
     let directory = match rustix::fs::openat(&top, TEMPORARY_SEGMENT, DIRECTORY, Mode::empty()) {
@@ -270,12 +313,15 @@ pub(super) fn remove_stale_temporaries(root: &Root, older_than: Duration) -> Res
     let now = rustix::fs::fstat(&file).map(|stat| stat.st_mtime);
     let listed: Result<Vec<_>, Errno> = rustix::fs::Dir::read_from(&directory).and_then(Iterator::collect);
     let removed_probe = rustix::fs::unlinkat(&directory, &probe, AtFlags::empty());
-    let (now, entries) = (|| Ok::<_, Errno>((now?, listed?)))().map_err(|errno| failed("read temporaries", errno.into()))?;
+    let (now, entries) =
+        (|| Ok::<_, Errno>((now?, listed?)))().map_err(|errno| failed("read temporaries", errno.into()))?;
     removed_probe.map_err(|errno| failed("remove a temporary file", errno.into()))?;
     let limit = i64::try_from(older_than.as_secs()).unwrap_or(i64::MAX);
     let mut removed = 0;
     for entry in entries {
-        let Ok(stat) = rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else { continue };
+        let Ok(stat) = rustix::fs::statat(&directory, entry.file_name(), AtFlags::SYMLINK_NOFOLLOW) else {
+            continue;
+        };
         let is_file = rustix::fs::FileType::from_raw_mode(stat.st_mode).is_file();
         if is_file && now.saturating_sub(stat.st_mtime) > limit {
             match rustix::fs::unlinkat(&directory, entry.file_name(), AtFlags::empty()) {

@@ -11,9 +11,7 @@ use bytes::Bytes;
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 
-use super::super::{
-    ByteRange, ErrorClass, OBJECT_BYTES_MAX, ObjectError, ObjectMeta, ObjectName, Operation, Outcome,
-};
+use super::super::{ByteRange, ErrorClass, OBJECT_BYTES_MAX, ObjectError, ObjectMeta, ObjectName, Operation, Outcome};
 use super::LocalOptions;
 use super::io_error::{LINK_HINT, io_error, root_missing};
 
@@ -39,7 +37,10 @@ pub(super) struct Incarnation {
 
 impl std::fmt::Debug for Root {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Root").field("path", &self.path).field("options", &self.options).finish_non_exhaustive()
+        f.debug_struct("Root")
+            .field("path", &self.path)
+            .field("options", &self.options)
+            .finish_non_exhaustive()
     }
 }
 
@@ -56,13 +57,24 @@ impl Root {
         let missing = |detail: &str| root_missing(Operation::Open, path.display(), detail);
         let metadata = path.metadata().map_err(|error| match error.kind() {
             io::ErrorKind::NotFound => missing("the repository directory does not exist"),
-            _ => io_error(Operation::Open, path.display(), Outcome::DidNotHappen, "open directory", error),
+            _ => io_error(
+                Operation::Open,
+                path.display(),
+                Outcome::DidNotHappen,
+                "open directory",
+                error,
+            ),
         })?;
         if !metadata.is_dir() {
             return Err(missing("the repository path is not a directory"));
         }
         let identity = Mutex::new((metadata.dev(), metadata.ino()));
-        Ok(Root { path, options, identity, durable: Mutex::default() })
+        Ok(Root {
+            path,
+            options,
+            identity,
+            durable: Mutex::default(),
+        })
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -73,14 +85,28 @@ impl Root {
     pub(super) fn directory(&self, operation: Operation, name: &str) -> Result<File, ObjectError> {
         let open = rustix::fs::open(&self.path, DIRECTORY, Mode::empty()).map(File::from);
         let directory = open.map_err(|errno| match errno {
-            Errno::NOENT | Errno::NOTDIR => {
-                root_missing(operation, name, format_args!("the repository directory {:?} is gone", self.path))
-            }
-            other => io_error(operation, name, Outcome::DidNotHappen, "open the repository directory", other.into()),
+            Errno::NOENT | Errno::NOTDIR => root_missing(
+                operation,
+                name,
+                format_args!("the repository directory {:?} is gone", self.path),
+            ),
+            other => io_error(
+                operation,
+                name,
+                Outcome::DidNotHappen,
+                "open the repository directory",
+                other.into(),
+            ),
         })?;
-        let metadata = directory
-            .metadata()
-            .map_err(|error| io_error(operation, name, Outcome::DidNotHappen, "examine the repository directory", error))?;
+        let metadata = directory.metadata().map_err(|error| {
+            io_error(
+                operation,
+                name,
+                Outcome::DidNotHappen,
+                "examine the repository directory",
+                error,
+            )
+        })?;
         let now = (metadata.dev(), metadata.ino());
         let mut identity = lock(&self.identity);
         if *identity != now {
@@ -123,7 +149,9 @@ impl Root {
 
     pub(super) fn read(&self, name: &ObjectName, range: ByteRange) -> Result<Bytes, ObjectError> {
         let not_found = || ObjectError::not_found(Operation::Get, name);
-        let Found::File(file) = self.find(Operation::Get, name)? else { return Err(not_found()) };
+        let Found::File(file) = self.find(Operation::Get, name)? else {
+            return Err(not_found());
+        };
         let failed = |error| io_error(Operation::Get, name, Outcome::DidNotHappen, "read file", error);
         let metadata = file.metadata().map_err(failed)?;
         if metadata.is_dir() {
@@ -133,11 +161,19 @@ impl Root {
             return Err(not_a_file(Operation::Get, name));
         }
         let size = metadata.len();
-        let wanted = range.resolve(size).ok_or_else(|| ObjectError::past_end(name, range, size))?;
+        let wanted = range
+            .resolve(size)
+            .ok_or_else(|| ObjectError::past_end(name, range, size))?;
         let length = wanted.end - wanted.start;
         if length > OBJECT_BYTES_MAX {
             let detail = format_args!("{length} bytes are more than the limit of {OBJECT_BYTES_MAX}");
-            return Err(ObjectError::new(Operation::Get, name, Outcome::DidNotHappen, ErrorClass::Corrupt, detail));
+            return Err(ObjectError::new(
+                Operation::Get,
+                name,
+                Outcome::DidNotHappen,
+                ErrorClass::Corrupt,
+                detail,
+            ));
         }
         let mut bytes = vec![0; length as usize];
         file.read_exact_at(&mut bytes, wanted.start).map_err(failed)?;
@@ -145,7 +181,9 @@ impl Root {
     }
 
     pub(super) fn head(&self, name: &ObjectName) -> Result<Option<ObjectMeta>, ObjectError> {
-        let Found::File(file) = self.find(Operation::Head, name)? else { return Ok(None) };
+        let Found::File(file) = self.find(Operation::Head, name)? else {
+            return Ok(None);
+        };
         let metadata = file
             .metadata()
             .map_err(|error| io_error(Operation::Head, name, Outcome::DidNotHappen, "examine file", error))?;
@@ -158,13 +196,27 @@ impl Root {
 }
 
 pub(super) fn meta_of(name: ObjectName, metadata: &std::fs::Metadata) -> ObjectMeta {
-    let modified_unix_ms = metadata.mtime().saturating_mul(1000).saturating_add(metadata.mtime_nsec() / 1_000_000);
-    ObjectMeta { name, size: metadata.len(), modified_unix_ms }
+    let modified_unix_ms = metadata
+        .mtime()
+        .saturating_mul(1000)
+        .saturating_add(metadata.mtime_nsec() / 1_000_000);
+    ObjectMeta {
+        name,
+        size: metadata.len(),
+        modified_unix_ms,
+    }
 }
 
 pub(super) fn not_a_file(operation: Operation, name: &ObjectName) -> ObjectError {
     let detail = "there is something that is not a regular file";
-    ObjectError::new(operation, name, Outcome::DidNotHappen, ErrorClass::Misconfigured, detail).with_hint(LINK_HINT)
+    ObjectError::new(
+        operation,
+        name,
+        Outcome::DidNotHappen,
+        ErrorClass::Misconfigured,
+        detail,
+    )
+    .with_hint(LINK_HINT)
 }
 
 /// A directory that was moved away and replaced by a link is no reason to say that its objects do not exist.
@@ -179,18 +231,29 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 pub(super) fn directory_mode(options: LocalOptions) -> Mode {
-    if options.group_read { Mode::from_raw_mode(0o750) } else { Mode::from_raw_mode(0o700) }
+    if options.group_read {
+        Mode::from_raw_mode(0o750)
+    } else {
+        Mode::from_raw_mode(0o700)
+    }
 }
 
 pub(super) fn file_mode(options: LocalOptions) -> Mode {
-    if options.group_read { Mode::from_raw_mode(0o640) } else { Mode::from_raw_mode(0o600) }
+    if options.group_read {
+        Mode::from_raw_mode(0o640)
+    } else {
+        Mode::from_raw_mode(0o600)
+    }
 }
 
 /// Creates `path` and its missing ancestors; each new entry is fsynced in its parent.
 pub(super) fn create_directories(path: &Path, options: LocalOptions) -> io::Result<()> {
     let mut missing = Vec::new();
     let mut at = path;
-    while at.symlink_metadata().is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
+    while at
+        .symlink_metadata()
+        .is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    {
         missing.push(at);
         match at.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => at = parent,
@@ -204,7 +267,10 @@ pub(super) fn create_directories(path: &Path, options: LocalOptions) -> io::Resu
             Err(Errno::EXIST) => {}
             Err(errno) => return Err(errno.into()),
         }
-        let parent = directory.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let parent = directory
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty())
+            .unwrap_or(Path::new("."));
         crate::durable::fsync_dir(parent)?;
     }
     Ok(())

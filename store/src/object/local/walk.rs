@@ -15,9 +15,21 @@ use super::root::{Root, meta_of};
 
 pub(super) fn list_page(root: &Root, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, ObjectError> {
     root.directory(Operation::List, prefix)?;
-    let mut walk = Walk { prefix, after, max, page: ListPage::default() };
-    walk.directory(root.path(), "")
-        .map_err(|error| io_error(Operation::List, prefix, Outcome::DidNotHappen, "read the repository", error))?;
+    let mut walk = Walk {
+        prefix,
+        after,
+        max,
+        page: ListPage::default(),
+    };
+    walk.directory(root.path(), "").map_err(|error| {
+        io_error(
+            Operation::List,
+            prefix,
+            Outcome::DidNotHappen,
+            "read the repository",
+            error,
+        )
+    })?;
     // A root that went away during the walk looks like files that vanished.
     root.directory(Operation::List, prefix)?;
     Ok(walk.page)

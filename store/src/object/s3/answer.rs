@@ -22,7 +22,9 @@ pub(super) fn expected_length(
         .ok_or_else(|| Misfit::Wrong("the answer does not say its length".to_owned()))?;
     let (first, total) = match (range, content_range) {
         (ByteRange::All, Some(part)) => {
-            return Err(Misfit::Wrong(format!("the whole object was asked for, the answer is the part \"{part}\"")));
+            return Err(Misfit::Wrong(format!(
+                "the whole object was asked for, the answer is the part \"{part}\""
+            )));
         }
         // No range in the answer: it is the whole object.
         (_, None) => (0, length),
@@ -30,14 +32,18 @@ pub(super) fn expected_length(
             let (first, last, total) =
                 parse(part).ok_or_else(|| Misfit::Wrong(format!("its Content-Range is \"{part}\"")))?;
             if last - first + 1 != length {
-                return Err(Misfit::Wrong(format!("its Content-Range is \"{part}\" but its length {length}")));
+                return Err(Misfit::Wrong(format!(
+                    "its Content-Range is \"{part}\" but its length {length}"
+                )));
             }
             (first, total)
         }
     };
     let wanted = range.resolve(total).ok_or(Misfit::PastEnd(total))?;
     if (wanted.start, wanted.end - wanted.start) != (first, length) {
-        return Err(Misfit::Wrong(format!("{range} asked for, but the answer is {length} bytes from {first} of {total}")));
+        return Err(Misfit::Wrong(format!(
+            "{range} asked for, but the answer is {length} bytes from {first} of {total}"
+        )));
     }
     Ok(length)
 }
@@ -62,15 +68,27 @@ mod tests {
     fn fitting_answers_give_their_length() {
         assert_eq!(expected_length(ByteRange::All, Some(7), None), Ok(7));
         assert_eq!(expected_length(SLICE, Some(5), Some("bytes 10-14/100")), Ok(5));
-        assert_eq!(expected_length(ByteRange::Last(5), Some(5), Some("bytes 95-99/100")), Ok(5));
-        assert_eq!(expected_length(ByteRange::Last(500), Some(100), Some("bytes 0-99/100")), Ok(100));
+        assert_eq!(
+            expected_length(ByteRange::Last(5), Some(5), Some("bytes 95-99/100")),
+            Ok(5)
+        );
+        assert_eq!(
+            expected_length(ByteRange::Last(500), Some(100), Some("bytes 0-99/100")),
+            Ok(100)
+        );
         assert_eq!(expected_length(ByteRange::Last(500), Some(100), None), Ok(100));
-        assert_eq!(expected_length(ByteRange::Slice { start: 0, len: 5 }, Some(5), None), Ok(5));
+        assert_eq!(
+            expected_length(ByteRange::Slice { start: 0, len: 5 }, Some(5), None),
+            Ok(5)
+        );
     }
 
     #[test]
     fn a_slice_past_the_end_is_told_from_a_server_that_does_something_else() {
-        assert_eq!(expected_length(SLICE, Some(2), Some("bytes 10-11/12")), Err(Misfit::PastEnd(12)));
+        assert_eq!(
+            expected_length(SLICE, Some(2), Some("bytes 10-11/12")),
+            Err(Misfit::PastEnd(12))
+        );
         for (range, length, part) in [
             (ByteRange::All, None, None),
             (ByteRange::All, Some(-1), None),
@@ -86,7 +104,10 @@ mod tests {
             (ByteRange::Last(5), Some(4), Some("bytes 96-99/100")),
         ] {
             let answer = expected_length(range, length, part);
-            assert!(matches!(answer, Err(Misfit::Wrong(_))), "{range} {length:?} {part:?}: {answer:?}");
+            assert!(
+                matches!(answer, Err(Misfit::Wrong(_))),
+                "{range} {length:?} {part:?}: {answer:?}"
+            );
         }
     }
 

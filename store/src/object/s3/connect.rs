@@ -4,8 +4,8 @@ use aws_sdk_s3::Client;
 use aws_sdk_s3::config::retry::RetryConfig;
 use aws_sdk_s3::config::timeout::TimeoutConfig;
 use aws_sdk_s3::config::{
-    BehaviorVersion, Credentials, IdentityCache, Region, RequestChecksumCalculation,
-    ResponseChecksumValidation, SharedHttpClient, StalledStreamProtectionConfig,
+    BehaviorVersion, Credentials, IdentityCache, Region, RequestChecksumCalculation, ResponseChecksumValidation,
+    SharedHttpClient, StalledStreamProtectionConfig,
 };
 use aws_smithy_http_client::tls::rustls_provider::CryptoMode;
 use aws_smithy_http_client::tls::{Provider, TlsContext, TrustStore};
@@ -32,7 +32,11 @@ pub(super) fn client(options: &S3Options, keys: Credentials) -> Result<Client, O
         .identity_cache(IdentityCache::no_cache())
         // `crate::retry` is the only retry loop.
         .retry_config(RetryConfig::disabled())
-        .timeout_config(TimeoutConfig::builder().connect_timeout(options.connect_timeout).build())
+        .timeout_config(
+            TimeoutConfig::builder()
+                .connect_timeout(options.connect_timeout)
+                .build(),
+        )
         // Every request has a deadline of ours, which covers its body.
         .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
@@ -62,11 +66,15 @@ fn http_client(options: &S3Options) -> Result<SharedHttpClient, ObjectError> {
             TrustStore::empty().with_pem_certificate(pem)
         }
     };
-    let context = TlsContext::builder().with_trust_store(trust).build().map_err(|error| {
-        options.refused("cannot set up TLS").with_source(error)
-    })?;
+    let context = TlsContext::builder()
+        .with_trust_store(trust)
+        .build()
+        .map_err(|error| options.refused("cannot set up TLS").with_source(error))?;
     let provider = Provider::rustls(CryptoMode::AwsLc);
-    Ok(aws_smithy_http_client::Builder::new().tls_provider(provider).tls_context(context).build_https())
+    Ok(aws_smithy_http_client::Builder::new()
+        .tls_provider(provider)
+        .tls_context(context)
+        .build_https())
 }
 
 /// The HTTP client panics on what it cannot parse, so it gets only what it can.
@@ -74,9 +82,15 @@ fn check_certificates(pem: &[u8]) -> Result<(), &'static str> {
     let mut roots = rustls::RootCertStore::empty();
     for certificate in CertificateDer::pem_slice_iter(pem) {
         let certificate = certificate.map_err(|_| "is not valid PEM")?;
-        roots.add(certificate).map_err(|_| "contains something that is no usable certificate")?;
+        roots
+            .add(certificate)
+            .map_err(|_| "contains something that is no usable certificate")?;
     }
-    if roots.is_empty() { Err("contains no certificate") } else { Ok(()) }
+    if roots.is_empty() {
+        Err("contains no certificate")
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -97,7 +111,11 @@ mod tests {
                 std::fs::write(&path, content).unwrap();
             }
             let error = client(&options, keys.clone()).unwrap_err();
-            assert_eq!(error.class(), super::super::super::ErrorClass::Misconfigured, "{content:?}");
+            assert_eq!(
+                error.class(),
+                super::super::super::ErrorClass::Misconfigured,
+                "{content:?}"
+            );
             assert!(error.hint().is_some());
         }
     }

@@ -35,18 +35,32 @@ pub(super) fn request(
 
 pub(super) fn page(key_prefix: &str, prefix: &str, answer: ListObjectsV2Output) -> Result<ListPage, ObjectError> {
     let broken = |detail: &str| {
-        ObjectError::new(Operation::List, prefix, Outcome::DidNotHappen, ErrorClass::Transient, detail)
+        ObjectError::new(
+            Operation::List,
+            prefix,
+            Outcome::DidNotHappen,
+            ErrorClass::Transient,
+            detail,
+        )
     };
     // An empty or cut answer with status 200 parses as a page without keys: the element that ends a real page tells.
-    let more = answer.is_truncated.ok_or_else(|| broken("the answer does not say whether it is complete"))?;
+    let more = answer
+        .is_truncated
+        .ok_or_else(|| broken("the answer does not say whether it is complete"))?;
     let next = match (more, answer.next_continuation_token) {
         (false, _) => None,
         (true, Some(token)) if !token.is_empty() => Some(format!("{TOKEN}{token}")),
         (true, _) => return Err(broken("the answer says that there is more, but not how to get it")),
     };
-    let mut page = ListPage { next, ..ListPage::default() };
+    let mut page = ListPage {
+        next,
+        ..ListPage::default()
+    };
     for object in answer.contents.unwrap_or_default() {
-        let key = object.key.as_deref().ok_or_else(|| broken("the answer has an object without a key"))?;
+        let key = object
+            .key
+            .as_deref()
+            .ok_or_else(|| broken("the answer has an object without a key"))?;
         let name = key.strip_prefix(key_prefix).filter(|name| name.starts_with(prefix));
         let name = name.ok_or_else(|| broken("the answer has an object outside the prefix"))?;
         let Ok(name) = ObjectName::new(name) else {
@@ -54,7 +68,8 @@ pub(super) fn page(key_prefix: &str, prefix: &str, answer: ListObjectsV2Output) 
             continue;
         };
         let meta = meta_of(&name, object.size, object.last_modified.as_ref());
-        page.objects.push(meta.ok_or_else(|| broken("the answer lacks the size or the time of an object"))?);
+        page.objects
+            .push(meta.ok_or_else(|| broken("the answer lacks the size or the time of an object"))?);
     }
     Ok(page)
 }
@@ -67,7 +82,11 @@ mod tests {
     use super::*;
 
     fn object(key: &str) -> Object {
-        Object::builder().key(key).size(3).last_modified(DateTime::from_millis(1500)).build()
+        Object::builder()
+            .key(key)
+            .size(3)
+            .last_modified(DateTime::from_millis(1500))
+            .build()
     }
 
     #[test]
@@ -75,9 +94,18 @@ mod tests {
         for answer in [
             ListObjectsV2Output::builder().build(),
             ListObjectsV2Output::builder().contents(object("p/a")).build(),
-            ListObjectsV2Output::builder().contents(object("p/a")).is_truncated(true).build(),
-            ListObjectsV2Output::builder().contents(object("q/a")).is_truncated(false).build(),
-            ListObjectsV2Output::builder().contents(Object::builder().key("p/a").build()).is_truncated(false).build(),
+            ListObjectsV2Output::builder()
+                .contents(object("p/a"))
+                .is_truncated(true)
+                .build(),
+            ListObjectsV2Output::builder()
+                .contents(object("q/a"))
+                .is_truncated(false)
+                .build(),
+            ListObjectsV2Output::builder()
+                .contents(Object::builder().key("p/a").build())
+                .is_truncated(false)
+                .build(),
         ] {
             assert!(page("p/", "", answer).is_err());
         }
@@ -94,7 +122,10 @@ mod tests {
             .build();
         let page = page("p/", "", answer).unwrap();
         assert_eq!((page.objects.len(), page.foreign), (1, 2));
-        assert_eq!((page.objects[0].name.as_str(), page.objects[0].modified_unix_ms), ("a", 1500));
+        assert_eq!(
+            (page.objects[0].name.as_str(), page.objects[0].modified_unix_ms),
+            ("a", 1500)
+        );
         assert_eq!(page.next.as_deref(), Some("\u{1}t1"));
     }
 }

@@ -98,7 +98,9 @@ impl S3Options {
 
     /// Is every byte on the way encrypted by TLS?
     pub(super) fn is_https(&self) -> bool {
-        self.endpoint.as_deref().is_none_or(|endpoint| endpoint.starts_with("https://"))
+        self.endpoint
+            .as_deref()
+            .is_none_or(|endpoint| endpoint.starts_with("https://"))
     }
 
     /// Prefix of all keys: empty or ending in a slash.
@@ -110,7 +112,9 @@ impl S3Options {
         let bad = |segment: &str| matches!(segment, "" | "." | "..");
         if prefix.split('/').any(bad) || prefix.chars().any(char::is_control) || prefix.len() > PREFIX_BYTES_MAX {
             let hint = "Use a path of plain parts joined by \"/\", at most 400 bytes.";
-            return Err(self.refused("the prefix has an empty, \".\" or \"..\" part, or is too long").with_hint(hint));
+            return Err(self
+                .refused("the prefix has an empty, \".\" or \"..\" part, or is too long")
+                .with_hint(hint));
         }
         Ok(format!("{prefix}/"))
     }
@@ -125,7 +129,11 @@ impl S3Options {
                 session_token: self.session_token.clone(),
             }),
             (None, None) => self.fallback_credentials.clone(),
-            _ => return Err(self.refused("an access key id without its secret, or the other way round").with_hint(HINT)),
+            _ => {
+                return Err(self
+                    .refused("an access key id without its secret, or the other way round")
+                    .with_hint(HINT));
+            }
         };
         let keys = configured.ok_or_else(|| self.refused("there are no credentials").with_hint(HINT))?;
         checked(&keys).map_err(|detail| self.refused(detail).with_hint(HINT))
@@ -146,16 +154,22 @@ impl S3Options {
             Some(url) if !url.starts_with("https://") && !url.starts_with("http://") => Err(self
                 .refused("the endpoint is not a http:// or https:// URL")
                 .with_hint("Write the endpoint with its scheme, for example https://s3.example.com.")),
-            _ if self.bucket.is_empty() => {
-                Err(self.refused("the bucket has no name").with_hint("Set the repository URL to s3://bucket/prefix."))
-            }
+            _ if self.bucket.is_empty() => Err(self
+                .refused("the bucket has no name")
+                .with_hint("Set the repository URL to s3://bucket/prefix.")),
             _ => Ok(()),
         }
     }
 
     /// An error of the configuration.
     pub(super) fn refused(&self, detail: impl std::fmt::Display) -> ObjectError {
-        ObjectError::new(Operation::Open, self.url(), Outcome::DidNotHappen, ErrorClass::Misconfigured, detail)
+        ObjectError::new(
+            Operation::Open,
+            self.url(),
+            Outcome::DidNotHappen,
+            ErrorClass::Misconfigured,
+            detail,
+        )
     }
 }
 
@@ -165,13 +179,23 @@ const PREFIX_BYTES_MAX: usize = 400;
 /// The keys in the SDK's type, if they can be sent at all: a key read with its line end breaks the request's header.
 pub(super) fn checked(keys: &S3Credentials) -> Result<Credentials, &'static str> {
     let token = keys.session_token.as_ref().map(Secret::expose);
-    for part in [keys.access_key_id.as_str(), keys.secret_access_key.expose(), token.unwrap_or("-")] {
+    for part in [
+        keys.access_key_id.as_str(),
+        keys.secret_access_key.expose(),
+        token.unwrap_or("-"),
+    ] {
         if part.is_empty() || part.chars().any(|c| c.is_whitespace() || c.is_control()) {
             return Err("a part of the credentials is empty, or contains a space or a line end");
         }
     }
     let token = token.map(str::to_owned);
-    Ok(Credentials::new(&keys.access_key_id, keys.secret_access_key.expose(), token, None, "seawall"))
+    Ok(Credentials::new(
+        &keys.access_key_id,
+        keys.secret_access_key.expose(),
+        token,
+        None,
+        "seawall",
+    ))
 }
 
 #[cfg(test)]
@@ -180,7 +204,11 @@ mod tests {
 
     fn with_keys(id: &str, secret: &str) -> S3Options {
         let keys = (Some(id.to_owned()), Some(Secret::new(secret)));
-        S3Options { access_key_id: keys.0, secret_access_key: keys.1, ..S3Options::new("b", "us-east-1") }
+        S3Options {
+            access_key_id: keys.0,
+            secret_access_key: keys.1,
+            ..S3Options::new("b", "us-east-1")
+        }
     }
 
     #[test]
@@ -188,11 +216,17 @@ mod tests {
         let mut options = S3Options::new("b", "us-east-1");
         assert!(options.credentials().unwrap_err().hint().is_some());
         let secret_access_key = Secret::new("secret");
-        options.fallback_credentials =
-            Some(S3Credentials { access_key_id: "fallback".into(), secret_access_key, session_token: None });
+        options.fallback_credentials = Some(S3Credentials {
+            access_key_id: "fallback".into(),
+            secret_access_key,
+            session_token: None,
+        });
         assert_eq!(options.credentials().unwrap().access_key_id(), "fallback");
         options.access_key_id = Some("configured".into());
-        assert!(options.credentials().is_err(), "half of a pair is a mistake, not a reason to look elsewhere");
+        assert!(
+            options.credentials().is_err(),
+            "half of a pair is a mistake, not a reason to look elsewhere"
+        );
         options.secret_access_key = Some(Secret::new("other"));
         assert_eq!(options.credentials().unwrap().access_key_id(), "configured");
     }
@@ -209,7 +243,13 @@ mod tests {
 
     #[test]
     fn the_prefix_is_normalised_and_may_be_odd_but_not_ambiguous() {
-        let prefix = |prefix: &str| S3Options { prefix: prefix.into(), ..S3Options::new("b", "r") }.key_prefix();
+        let prefix = |prefix: &str| {
+            S3Options {
+                prefix: prefix.into(),
+                ..S3Options::new("b", "r")
+            }
+            .key_prefix()
+        };
         assert_eq!(prefix("").unwrap(), "");
         assert_eq!(prefix("/").unwrap(), "");
         assert_eq!(prefix("/a/b/").unwrap(), "a/b/");

@@ -32,11 +32,25 @@ pub(super) type Files = BTreeMap<String, (EntryClass, Vec<u8>)>;
 
 impl Fixture {
     pub(super) async fn new(store: Arc<dyn ObjectStore>) -> Self {
-        let new = NewRepository { cluster: "main", host: "h", now_us: NOW_US, now_text: "2026-09-21T00:00:00Z", creator: "test" };
+        let new = NewRepository {
+            cluster: "main",
+            host: "h",
+            now_us: NOW_US,
+            now_text: "2026-09-21T00:00:00Z",
+            creator: "test",
+        };
         let (created, host) = create(Arc::clone(&store), new, |_| Ok(())).await.unwrap();
         let restorer = Repository::open_as_restorer(store, &created.restore).await.unwrap();
         let directory = tempfile::tempdir().unwrap();
-        Fixture { directory, host, restorer, created, lineage: LineageId::from_parts(1, [1; 10]), progress: Arc::default(), backups: 0 }
+        Fixture {
+            directory,
+            host,
+            restorer,
+            created,
+            lineage: LineageId::from_parts(1, [1; 10]),
+            progress: Arc::default(),
+            backups: 0,
+        }
     }
 
     pub(super) fn writer(&self) -> Arc<Writer> {
@@ -45,11 +59,17 @@ impl Fixture {
     }
 
     pub(super) async fn parent(&self, id: BackupId) -> Parent {
-        Parent::load(&self.host, self.host.manifest(id).await.unwrap()).await.unwrap()
+        Parent::load(&self.host, self.host.manifest(id).await.unwrap())
+            .await
+            .unwrap()
     }
 
     pub(super) async fn inputs(&self, parent: Option<BackupId>) -> PipelineInputs {
-        let place = Place { repository: self.host.id(), cluster: "main", lineage: Some(self.lineage) };
+        let place = Place {
+            repository: self.host.id(),
+            cluster: "main",
+            lineage: Some(self.lineage),
+        };
         let session = Session::begin(self.host.keys(), &self.created.host.recipients, place, Purpose::Backup).unwrap();
         PipelineInputs {
             writer: self.writer(),
@@ -89,7 +109,11 @@ impl Fixture {
     }
 
     /// Copies and commits; gives the id of the backup and what the pipeline said.
-    pub(super) async fn backup(&mut self, inputs: PipelineInputs, jobs: Vec<FileJob>) -> Result<(BackupId, Outcome), StoreError> {
+    pub(super) async fn backup(
+        &mut self,
+        inputs: PipelineInputs,
+        jobs: Vec<FileJob>,
+    ) -> Result<(BackupId, Outcome), StoreError> {
         self.backups += 1;
         let id = BackupId::from_parts(1000 + self.backups, [9; 10]);
         let writer = Arc::clone(&inputs.writer);
@@ -139,13 +163,19 @@ impl Fixture {
     pub(super) async fn read_back(&self, id: BackupId) -> Files {
         let manifest = self.restorer.manifest(id).await.unwrap();
         let mut needed: HashSet<ChunkReference> = manifest.file_table.iter().copied().collect();
-        let mut chunks = Chunks { repository: &self.restorer, packs: HashMap::new() };
+        let mut chunks = Chunks {
+            repository: &self.restorer,
+            packs: HashMap::new(),
+        };
         let mut out = Files::new();
         for entry in self.restorer.file_table(&manifest).await.unwrap() {
             let mut bytes = Vec::new();
             needed.extend(entry.content_list);
             for at in &entry.content {
-                let at = ChunkReference { pack: at.pack, number: at.number };
+                let at = ChunkReference {
+                    pack: at.pack,
+                    number: at.number,
+                };
                 needed.insert(at);
                 bytes.extend(chunks.get(at).await);
             }
@@ -157,7 +187,13 @@ impl Fixture {
                 let (digests, _, chain) = self.restorer.digests(entry.digests.unwrap()).await.unwrap();
                 needed.extend(chain);
                 let keys = self.restorer.keys();
-                assert!(bytes.chunks(PAGE_BYTES).map(|page| keys.page_digest(page)).eq(digests.pages), "digests of what is stored");
+                assert!(
+                    bytes
+                        .chunks(PAGE_BYTES)
+                        .map(|page| keys.page_digest(page))
+                        .eq(digests.pages),
+                    "digests of what is stored"
+                );
             }
             assert_eq!(bytes.len() as u64, entry.size);
             out.insert(String::from_utf8(entry.path.to_vec()).unwrap(), (entry.class, bytes));
@@ -172,7 +208,11 @@ impl Fixture {
     }
 }
 
-async fn read_pages(chunks: &mut Chunks<'_>, map: &crate::page_map::Extents, needed: &mut HashSet<ChunkReference>) -> Vec<u8> {
+async fn read_pages(
+    chunks: &mut Chunks<'_>,
+    map: &crate::page_map::Extents,
+    needed: &mut HashSet<ChunkReference>,
+) -> Vec<u8> {
     let mut out = Vec::new();
     for run in &map.runs {
         let Source::Pack { pack, chunk, page } = run.source else {
@@ -186,7 +226,10 @@ async fn read_pages(chunks: &mut Chunks<'_>, map: &crate::page_map::Extents, nee
             let plain = chunks.get(at).await;
             let pages = plain.len() / PAGE_BYTES - page;
             let take = pages.min(left);
-            assert!(take == left || plain.len() == RELATION_CHUNK_PAGES_MAX * PAGE_BYTES, "a run goes on only behind a full chunk");
+            assert!(
+                take == left || plain.len() == RELATION_CHUNK_PAGES_MAX * PAGE_BYTES,
+                "a run goes on only behind a full chunk"
+            );
             out.extend_from_slice(&plain[page * PAGE_BYTES..(page + take) * PAGE_BYTES]);
             left -= take;
             number += 1;

@@ -57,12 +57,24 @@ fn edit(random: &SplitMix, files: &mut Files) {
 fn first_files(random: &SplitMix) -> Files {
     let relation = |count| (EntryClass::Relation, pages(random, count));
     let mut files = Files::new();
-    for (path, count) in [("base/5/1", 700), ("base/5/2", 1), ("base/5/3", 0), ("base/5/4", 128), ("base/5/5", 129)] {
+    for (path, count) in [
+        ("base/5/1", 700),
+        ("base/5/2", 1),
+        ("base/5/3", 0),
+        ("base/5/4", 128),
+        ("base/5/5", 129),
+    ] {
         files.insert(path.into(), relation(count));
     }
     files.insert("pg_xact/0000".into(), (EntryClass::Content, pages(random, 32)));
     files.insert("PG_VERSION".into(), (EntryClass::Content, b"15\n".to_vec()));
-    files.insert("dump".into(), (EntryClass::Content, crate::testing::bytes_of(random.next(), 9 << 20).to_vec()));
+    files.insert(
+        "dump".into(),
+        (
+            EntryClass::Content,
+            crate::testing::bytes_of(random.next(), 9 << 20).to_vec(),
+        ),
+    );
     files.insert("empty".into(), (EntryClass::Content, Vec::new()));
     files
 }
@@ -84,7 +96,10 @@ async fn every_generation_reads_back_as_it_was() {
         let jobs = fixture.jobs(&files);
         let (id, outcome) = fixture.backup(inputs, jobs).await.unwrap();
         assert_eq!(outcome.totals.files, files.len() as u64);
-        assert_eq!(outcome.totals.logical_bytes, files.values().map(|(_, bytes)| bytes.len() as u64).sum::<u64>());
+        assert_eq!(
+            outcome.totals.logical_bytes,
+            files.values().map(|(_, bytes)| bytes.len() as u64).sum::<u64>()
+        );
         generations.push((id, files.clone()));
         parent = Some(id);
         edit(&random, &mut files);
@@ -108,7 +123,14 @@ async fn what_did_not_change_is_stored_once() {
         let inputs = fixture.inputs(Some(first)).await;
         fixture.backup(inputs, jobs).await.unwrap()
     };
-    assert_eq!((same.totals.new_pages, same.totals.new_chunks, same.totals.new_stored_bytes), (0, 0, 0));
+    assert_eq!(
+        (
+            same.totals.new_pages,
+            same.totals.new_chunks,
+            same.totals.new_stored_bytes
+        ),
+        (0, 0, 0)
+    );
     assert!(same.index.is_empty());
     assert_eq!(same.packs, full.packs);
     assert_eq!(same.file_table, full.file_table);
@@ -134,7 +156,12 @@ async fn packs_that_may_not_be_used_again_are_not_referenced() {
     let mut inputs = fixture.inputs(Some(first)).await;
     inputs.filter.avoid = full.packs.iter().map(|need| need.id).collect();
     let (second, again) = fixture.backup(inputs, jobs).await.unwrap();
-    assert!(again.packs.iter().all(|need| full.packs.iter().all(|old| old.id != need.id)));
+    assert!(
+        again
+            .packs
+            .iter()
+            .all(|need| full.packs.iter().all(|old| old.id != need.id))
+    );
     assert_eq!(again.totals.new_pages, 0);
     assert!(fixture.read_back(second).await == files);
 }

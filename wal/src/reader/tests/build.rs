@@ -36,12 +36,7 @@ impl Wal {
     pub(super) fn page_header(&mut self, flags: u16, remaining: u32) {
         let page = self.end();
         let is_first = page.is_multiple_of(SEGMENT);
-        let flags = flags
-            | if is_first {
-                crate::page::LONG_HEADER
-            } else {
-                0
-            };
+        let flags = flags | if is_first { crate::page::LONG_HEADER } else { 0 };
         self.bytes.extend(MAGIC.to_le_bytes());
         self.bytes.extend(flags.to_le_bytes());
         self.bytes.extend(self.timeline.to_le_bytes());
@@ -149,17 +144,12 @@ impl Wal {
     }
 
     /// Reads all, in pieces of the sizes that `piece` gives.
-    pub(super) fn read_split(
-        &self,
-        mut piece: impl FnMut(usize) -> usize,
-    ) -> (Vec<WalItem>, Result<(), WalError>) {
+    pub(super) fn read_split(&self, mut piece: impl FnMut(usize) -> usize) -> (Vec<WalItem>, Result<(), WalError>) {
         let (mut reader, mut items, mut at) = (self.reader(), Vec::new(), 0);
         while at < self.bytes.len() {
             let taken = piece(at).clamp(1, self.bytes.len() - at);
             let lsn = Lsn::new(self.start + at as u64);
-            let pushed = reader.push(lsn, &self.bytes[at..at + taken], &mut |item| {
-                items.push(item)
-            });
+            let pushed = reader.push(lsn, &self.bytes[at..at + taken], &mut |item| items.push(item));
             if pushed.is_err() {
                 return (items, pushed);
             }

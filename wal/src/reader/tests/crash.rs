@@ -13,10 +13,7 @@ fn a_lost_record_is_dropped_where_the_server_overwrites_it() {
         let next = wal.filler(10);
         for piece in [1, 5_000, usize::MAX] {
             let (items, result) = wal.read_split(|_| piece);
-            assert_eq!(
-                (starts(&items), result),
-                (vec![SEGMENT + 40, said, next], Ok(()))
-            );
+            assert_eq!((starts(&items), result), (vec![SEGMENT + 40, said, next], Ok(())));
             let overwritten = WalItem::Overwritten {
                 lost: Lsn::new(lost),
                 start: Lsn::new(said),
@@ -72,8 +69,5 @@ fn an_overwrite_that_contradicts_itself_is_an_error() {
     lost_at_page_end(&mut wal);
     wal.page_header(0, 0);
     wal.filler(10);
-    assert!(matches!(
-        wal.read().1,
-        Err(WalError::Continuation { found: 0, .. })
-    ));
+    assert!(matches!(wal.read().1, Err(WalError::Continuation { found: 0, .. })));
 }

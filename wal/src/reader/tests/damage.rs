@@ -69,25 +69,13 @@ fn an_error_is_final_and_names_the_place() {
 fn bytes_that_do_not_follow_are_refused_and_change_nothing() {
     let wal = small();
     let mut reader = wal.reader();
-    let mut pushed = |at: usize, to: usize| {
-        reader.push(
-            Lsn::new(SEGMENT + at as u64),
-            &wal.bytes[at..to],
-            &mut |_| (),
-        )
-    };
+    let mut pushed = |at: usize, to: usize| reader.push(Lsn::new(SEGMENT + at as u64), &wal.bytes[at..to], &mut |_| ());
     assert_eq!(pushed(0, 100), Ok(()));
     for wrong in [0, 99, 101] {
-        assert!(matches!(
-            pushed(wrong, 200),
-            Err(WalError::NotContiguous { .. })
-        ));
+        assert!(matches!(pushed(wrong, 200), Err(WalError::NotContiguous { .. })));
     }
     assert_eq!(pushed(100, wal.bytes.len()), Ok(()));
-    assert_eq!(
-        records(&wal.items()).last().copied(),
-        reader.last_complete_record()
-    );
+    assert_eq!(records(&wal.items()).last().copied(), reader.last_complete_record());
 }
 
 #[test]
@@ -97,10 +85,7 @@ fn a_record_that_does_not_point_back_is_refused() {
     wal.filler(5);
     assert!(matches!(
         wal.read().1,
-        Err(WalError::RecordPrev {
-            expected: Some(_),
-            ..
-        })
+        Err(WalError::RecordPrev { expected: Some(_), .. })
     ));
     let mut forward = Wal::new(SEGMENT);
     forward.prev = SEGMENT + 40;
@@ -153,10 +138,7 @@ fn a_transaction_record_without_a_time_is_malformed() {
     ] {
         let mut wal = Wal::new(SEGMENT);
         wal.record(1, info, 5, &body);
-        assert!(
-            matches!(wal.read().1, Err(WalError::Malformed { .. })),
-            "{info:02X}"
-        );
+        assert!(matches!(wal.read().1, Err(WalError::Malformed { .. })), "{info:02X}");
     }
     // Counts that lead out of the record.
     let mut wal = Wal::new(SEGMENT);
@@ -194,18 +176,12 @@ fn garbage_never_panics() {
             // A right page header and right lengths in front of nonsense.
             _ => {
                 wal = Wal::new(SEGMENT);
-                let body: Vec<u8> = (0..random.below(30))
-                    .map(|_| random.below(256) as u8)
-                    .collect();
+                let body: Vec<u8> = (0..random.below(30)).map(|_| random.below(256) as u8).collect();
                 wal.record([0, 1][random.below(2)], random.below(256) as u8, 5, &body);
             }
         }
         let whole = wal.read();
-        assert_eq!(
-            wal.read_split(|_| 1 + random.below(9_000)),
-            whole,
-            "round {round}"
-        );
+        assert_eq!(wal.read_split(|_| 1 + random.below(9_000)), whole, "round {round}");
     }
 }
 
@@ -218,8 +194,5 @@ fn the_last_lsn_is_never_passed() {
         start: Lsn::new(8),
         ..wal.reader().config
     };
-    assert!(matches!(
-        WalReader::new(config),
-        Err(WalError::StartNotOnPage { .. })
-    ));
+    assert!(matches!(WalReader::new(config), Err(WalError::StartNotOnPage { .. })));
 }
