@@ -63,7 +63,7 @@ impl Repository {
             store,
             keys.repository,
             &keys.cluster,
-            Unlock::Host(keys.cluster_keys.clone()),
+            Unlock::Host(Box::new(keys.cluster_keys.clone())),
             None,
         )
         .await
@@ -103,7 +103,7 @@ impl Repository {
         let (newest, bytes) = period::newest(store.as_ref(), &layout).await?;
         let head = Head::parse(newest.as_str(), &bytes)?;
         let keys = match (unlock, &opening) {
-            (Unlock::Host(keys), _) => keys,
+            (Unlock::Host(keys), _) => *keys,
             (Unlock::Opening, Some(key)) => {
                 let place = Place {
                     repository: expected,
@@ -286,7 +286,7 @@ impl Repository {
 }
 
 enum Unlock {
-    Host(ClusterKeys),
+    Host(Box<ClusterKeys>),
     Opening,
 }
 

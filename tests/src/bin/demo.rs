@@ -148,10 +148,10 @@ async fn live_and_die(narrator: &Narrator, seawall: &Seawall, cluster: Cluster, 
         before.time
     ));
     oracle.wait_for(1200).await?;
-    // Host and disk are gone at once, under load: nothing can be shipped any more.
+    // Host and disk are gone at once, under load. The agent first: it must not ship anything more.
+    agent.kill9()?;
     cluster.kill9()?;
     let destroyed_at = SystemTime::now();
-    agent.kill9()?;
     cluster.destroy_data_directory()?;
     narrator.say("accident 2: server and agent killed, the data directory destroyed");
     let history = oracle.stop().await?;
@@ -230,7 +230,7 @@ fn print_table(summary: &Value, accounts: &str) {
         ("rows compared", number("rows_expected")),
         ("rows restored", number("rows_restored")),
         ("rows lost", number("rows_lost")),
-        ("dropped table", format!("{accounts} rows are back")),
+        ("dropped table", format!("{accounts} rows back")),
         ("RPO measured", format!("{} ms", number("rpo_ms"))),
         ("RTO measured", format!("{} ms", number("rto_ms"))),
         ("logical", format!("{:.1} MB", megabytes("logical_bytes"))),
