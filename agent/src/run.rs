@@ -10,7 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use config::OnUnknownHistory;
-use pg::replication::SlotName;
+use pg::conninfo::ConnectOptions;
+use pg::replication::{ReplicationSession, SlotName};
 use state::Supervision;
 use store::envelope::Kind;
 use store::keys::Recipient;
@@ -153,8 +154,7 @@ async fn connect_and_stream(
     let is_standby = sql::is_standby(&client).await?;
     let mut slot = sql::slot(&client, slot_name).await?;
     if slot.is_none() {
-        tracing::error!(slot = %slot_name, "the slot is missing; creating it again. WAL that was removed meanwhile is lost");
-        init::create_slots(context).await?;
+        create_slots_again(context, &connect, &daemon.lineage).await?;
         slot = sql::slot(&client, slot_name).await?;
     }
     drop(client);
@@ -179,6 +179,27 @@ async fn connect_and_stream(
     supervision.send_modify(|supervision| supervision.error = None);
     *has_connected = true;
     Ok(wal::lane::run(&inputs, status, lag, stop).await?)
+}
+
+/// On this cluster's server only: on another one the slots would hold WAL back for ever.
+async fn create_slots_again(context: &Context, connect: &ConnectOptions, lineage: &Lineage) -> anyhow::Result<()> {
+    let mut session = ReplicationSession::connect(connect)
+        .await
+        .context("cannot open a replication connection")?;
+    let found = session.identify_system().await?.system_identifier.as_u64();
+    if found != lineage.system_identifier {
+        return Err(store::StoreError::Foreign {
+            what: "the server's system identifier",
+            expected: lineage.system_identifier.to_string(),
+            found: found.to_string(),
+        }
+        .into());
+    }
+    tracing::error!(
+        slot = %context.cluster.wal.slot,
+        "the slot is missing; creating it again. WAL that was removed meanwhile is lost"
+    );
+    init::create_slots(context).await
 }
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.

@@ -198,7 +198,8 @@ fn another_cluster_is_never_mixed_into_the_archive_of_the_first() {
         seawall.backup().await?;
         agent.stop(DEADLINE).await?;
         let before = seawall.list().await?;
-        let objects = tests::tree::files(&seawall.repository())?.len();
+        let kinds = ["wal", "tail", "packs", "backups", "lineages", "intents"];
+        let bytes = seawall.stored_bytes(&kinds)?;
 
         let socket = second.socket_dir().display().to_string();
         let config = seawall
@@ -217,7 +218,7 @@ fn another_cluster_is_never_mixed_into_the_archive_of_the_first() {
             output.assert_refused(REFUSED, &[words])?;
         }
         assert_eq!(seawall.list().await?, before);
-        assert_eq!(tests::tree::files(&seawall.repository())?.len(), objects);
+        assert_eq!(seawall.stored_bytes(&kinds)?, bytes);
         // Least of all does it take a slot there.
         let slots = "select count(*) from pg_replication_slots";
         assert_eq!(second.query_one(slots).await?, "0");

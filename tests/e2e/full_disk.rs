@@ -87,8 +87,8 @@ fn a_restore_onto_a_full_disk_fails_and_cannot_be_started() {
         let output = seawall.restore.run(&args).await?;
         output.assert_refused(FAILED, &["No space left on device"])?;
         assert!(!data.join("global/pg_control").exists());
-        if data.join("PG_VERSION").exists() {
-            let half = Cluster::adopt(&scratch, "half", &data)?;
+        // There may be too little of it to even try.
+        if let Ok(half) = Cluster::adopt(&scratch, "half", &data) {
             assert!(half.start().await.is_err(), "half a restore was started");
         }
 

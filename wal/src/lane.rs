@@ -133,6 +133,12 @@ pub async fn run(
     check_identity(&inputs.lineage, &server, major, size)?;
     let coverage = inputs.writer.repository().coverage(inputs.lineage.id).await?;
     let history = fetch_history(&mut session, server.timeline).await?;
+    if let Some(archived) = coverage.histories.get(&server.timeline)
+        && *archived != history.parsed
+    {
+        let reason = format!("the archived history of timeline {} is another one", server.timeline);
+        return Ok(LaneEnd::Diverged { reason, archived: server.flush_lsn });
+    }
     let mut start = match find_start(inputs, &server, &history.parsed, &coverage, size).await? {
         Ok(start) => start,
         Err((reason, archived)) => return Ok(LaneEnd::Diverged { reason, archived }),
@@ -210,7 +216,7 @@ async fn find_start(
     coverage: &Coverage,
     size: SegmentSize,
 ) -> Result<Result<Start, (String, Lsn)>, LaneError> {
-    let (timeline, archived, start) = match plan_resume(server, inputs.is_standby, history, coverage) {
+    let (timeline, archived, start) = match plan_resume(server, inputs.is_standby, history, coverage, inputs.slot_restart) {
         Resume::Fresh => {
             let from = size.start_containing(
                 inputs
@@ -258,8 +264,10 @@ async fn find_start(
     };
     let overlap_session = ReplicationSession::connect(&inputs.connect).await?;
     let repository = inputs.writer.repository();
+    // All that is archived of the way that the server went, also what lies behind a missing object.
+    let until = history.switch_point_after(timeline).unwrap_or(Lsn::new(u64::MAX));
     Ok(
-        match compare_overlap(overlap_session, repository, coverage, timeline, archived, size).await? {
+        match compare_overlap(overlap_session, repository, coverage, timeline, until, size).await? {
             Overlap::Same { last_record } => {
                 let previous = last_record.and_then(|(record, end)| (end == start.from).then_some(record));
                 Ok(Start { previous, ..start })

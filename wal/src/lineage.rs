@@ -12,6 +12,7 @@ use store::StoreError;
 use store::catalog::Coverage;
 use store::envelope::Kind;
 use store::layout::WalRange;
+use store::limits::WAL_OBJECT_BYTES_MAX;
 use store::records::Lineage;
 use store::repository::Repository;
 
@@ -40,34 +41,41 @@ pub enum Resume {
     Diverged(String),
 }
 
-/// Decides from the server's identity, its timeline history and what is archived. Pure.
+/// Decides from the server's identity, its timeline history, what is archived and where the slot holds WAL back. Pure.
+///
+/// Uploads finish out of order, so after a crash an object can lie behind a missing one. What was confirmed is contiguous, and the
+/// slot knows it: from there on the contiguous end counts, not the highest one. All that is archived is compared all the same.
 #[must_use]
 pub fn plan_resume(
     server: &SystemIdentity,
     is_standby: bool,
     history: &TimelineHistory,
     coverage: &Coverage,
+    slot_restart: Option<Lsn>,
 ) -> Resume {
     let Some(timeline) = coverage.newest_timeline() else {
         return Resume::Fresh;
     };
-    let Some(archived) = coverage
-        .timelines
-        .get(&timeline)
-        .and_then(store::catalog::TimelineCoverage::end)
-    else {
+    let Some(on_timeline) = coverage.timelines.get(&timeline) else {
         return Resume::Fresh;
     };
+    let Some(highest) = on_timeline.end() else {
+        return Resume::Fresh;
+    };
+    let archived = match slot_restart.filter(|restart| restart.is_valid() && *restart < highest) {
+        Some(restart) => on_timeline.contiguous_end(restart).unwrap_or(restart),
+        None => highest,
+    };
     if server.timeline == timeline {
-        if server.flush_lsn < archived && is_standby {
+        if server.flush_lsn < highest && is_standby {
             return Resume::Wait(format!(
-                "the standby's WAL ends at {}, but {archived} is archived",
+                "the standby's WAL ends at {}, but {highest} is archived",
                 server.flush_lsn
             ));
         }
-        if server.flush_lsn < archived {
+        if server.flush_lsn < highest {
             return Resume::Diverged(format!(
-                "the server's WAL ends at {} on timeline {timeline}, but {archived} is archived: it was rolled back",
+                "the server's WAL ends at {} on timeline {timeline}, but {highest} is archived: it was rolled back",
                 server.flush_lsn
             ));
         }
@@ -86,10 +94,7 @@ pub fn plan_resume(
         ));
     }
     match history.switch_point_after(timeline) {
-        Some(switch_point) if archived >= switch_point => Resume::Switch {
-            from: timeline,
-            switch_point,
-        },
+        Some(switch_point) if archived >= switch_point => Resume::Switch { from: timeline, switch_point },
         Some(_) => Resume::GoOn { timeline, archived },
         None => Resume::Diverged(format!(
             "timeline {timeline} is archived, but is not in the history of the server's timeline {}",
@@ -123,7 +128,8 @@ pub enum OverlapError {
     Store(#[from] StoreError),
 }
 
-/// Reads the newest archived object's range before `until` from the server again, without a slot, and compares keyed digests.
+/// Reads the newest archived WAL of `timeline` before `until` from the server again, without a slot, and compares keyed digests:
+/// up to 16 objects of the segment that holds the last archived byte, because the newest may be a lone record that any history has.
 ///
 /// # Errors
 /// The connection or the repository failed; nothing is known then.
@@ -135,16 +141,22 @@ pub async fn compare_overlap(
     until: Lsn,
     size: SegmentSize,
 ) -> Result<Overlap, OverlapError> {
-    let Some(newest) = newest_before(coverage, timeline, until) else {
+    let ranges = newest_before(coverage, timeline, until, size);
+    let (Some(start), Some(end)) =
+        (ranges.iter().map(|range| range.start).min(), ranges.iter().map(|range| range.end).max())
+    else {
         return Ok(Overlap::Gone("nothing is archived".into()));
     };
-    let Some(header) = repository.read_wal_header(&newest, size).await? else {
-        return Ok(Overlap::Gone(format!(
-            "the object of {} to {} vanished",
-            newest.start, newest.end
-        )));
-    };
-    let bytes = match read_again(session, newest.start, newest.end, timeline).await {
+    let mut headers = Vec::new();
+    for range in ranges {
+        match repository.read_wal_header(&range, size).await? {
+            Some(header) => headers.push((range, header)),
+            // A tail that its whole range has replaced meanwhile.
+            None if range.tail => {}
+            None => return Ok(Overlap::Gone(format!("the object of {} to {} vanished", range.start, range.end))),
+        }
+    }
+    let bytes = match read_again(session, start, end, timeline).await {
         Ok(bytes) => bytes,
         Err(error) if error.is_wal_removed() => return Ok(Overlap::Gone(error.to_string())),
         Err(error) if error.is_ahead_of_server() || error.is_not_in_history() => {
@@ -152,35 +164,44 @@ pub async fn compare_overlap(
         }
         Err(error) => return Err(error.into()),
     };
-    if bytes.len() as u64 != newest.end.distance_from(newest.start) {
-        return Ok(Overlap::Different(format!(
-            "the server has {} bytes from {} on",
-            bytes.len(),
-            newest.start
-        )));
+    let mut last_record = None;
+    for (range, header) in &headers {
+        let at = |lsn: Lsn| usize::try_from(lsn.distance_from(start)).unwrap_or(usize::MAX);
+        let Some(part) = bytes.get(at(range.start)..at(range.end)) else {
+            return Ok(Overlap::Different(format!("the server has {} bytes from {start} on", bytes.len())));
+        };
+        if repository.keys().digest(Kind::Wal.digest_kind(), part) != header.digest {
+            return Ok(Overlap::Different(format!(
+                "the server's WAL from {} to {} differs from the archived",
+                range.start, range.end
+            )));
+        }
+        let facts = header.wal.clone().unwrap_or_default();
+        let record = facts.last_record.zip(facts.last_record_end);
+        last_record = last_record.max(record.map(|(start, end)| (Lsn::new(start), Lsn::new(end))));
     }
-    if repository.keys().digest(Kind::Wal.digest_kind(), &bytes) != header.digest {
-        return Ok(Overlap::Different(format!(
-            "the server's WAL from {} to {} differs from the archived",
-            newest.start, newest.end
-        )));
-    }
-    let facts = header.wal.unwrap_or_default();
-    let last_record = facts
-        .last_record
-        .zip(facts.last_record_end)
-        .map(|(start, end)| (Lsn::new(start), Lsn::new(end)));
     Ok(Overlap::Same { last_record })
 }
 
-fn newest_before(coverage: &Coverage, timeline: TimelineId, until: Lsn) -> Option<WalRange> {
-    let ranges = &coverage.timelines.get(&timeline)?.ranges;
-    // The smallest object that ends last: a tail where there is one, so that little is read again.
+/// Objects compared at most.
+const COMPARED_MAX: usize = 16;
+
+/// The newest objects that end at or before `until`, all of the segment that holds the last archived byte, within 16 MiB.
+fn newest_before(coverage: &Coverage, timeline: TimelineId, until: Lsn, size: SegmentSize) -> Vec<WalRange> {
+    let Some(on_timeline) = coverage.timelines.get(&timeline) else {
+        return Vec::new();
+    };
+    let mut ranges: Vec<WalRange> = on_timeline.ranges.iter().filter(|range| range.end <= until).copied().collect();
+    // Newest end first; of those that end together the smaller one.
+    ranges.sort_by(|a, b| b.end.cmp(&a.end).then(b.start.cmp(&a.start)));
+    let Some(newest) = ranges.first().copied() else {
+        return Vec::new();
+    };
+    let segment = size.start_containing(newest.start);
+    let near = newest.end.as_u64().saturating_sub(WAL_OBJECT_BYTES_MAX).max(segment.as_u64());
+    ranges.retain(|range| range.start.as_u64() >= near);
+    ranges.truncate(COMPARED_MAX);
     ranges
-        .iter()
-        .filter(|range| range.end <= until)
-        .max_by(|a, b| a.end.cmp(&b.end).then(a.start.cmp(&b.start)))
-        .copied()
 }
 
 async fn read_again(
@@ -279,17 +300,40 @@ mod tests {
     fn a_primary_behind_the_archive_was_rolled_back_and_a_standby_is_waited_for() {
         let root = TimelineHistory::root(timeline(1));
         assert!(matches!(
-            plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300)),
+            plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300), None),
             Resume::Diverged(_)
         ));
         assert!(matches!(
-            plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300)),
+            plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300), None),
             Resume::Wait(_)
         ));
         assert!(matches!(
-            plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300)),
+            plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300), None),
             Resume::GoOn { .. }
         ));
+    }
+
+    #[test]
+    fn behind_a_missing_object_nothing_counts_as_archived() {
+        let range = |start, end| WalRange {
+            lineage: LineageId::default(),
+            timeline: timeline(1),
+            start: Lsn::new(start),
+            end: Lsn::new(end),
+            epoch: 1,
+            tail: false,
+        };
+        let coverage = Coverage::of_ranges(LineageId::default(), [range(0x100, 0x200), range(0x300, 0x400)]);
+        let root = TimelineHistory::root(timeline(1));
+        let resume = |slot| plan_resume(&server(1, 0x500), false, &root, &coverage, Some(Lsn::new(slot)));
+        let go_on = |archived| Resume::GoOn { timeline: timeline(1), archived: Lsn::new(archived) };
+        assert_eq!(resume(0x200), go_on(0x200), "the slot holds the missing WAL");
+        assert_eq!(resume(0x180), go_on(0x200));
+        assert_eq!(resume(0x80), go_on(0x80), "not even the first object came");
+        assert_eq!(resume(0x380), go_on(0x400), "the hole is older than what the server keeps");
+        assert_eq!(resume(0x400), go_on(0x400));
+        let rolled_back = plan_resume(&server(1, 0x380), false, &root, &coverage, Some(Lsn::new(0x200)));
+        assert!(matches!(rolled_back, Resume::Diverged(_)), "all that is archived counts for a rollback");
     }
 
     #[test]
@@ -300,21 +344,21 @@ mod tests {
             switch_point: Lsn::new(0x300),
         };
         assert_eq!(
-            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300)),
+            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300), None),
             switch
         );
         assert_eq!(
-            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380)),
+            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380), None),
             switch,
             "both branches are kept"
         );
         assert!(matches!(
-            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280)),
+            plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280), None),
             Resume::GoOn { .. }
         ));
         let stranger = history(5, 4, 0x300);
         assert!(matches!(
-            plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280)),
+            plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280), None),
             Resume::Diverged(_)
         ));
     }
