@@ -83,14 +83,29 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         Some(id) => Some(repository.manifest(*id).await?),
         None => None,
     };
+    let lineages = repository.lineages().await?;
+    let current = lineages.iter().map(|lineage| lineage.id).max();
     let slot = slot(context).await;
     let key_here = context.config.keys.restore_key.exists();
     let mut warnings = Vec::new();
     if !running {
         warnings.push("no agent is running: WAL is not being archived".to_owned());
     }
-    if newest.is_none() {
-        warnings.push("there is no backup yet: run `wal-agent backup`".to_owned());
+    match &newest {
+        None => warnings.push("there is no backup yet: run `wal-agent backup`".to_owned()),
+        Some(manifest) if Some(manifest.lineage) != current => warnings.push(
+            "the newest backup is of an abandoned history: what the server does now cannot be restored. Run `wal-agent backup` now"
+                .to_owned(),
+        ),
+        Some(_) => {}
+    }
+    if let Some(current) = current {
+        for hole in repository.coverage(current).await?.holes() {
+            warnings.push(format!(
+                "WAL from {} to {} on timeline {} is missing",
+                hole.start, hole.end, hole.timeline
+            ));
+        }
     }
     if key_here {
         warnings.push("the restore key lies on this host: a thief of the host can read all backups".to_owned());

@@ -5,9 +5,17 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use config::Checkpoint;
+use pg::conninfo::ConnectOptions;
+use pg::lsn::Lsn;
+use pg::replication::ReplicationSession;
+use pg::timeline::{TimelineHistory, TimelineId};
+use store::records::Lineage;
+use store::repository::Repository;
+use wal::lineage::{Overlap, Resume, compare_overlap, plan_resume};
 
 use crate::backup::{self, BackupInputs, BackupReport, Progress};
 use crate::cli::BackupOptions;
+use crate::exit::Failure;
 use crate::open::{Context, backup_policy, current_lineage, host_name};
 use crate::{output, preflight, sql};
 
@@ -22,6 +30,7 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
     let connect = context.connect_options()?;
     let client = sql::connect(&connect).await?;
     preflight::refuse_errors(&client, &connect).await?;
+    same_history(&connect, &repository, &lineage, &client).await?;
     let data_directory = match &context.cluster.postgres.data_directory {
         Some(directory) => directory.clone(),
         None => preflight::show(&client, "data_directory").await?.into(),
@@ -53,6 +62,46 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
     let report = backup::run(inputs).await;
     bar.finish();
     print(&report?, options.json)
+}
+
+/// The server must be the one whose WAL is archived: after a rollback of its data directory the archive holds another history, and a
+/// backup would be listed with WAL that does not belong to it.
+async fn same_history(
+    connect: &ConnectOptions,
+    repository: &Repository,
+    lineage: &Lineage,
+    client: &tokio_postgres::Client,
+) -> anyhow::Result<()> {
+    // First what is archived, then the server's position: the daemon goes on meanwhile.
+    let coverage = repository.coverage(lineage.id).await?;
+    let mut session = ReplicationSession::connect(connect)
+        .await
+        .context("cannot open a replication connection")?;
+    let server = session.identify_system().await?;
+    let size = session.segment_size().await?;
+    let history = if server.timeline == TimelineId::FIRST {
+        TimelineHistory::root(server.timeline)
+    } else {
+        let (_, bytes) = session.timeline_history(server.timeline).await?;
+        TimelineHistory::parse(server.timeline, &bytes).context("the server's timeline history makes no sense")?
+    };
+    let diverged = |reason: String| {
+        Failure::refused(
+            format!("the server's history is not the archived one: {reason}"),
+            "Start `wal-agent run`: it begins a new lineage; then take the backup.",
+        )
+    };
+    let timeline = match plan_resume(&server, sql::is_standby(client).await?, &history, &coverage, None) {
+        // Nothing is archived yet, or a standby is behind: the end of the backup waits for the WAL.
+        Resume::Fresh | Resume::Wait(_) => return Ok(()),
+        Resume::Diverged(reason) => return Err(diverged(reason).into()),
+        Resume::GoOn { timeline, .. } | Resume::Switch { from: timeline, .. } => timeline,
+    };
+    let until = history.switch_point_after(timeline).unwrap_or(Lsn::new(u64::MAX));
+    match compare_overlap(session, repository, &coverage, timeline, until, size).await? {
+        Overlap::Same { .. } => Ok(()),
+        Overlap::Different(reason) | Overlap::Gone(reason) => Err(diverged(reason).into()),
+    }
 }
 
 /// Cores of this machine.

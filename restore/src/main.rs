@@ -10,6 +10,7 @@ mod exit;
 mod fetch_files;
 mod finish;
 mod list;
+mod new_tablespaces;
 mod open;
 mod owner;
 mod paths;

@@ -131,10 +131,10 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
     let missing = wanted
         .into_iter()
         .filter(|(timeline, number)| !path_of(&state, &directory, *timeline, *number).exists());
-    let (repository, state, directory) = (&opened.repository, &state, &directory);
+    let (repository, state, directory, pgdata) = (&opened.repository, &state, &directory, &pgdata);
     stream::iter(missing)
         .map(|(timeline, number)| async move {
-            let (verdict, bytes) = fetch_segment(repository, state, timeline, number).await?;
+            let (verdict, bytes) = fetch_segment(repository, state, pgdata, timeline, number).await?;
             match verdict {
                 // What is still open for a standby grows: it is read when it is asked for.
                 Verdict::Serve { is_open, .. } if !is_open || state.needed_until.is_some() => {
@@ -152,7 +152,9 @@ fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
     let temporary = PathBuf::from(temporary);
+    // Durable before it has its name: after a crash of the host a file of the right size must not have other content.
     fs::write(&temporary, bytes)
+        .and_then(|()| File::open(&temporary)?.sync_all())
         .and_then(|()| fs::rename(&temporary, path))
         .map_err(RestoreError::io("write", path))
 }

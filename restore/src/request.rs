@@ -6,6 +6,7 @@ use pg::lsn::Lsn;
 use pg::segment::SegmentSize;
 use pg::timeline::TimelineId;
 use store::catalog::Coverage;
+use store::id::LineageId;
 use store::manifest::Manifest;
 use store::repository::Repository;
 
@@ -83,6 +84,7 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
             "Take one with `wal-agent backup`.",
         ));
     };
+    refuse_abandoned(repository, args, asked, lineage).await?;
     let mut manifests: Vec<Manifest> = manifests
         .into_iter()
         .filter(|manifest| manifest.lineage == lineage)
@@ -106,6 +108,31 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
             Err(error) => return Err(error),
         }
     }
+}
+
+/// A newer lineage without a backup means that production went on elsewhere: what can be restored is an abandoned branch, and it must
+/// be asked for by name.
+async fn refuse_abandoned(repository: &Repository, args: &RestoreArgs, asked: Asked, lineage: LineageId) -> Result<()> {
+    let newest = repository.lineages().await?.into_iter().max_by_key(|newest| newest.id);
+    let Some(newest) = newest.filter(|newest| newest.id > lineage && args.backup.is_none()) else {
+        return Ok(());
+    };
+    let is_meant = match asked {
+        Asked::Latest | Asked::Follow => false,
+        Asked::Time(time_us) => time_us < newest.created_us,
+        Asked::Lsn(_) | Asked::Immediate => true,
+    };
+    if is_meant {
+        return Ok(());
+    }
+    let message = format!(
+        "the cluster went on in lineage {} at {}, and that has no backup yet ({})",
+        newest.id,
+        time::show(newest.created_us),
+        newest.reason
+    );
+    let hint = "Take a backup with `wal-agent backup`. To restore the branch that was left, name one of its backups with --backup.";
+    Err(RestoreError::refused(message, hint))
 }
 
 async fn manifests(repository: &Repository, args: &RestoreArgs) -> Result<Vec<Manifest>> {

@@ -90,7 +90,7 @@ async fn get(cli: &Cli, args: &WalGetArgs) -> Result<Outcome> {
     }
     match name {
         WalFileName::Segment { timeline, number } => {
-            match fetch_segment(&opened.repository, &state, timeline, number).await? {
+            match fetch_segment(&opened.repository, &state, &pgdata, timeline, number).await? {
                 (Verdict::Serve { .. }, bytes) => {
                     put(&args.dest, &bytes)?;
                     prefetch::follow_up(cli, &state, &pgdata, &args.file);

@@ -137,7 +137,10 @@ pub async fn run(
         && *archived != history.parsed
     {
         let reason = format!("the archived history of timeline {} is another one", server.timeline);
-        return Ok(LaneEnd::Diverged { reason, archived: server.flush_lsn });
+        return Ok(LaneEnd::Diverged {
+            reason,
+            archived: server.flush_lsn,
+        });
     }
     let mut start = match find_start(inputs, &server, &history.parsed, &coverage, size).await? {
         Ok(start) => start,
@@ -216,52 +219,53 @@ async fn find_start(
     coverage: &Coverage,
     size: SegmentSize,
 ) -> Result<Result<Start, (String, Lsn)>, LaneError> {
-    let (timeline, archived, start) = match plan_resume(server, inputs.is_standby, history, coverage, inputs.slot_restart) {
-        Resume::Fresh => {
-            let from = size.start_containing(
-                inputs
-                    .slot_restart
-                    .filter(|lsn| lsn.is_valid())
-                    .unwrap_or(server.flush_lsn),
-            );
-            return Ok(Ok(Start {
-                timeline: server.timeline,
-                from,
-                floor: Lsn::ZERO,
-                previous: None,
-            }));
-        }
-        Resume::Wait(reason) => return Err(LaneError::Behind(reason)),
-        Resume::Diverged(reason) => {
-            let archived = coverage
-                .newest_timeline()
-                .and_then(|timeline| coverage.timelines.get(&timeline)?.end());
-            return Ok(Err((reason, archived.unwrap_or(Lsn::ZERO))));
-        }
-        Resume::GoOn { timeline, archived } => (
-            timeline,
-            archived,
-            Start {
-                timeline,
-                from: size.start_containing(archived),
-                floor: archived,
-                previous: None,
-            },
-        ),
-        Resume::Switch { from, switch_point } => {
-            let begin = size.start_containing(switch_point);
-            (
-                from,
-                switch_point,
-                Start {
+    let (timeline, archived, start) =
+        match plan_resume(server, inputs.is_standby, history, coverage, inputs.slot_restart) {
+            Resume::Fresh => {
+                let from = size.start_containing(
+                    inputs
+                        .slot_restart
+                        .filter(|lsn| lsn.is_valid())
+                        .unwrap_or(server.flush_lsn),
+                );
+                return Ok(Ok(Start {
                     timeline: server.timeline,
-                    from: begin,
-                    floor: switch_point,
+                    from,
+                    floor: Lsn::ZERO,
+                    previous: None,
+                }));
+            }
+            Resume::Wait(reason) => return Err(LaneError::Behind(reason)),
+            Resume::Diverged(reason) => {
+                let archived = coverage
+                    .newest_timeline()
+                    .and_then(|timeline| coverage.timelines.get(&timeline)?.end());
+                return Ok(Err((reason, archived.unwrap_or(Lsn::ZERO))));
+            }
+            Resume::GoOn { timeline, archived } => (
+                timeline,
+                archived,
+                Start {
+                    timeline,
+                    from: size.start_containing(archived),
+                    floor: archived,
                     previous: None,
                 },
-            )
-        }
-    };
+            ),
+            Resume::Switch { from, switch_point } => {
+                let begin = size.start_containing(switch_point);
+                (
+                    from,
+                    switch_point,
+                    Start {
+                        timeline: server.timeline,
+                        from: begin,
+                        floor: switch_point,
+                        previous: None,
+                    },
+                )
+            }
+        };
     let overlap_session = ReplicationSession::connect(&inputs.connect).await?;
     let repository = inputs.writer.repository();
     // All that is archived of the way that the server went, also what lies behind a missing object.

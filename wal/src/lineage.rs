@@ -94,7 +94,10 @@ pub fn plan_resume(
         ));
     }
     match history.switch_point_after(timeline) {
-        Some(switch_point) if archived >= switch_point => Resume::Switch { from: timeline, switch_point },
+        Some(switch_point) if archived >= switch_point => Resume::Switch {
+            from: timeline,
+            switch_point,
+        },
         Some(_) => Resume::GoOn { timeline, archived },
         None => Resume::Diverged(format!(
             "timeline {timeline} is archived, but is not in the history of the server's timeline {}",
@@ -142,9 +145,10 @@ pub async fn compare_overlap(
     size: SegmentSize,
 ) -> Result<Overlap, OverlapError> {
     let ranges = newest_before(coverage, timeline, until, size);
-    let (Some(start), Some(end)) =
-        (ranges.iter().map(|range| range.start).min(), ranges.iter().map(|range| range.end).max())
-    else {
+    let (Some(start), Some(end)) = (
+        ranges.iter().map(|range| range.start).min(),
+        ranges.iter().map(|range| range.end).max(),
+    ) else {
         return Ok(Overlap::Gone("nothing is archived".into()));
     };
     let mut headers = Vec::new();
@@ -153,7 +157,12 @@ pub async fn compare_overlap(
             Some(header) => headers.push((range, header)),
             // A tail that its whole range has replaced meanwhile.
             None if range.tail => {}
-            None => return Ok(Overlap::Gone(format!("the object of {} to {} vanished", range.start, range.end))),
+            None => {
+                return Ok(Overlap::Gone(format!(
+                    "the object of {} to {} vanished",
+                    range.start, range.end
+                )));
+            }
         }
     }
     let bytes = match read_again(session, start, end, timeline).await {
@@ -168,7 +177,10 @@ pub async fn compare_overlap(
     for (range, header) in &headers {
         let at = |lsn: Lsn| usize::try_from(lsn.distance_from(start)).unwrap_or(usize::MAX);
         let Some(part) = bytes.get(at(range.start)..at(range.end)) else {
-            return Ok(Overlap::Different(format!("the server has {} bytes from {start} on", bytes.len())));
+            return Ok(Overlap::Different(format!(
+                "the server has {} bytes from {start} on",
+                bytes.len()
+            )));
         };
         if repository.keys().digest(Kind::Wal.digest_kind(), part) != header.digest {
             return Ok(Overlap::Different(format!(
@@ -191,14 +203,23 @@ fn newest_before(coverage: &Coverage, timeline: TimelineId, until: Lsn, size: Se
     let Some(on_timeline) = coverage.timelines.get(&timeline) else {
         return Vec::new();
     };
-    let mut ranges: Vec<WalRange> = on_timeline.ranges.iter().filter(|range| range.end <= until).copied().collect();
+    let mut ranges: Vec<WalRange> = on_timeline
+        .ranges
+        .iter()
+        .filter(|range| range.end <= until)
+        .copied()
+        .collect();
     // Newest end first; of those that end together the smaller one.
     ranges.sort_by(|a, b| b.end.cmp(&a.end).then(b.start.cmp(&a.start)));
     let Some(newest) = ranges.first().copied() else {
         return Vec::new();
     };
     let segment = size.start_containing(newest.start);
-    let near = newest.end.as_u64().saturating_sub(WAL_OBJECT_BYTES_MAX).max(segment.as_u64());
+    let near = newest
+        .end
+        .as_u64()
+        .saturating_sub(WAL_OBJECT_BYTES_MAX)
+        .max(segment.as_u64());
     ranges.retain(|range| range.start.as_u64() >= near);
     ranges.truncate(COMPARED_MAX);
     ranges
@@ -326,14 +347,24 @@ mod tests {
         let coverage = Coverage::of_ranges(LineageId::default(), [range(0x100, 0x200), range(0x300, 0x400)]);
         let root = TimelineHistory::root(timeline(1));
         let resume = |slot| plan_resume(&server(1, 0x500), false, &root, &coverage, Some(Lsn::new(slot)));
-        let go_on = |archived| Resume::GoOn { timeline: timeline(1), archived: Lsn::new(archived) };
+        let go_on = |archived| Resume::GoOn {
+            timeline: timeline(1),
+            archived: Lsn::new(archived),
+        };
         assert_eq!(resume(0x200), go_on(0x200), "the slot holds the missing WAL");
         assert_eq!(resume(0x180), go_on(0x200));
         assert_eq!(resume(0x80), go_on(0x80), "not even the first object came");
-        assert_eq!(resume(0x380), go_on(0x400), "the hole is older than what the server keeps");
+        assert_eq!(
+            resume(0x380),
+            go_on(0x400),
+            "the hole is older than what the server keeps"
+        );
         assert_eq!(resume(0x400), go_on(0x400));
         let rolled_back = plan_resume(&server(1, 0x380), false, &root, &coverage, Some(Lsn::new(0x200)));
-        assert!(matches!(rolled_back, Resume::Diverged(_)), "all that is archived counts for a rollback");
+        assert!(
+            matches!(rolled_back, Resume::Diverged(_)),
+            "all that is archived counts for a rollback"
+        );
     }
 
     #[test]

@@ -11,6 +11,7 @@ use store::repository::Repository;
 
 use crate::decide::{self, Verdict};
 use crate::error::{RestoreError, Result};
+use crate::new_tablespaces;
 use crate::route::{Part, Piece};
 use crate::scan::{gone, vanished};
 use crate::state::State;
@@ -22,9 +23,11 @@ const LISTINGS_MAX: u32 = 5;
 pub(crate) async fn fetch_segment(
     repository: &Repository,
     state: &State,
+    pgdata: &std::path::Path,
     timeline: TimelineId,
     number: SegmentNumber,
 ) -> Result<(Verdict, Vec<u8>)> {
+    let start = state.route.size.start_of(number);
     let mut listing = 1;
     loop {
         let (coverage, has_later) = list_segment(repository, state, timeline, number).await?;
@@ -32,8 +35,11 @@ pub(crate) async fn fetch_segment(
         let Verdict::Serve { pieces, .. } = &verdict else {
             return Ok((verdict, Vec::new()));
         };
-        match assemble(repository, state, pieces, state.route.size.start_of(number)).await {
-            Ok(bytes) => return Ok((verdict, bytes)),
+        match assemble(repository, state, pieces, start).await {
+            Ok(bytes) => {
+                new_tablespaces::refuse_foreign(state, pgdata, &bytes, start, timeline)?;
+                return Ok((verdict, bytes));
+            }
             Err(RestoreError::Vanished { .. }) if listing < LISTINGS_MAX => listing += 1,
             Err(error) => return Err(error),
         }
