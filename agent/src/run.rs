@@ -42,6 +42,7 @@ struct Daemon {
 
 /// Runs the command.
 pub async fn run(context: &Context) -> anyhow::Result<()> {
+    let _alone = state::alone(context)?;
     let keys = context.host_keys()?;
     let repository = context.repository(RetryPolicy::patient(), &keys).await?;
     let lineage = current_lineage(&repository).await?;

@@ -115,6 +115,11 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         let mut value = serde_json::to_value(&state)?;
         value["cluster"] = context.cluster.name.clone().into();
         value["running"] = running.into();
+        if !running {
+            // Nobody measures it: a figure would be a lie.
+            value["rpo_ms"] = serde_json::Value::Null;
+            value["streaming"] = false.into();
+        }
         value["last_backup"] = newest.as_ref().map(|manifest| manifest.backup.to_string()).into();
         value["last_backup_finished"] = newest
             .as_ref()
@@ -145,10 +150,12 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     };
     table.add_row(["cluster", &context.cluster.name]);
     table.add_row(["agent", agent]);
-    table.add_row([
-        "RPO now",
-        &format!("{} ms (age of the oldest commit not archived)", state.rpo_ms),
-    ]);
+    let rpo = if running {
+        format!("{} ms (age of the oldest commit not archived)", state.rpo_ms)
+    } else {
+        "unknown: no agent runs; every commit since it stopped is unprotected".to_owned()
+    };
+    table.add_row(["RPO now", &rpo]);
     table.add_row([
         "archived",
         &format!(

@@ -22,6 +22,9 @@ use crate::{output, preflight, sql};
 /// How long the end of a backup waits for its WAL to be archived by the daemon.
 const WAL_WAIT: Duration = Duration::from_secs(120);
 
+/// How long a daemon may be reconnecting when a backup begins.
+const AGENT_WAIT: Duration = Duration::from_secs(10);
+
 /// Runs the command.
 pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
@@ -31,6 +34,7 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
     let client = sql::connect(&connect).await?;
     preflight::refuse_errors(&client, &connect).await?;
     same_history(&connect, &repository, &lineage, &client).await?;
+    agent_streams(&client, &context.cluster.wal.slot).await?;
     let data_directory = match &context.cluster.postgres.data_directory {
         Some(directory) => directory.clone(),
         None => preflight::show(&client, "data_directory").await?.into(),
@@ -62,6 +66,22 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
     let report = backup::run(inputs).await;
     bar.finish();
     print(&report?, options.json)
+}
+
+/// Without the daemon the WAL of the backup would never be archived: better said now than after the copy.
+async fn agent_streams(client: &tokio_postgres::Client, slot: &str) -> anyhow::Result<()> {
+    let begun = std::time::Instant::now();
+    while !sql::slot(client, slot).await?.is_some_and(|slot| slot.active) {
+        if begun.elapsed() > AGENT_WAIT {
+            return Err(Failure::refused(
+                format!("nobody streams from slot \"{slot}\": the WAL of a backup would not be archived"),
+                "Start `wal-agent run` first.",
+            )
+            .into());
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
 }
 
 /// The server must be the one whose WAL is archived: after a rollback of its data directory the archive holds another history, and a

@@ -141,6 +141,9 @@ impl StoreError {
             StoreError::WrongKey { .. } => {
                 "Use the key files that `wal-agent init` made for this cluster and this repository.".into()
             }
+            StoreError::KeyFile { .. } => "`wal-agent init` makes the key files (host.key, restore.key, maintenance.key). Copy the one that is \
+                                           needed here from where it is kept, or name its path under [keys]."
+                .into(),
             StoreError::KeyMissing { role } => format!(
                 "Copy the {role} key file back into the keys directory, or name it in the config under [keys]."
             ),

@@ -93,6 +93,14 @@ async fn both_branches_are_whole(before: &Before, agent: Child) -> Result<()> {
         .lines()
         .any(|line| line.contains("ERROR") && line.contains("lineage"));
     assert!(loud, "no ERROR about the lineage:\n{log}");
+    // Until the new history has a backup, the newest that can be restored is the branch that was left: never without being told.
+    let nowhere = seawall.repository().with_file_name("nowhere").display().to_string();
+    let latest = ["--target", "latest", "--pgdata", nowhere.as_str()];
+    seawall
+        .restore
+        .run(&latest)
+        .await?
+        .assert_refused(3, &[new.as_str(), "--backup"])?;
     write(cluster, "more", 100).await?;
     seawall.backup().await?;
     write(cluster, "last", 10).await?;
@@ -161,6 +169,9 @@ fn an_operator_who_said_stop_gets_a_stop() {
         before.cluster.start().await?;
         write(&before.cluster, "new", 60_000).await?;
         let objects = tests::tree::files(&before.seawall.repository().join("clusters/main/wal"))?;
+        // Nobody streams: the archive still holds the other history at these LSNs, and a backup must not be listed with it.
+        let output = before.seawall.agent.run(&["backup"]).await?;
+        output.assert_refused(3, &["history", "wal-agent run"])?;
         let config = before
             .seawall
             .config

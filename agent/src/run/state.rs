@@ -1,5 +1,6 @@
 //! Writes the daemon's state to a file, for `status`. It is a cache: losing it loses nothing.
 
+use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -8,12 +9,41 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wal::receive::StreamStatus;
 
+use crate::exit::Failure;
 use crate::open::Context;
 use crate::output;
 use crate::status::{DaemonState, LagState, state_file};
 
 /// Between two writes.
 const EVERY: Duration = Duration::from_millis(500);
+
+/// One agent for a cluster on a host: a lock on a file beside the state, held until the process ends. Without a state directory
+/// there is no lock; the slot keeps a second agent out all the same.
+///
+/// # Errors
+/// Another agent holds it.
+pub fn alone(context: &Context) -> anyhow::Result<Option<File>> {
+    let path = state_file(context).with_extension("lock");
+    if let Some(directory) = path.parent() {
+        // Reported by the keeper.
+        let _ = std::fs::create_dir_all(directory);
+    }
+    let Ok(file) = File::options().create(true).truncate(false).write(true).open(&path) else {
+        return Ok(None);
+    };
+    match rustix::fs::flock(&file, rustix::fs::FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(Some(file)),
+        Err(rustix::io::Errno::WOULDBLOCK) => Err(Failure::refused(
+            format!(
+                "another agent runs for cluster \"{}\" on this host",
+                context.cluster.name
+            ),
+            "`wal-agent status` shows it. Stop it first, or leave it alone.",
+        )
+        .into()),
+        Err(_) => Ok(None),
+    }
+}
 
 /// What the supervisor knows beside the stream.
 #[derive(Debug, Clone)]
