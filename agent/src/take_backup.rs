@@ -99,6 +99,17 @@ async fn same_history(
         .context("cannot open a replication connection")?;
     let server = session.identify_system().await?;
     let size = session.segment_size().await?;
+    let found = server.system_identifier.as_u64();
+    if found != lineage.system_identifier {
+        let expected = lineage.system_identifier;
+        return Err(Failure::refused(
+            format!(
+                "the server is of another cluster than the repository's lineage: expected {expected}, found {found}"
+            ),
+            "Check host and port in [cluster.<name>.postgres]. Each cluster has an entry and keys of its own.",
+        )
+        .into());
+    }
     let history = if server.timeline == TimelineId::FIRST {
         TimelineHistory::root(server.timeline)
     } else {

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 
 use tests::seawall::{json_array, json_str};
 use tests::wait::DEADLINE;
-use tests::{Cluster, Seawall, case};
+use tests::{Cluster, Seawall, case, user};
 
 const SEGMENT_BYTES: u64 = 1 << 20;
 
@@ -46,6 +46,10 @@ fn a_missing_object_before_others_is_fetched_after_a_crash_and_never_confirmed()
             .into();
         for directory in &directories {
             fs::create_dir_all(directory)?;
+            // What we made on the way there stays, and must be the agent's.
+            for made in directory.ancestors().take(3) {
+                user::give(made)?;
+            }
             fs::set_permissions(directory, fs::Permissions::from_mode(0o000))?;
         }
         let rows = "insert into t select i, repeat('x', 500) from generate_series(1, 16000) i";
