@@ -3,174 +3,26 @@
 //! Pure bytes in, bytes out. A parsed envelope has been checked against its name, its signer and its own lengths; its body
 //! against the BLAKE3 in the signed clear part.
 
+mod fields;
+mod header;
+#[cfg(test)]
+mod tests;
+
 use bytes::Bytes;
-use minicbor::{Decode, Encode};
 
 use crate::error::StoreError;
-use crate::id::{Digest, KeyId, LineageId, RepositoryId, SessionId};
+use crate::id::{Digest, KeyId};
 use crate::keys::{ClusterKeys, SigningKey, VerifyingKey};
 use crate::limits::ENVELOPE_PART_BYTES_MAX;
 use crate::seal::{ObjectKey, Secret32, TAG_BYTES};
+
+pub(crate) use fields::Fields;
+pub use header::{Header, Kind, Protection, RestorePoint, WalFacts};
 
 const MAGIC: &[u8; 8] = b"SEAWALL\x01";
 const CLEAR_BYTES: usize = 120;
 const SIGNATURE_BYTES: usize = 64;
 const SIGNATURE_DOMAIN: &[u8] = b"seawall/1 object\0";
-
-/// What an object is (FORMAT 4.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(u8)]
-#[allow(missing_docs)] // the names are the documentation; the format text has the list
-pub enum Kind {
-    DataPack = 1,
-    MetadataPack = 2,
-    Index = 3,
-    Manifest = 4,
-    Intent = 5,
-    Progress = 6,
-    Lineage = 7,
-    Lease = 8,
-    Keys = 9,
-    Wal = 10,
-    Tail = 11,
-    History = 12,
-    Hole = 13,
-    Pin = 14,
-    Proof = 15,
-    Condemned = 16,
-    Relocation = 17,
-    Ledger = 18,
-    Session = 19,
-}
-
-impl Kind {
-    const ALL: [Kind; 19] = [
-        Kind::DataPack,
-        Kind::MetadataPack,
-        Kind::Index,
-        Kind::Manifest,
-        Kind::Intent,
-        Kind::Progress,
-        Kind::Lineage,
-        Kind::Lease,
-        Kind::Keys,
-        Kind::Wal,
-        Kind::Tail,
-        Kind::History,
-        Kind::Hole,
-        Kind::Pin,
-        Kind::Proof,
-        Kind::Condemned,
-        Kind::Relocation,
-        Kind::Ledger,
-        Kind::Session,
-    ];
-
-    fn from_byte(byte: u8) -> Option<Kind> {
-        Kind::ALL.into_iter().find(|kind| *kind as u8 == byte)
-    }
-
-    /// The kind byte that keyed digests use: a tail digests like WAL.
-    #[must_use]
-    pub fn digest_kind(self) -> u8 {
-        if self == Kind::Tail {
-            Kind::Wal as u8
-        } else {
-            self as u8
-        }
-    }
-}
-
-/// Which key family opens the body.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Protection {
-    /// The session key: only the restore key leads to it.
-    Session,
-    /// The cluster metadata key.
-    Metadata,
-}
-
-/// What every host of the cluster can read about an object (FORMAT 4.2).
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct Header {
-    /// The repository.
-    #[n(0)]
-    pub repository: RepositoryId,
-    /// The cluster's name.
-    #[n(1)]
-    pub cluster: String,
-    /// The lineage, where one applies.
-    #[n(2)]
-    pub lineage: Option<LineageId>,
-    /// Timeline.
-    #[n(3)]
-    pub timeline: Option<u32>,
-    /// First LSN.
-    #[n(4)]
-    pub start: Option<u64>,
-    /// LSN after the last.
-    #[n(5)]
-    pub end: Option<u64>,
-    /// Keyed digest of the plaintext.
-    #[n(6)]
-    pub digest: Digest,
-    /// BLAKE3 of the writer's previous object's head in this epoch.
-    #[n(7)]
-    pub previous: Digest,
-    /// Plaintext bytes.
-    #[n(8)]
-    pub plain_bytes: u64,
-    /// The session, if there is one.
-    #[n(9)]
-    pub session: Option<SessionId>,
-    /// When it was written, by the writer's clock, in microseconds since 1970.
-    #[n(10)]
-    pub written_us: i64,
-    /// Facts about a WAL range.
-    #[n(11)]
-    pub wal: Option<WalFacts>,
-}
-
-/// What the header of a WAL object says about the records in it (FORMAT 4.2, key 11).
-#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct WalFacts {
-    /// Start of the first record that begins in the range.
-    #[n(0)]
-    pub first_record: Option<u64>,
-    /// Start of the last record that ends in the range.
-    #[n(1)]
-    pub last_record: Option<u64>,
-    /// End of that record.
-    #[n(2)]
-    pub last_record_end: Option<u64>,
-    /// Lowest time of a commit, abort or restore point, microseconds since 1970.
-    #[n(3)]
-    pub time_lowest_us: Option<i64>,
-    /// Highest such time.
-    #[n(4)]
-    pub time_highest_us: Option<i64>,
-    /// Named restore points.
-    #[n(5)]
-    #[cbor(default)]
-    pub restore_points: Vec<RestorePoint>,
-}
-
-/// A named restore point (`pg_create_restore_point`).
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct RestorePoint {
-    /// Its name.
-    #[n(0)]
-    pub name: String,
-    /// When, microseconds since 1970.
-    #[n(1)]
-    pub time_us: i64,
-    /// Start of its record.
-    #[n(2)]
-    pub record: u64,
-}
 
 /// What the writer decides about the clear part.
 #[derive(Debug)]
@@ -451,118 +303,5 @@ impl Head {
                 "seawall/1 data",
             )),
         }
-    }
-}
-
-/// Bounds-checked little-endian reads.
-pub(crate) struct Fields<'a> {
-    pub(crate) bytes: &'a [u8],
-    pub(crate) at: usize,
-}
-
-impl<'a> Fields<'a> {
-    pub(crate) fn take(&mut self, count: usize) -> Option<&'a [u8]> {
-        let end = self.at.checked_add(count)?;
-        let out = self.bytes.get(self.at..end)?;
-        self.at = end;
-        Some(out)
-    }
-    pub(crate) fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-    pub(crate) fn u8(&mut self) -> Option<u8> {
-        self.array().map(u8::from_le_bytes)
-    }
-    pub(crate) fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_le_bytes)
-    }
-    pub(crate) fn u32(&mut self) -> Option<u32> {
-        self.array().map(u32::from_le_bytes)
-    }
-    pub(crate) fn u64(&mut self) -> Option<u64> {
-        self.array().map(u64::from_le_bytes)
-    }
-    pub(crate) fn is_at_end(&self) -> bool {
-        self.at == self.bytes.len()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn header() -> Header {
-        Header {
-            repository: RepositoryId::from_parts(1, [1; 10]),
-            cluster: "main".into(),
-            lineage: Some(LineageId::from_parts(2, [2; 10])),
-            timeline: Some(1),
-            start: Some(0x100_0000),
-            end: Some(0x200_0000),
-            digest: Digest([6; 32]),
-            previous: Digest([7; 32]),
-            plain_bytes: 9,
-            session: None,
-            written_us: -5,
-            wal: Some(WalFacts {
-                first_record: Some(1),
-                restore_points: vec![RestorePoint {
-                    name: "p".into(),
-                    time_us: 1,
-                    record: 2,
-                }],
-                ..WalFacts::default()
-            }),
-        }
-    }
-
-    fn keys() -> (ClusterKeys, SigningKey) {
-        let keys = ClusterKeys::derive(Secret32::new([1; 32]), RepositoryId::from_parts(1, [1; 10])).unwrap();
-        (keys, SigningKey::from_seed(Secret32::new([2; 32])).unwrap())
-    }
-
-    fn object() -> Finished {
-        let (keys, signing) = keys();
-        let clear = Clear {
-            kind: Kind::Wal,
-            protection: Protection::Metadata,
-            salt: [3; 16],
-            epoch: 4,
-            session_block: b"block",
-        };
-        finish("wal/x", &clear, &header(), b"the body", &keys, &signing).unwrap()
-    }
-
-    #[test]
-    fn what_was_written_is_read() {
-        let (keys, signing) = keys();
-        let object = object();
-        let head = Head::parse("wal/x", &object.bytes).unwrap();
-        assert_eq!(head.open(&signing.verifying(), &keys).unwrap(), header());
-        assert_eq!(head.session_block(), b"block");
-        assert_eq!(head.body(&object.bytes).unwrap(), "the body");
-        assert_eq!(head.hash(), object.head_hash);
-    }
-
-    #[test]
-    fn every_flipped_byte_and_every_truncation_is_noticed() {
-        let (keys, signing) = keys();
-        let object = object().bytes;
-        let read = |bytes: Bytes, name: &str| {
-            let head = Head::parse(name, &bytes)?;
-            head.open(&signing.verifying(), &keys)?;
-            head.body(&bytes)
-        };
-        assert!(read(object.clone(), "wal/x").is_ok());
-        assert!(read(object.clone(), "wal/y").is_err(), "another name");
-        for at in 0..object.len() {
-            let mut bytes = object.to_vec();
-            bytes[at] ^= 0x40;
-            assert!(read(bytes.into(), "wal/x").is_err(), "byte {at}");
-            assert!(read(object.slice(..at), "wal/x").is_err(), "cut at {at}");
-        }
-        let mut longer = object.to_vec();
-        longer.push(0);
-        assert!(read(longer.into(), "wal/x").is_err(), "one byte more");
     }
 }

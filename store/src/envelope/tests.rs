@@ -1,0 +1,77 @@
+use super::*;
+use crate::id::{LineageId, RepositoryId};
+
+fn header() -> Header {
+    Header {
+        repository: RepositoryId::from_parts(1, [1; 10]),
+        cluster: "main".into(),
+        lineage: Some(LineageId::from_parts(2, [2; 10])),
+        timeline: Some(1),
+        start: Some(0x100_0000),
+        end: Some(0x200_0000),
+        digest: Digest([6; 32]),
+        previous: Digest([7; 32]),
+        plain_bytes: 9,
+        session: None,
+        written_us: -5,
+        wal: Some(WalFacts {
+            first_record: Some(1),
+            restore_points: vec![RestorePoint {
+                name: "p".into(),
+                time_us: 1,
+                record: 2,
+            }],
+            ..WalFacts::default()
+        }),
+    }
+}
+
+fn keys() -> (ClusterKeys, SigningKey) {
+    let keys = ClusterKeys::derive(Secret32::new([1; 32]), RepositoryId::from_parts(1, [1; 10])).unwrap();
+    (keys, SigningKey::from_seed(Secret32::new([2; 32])).unwrap())
+}
+
+fn object() -> Finished {
+    let (keys, signing) = keys();
+    let clear = Clear {
+        kind: Kind::Wal,
+        protection: Protection::Metadata,
+        salt: [3; 16],
+        epoch: 4,
+        session_block: b"block",
+    };
+    finish("wal/x", &clear, &header(), b"the body", &keys, &signing).unwrap()
+}
+
+#[test]
+fn what_was_written_is_read() {
+    let (keys, signing) = keys();
+    let object = object();
+    let head = Head::parse("wal/x", &object.bytes).unwrap();
+    assert_eq!(head.open(&signing.verifying(), &keys).unwrap(), header());
+    assert_eq!(head.session_block(), b"block");
+    assert_eq!(head.body(&object.bytes).unwrap(), "the body");
+    assert_eq!(head.hash(), object.head_hash);
+}
+
+#[test]
+fn every_flipped_byte_and_every_truncation_is_noticed() {
+    let (keys, signing) = keys();
+    let object = object().bytes;
+    let read = |bytes: Bytes, name: &str| {
+        let head = Head::parse(name, &bytes)?;
+        head.open(&signing.verifying(), &keys)?;
+        head.body(&bytes)
+    };
+    assert!(read(object.clone(), "wal/x").is_ok());
+    assert!(read(object.clone(), "wal/y").is_err(), "another name");
+    for at in 0..object.len() {
+        let mut bytes = object.to_vec();
+        bytes[at] ^= 0x40;
+        assert!(read(bytes.into(), "wal/x").is_err(), "byte {at}");
+        assert!(read(object.slice(..at), "wal/x").is_err(), "cut at {at}");
+    }
+    let mut longer = object.to_vec();
+    longer.push(0);
+    assert!(read(longer.into(), "wal/x").is_err(), "one byte more");
+}
