@@ -69,6 +69,14 @@ pub fn state_file(context: &Context) -> PathBuf {
         .join(format!("{}.json", context.cluster.name))
 }
 
+/// True when a daemon wrote its state lately, whether it streams or not.
+pub fn is_running(context: &Context) -> bool {
+    let state: Option<DaemonState> = std::fs::read(state_file(context))
+        .ok()
+        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    state.is_some_and(|state| output::now_us() - state.written_us < STALE_US)
+}
+
 /// Runs the command.
 pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     let state: Option<DaemonState> = std::fs::read(state_file(context))

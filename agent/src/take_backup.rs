@@ -17,7 +17,7 @@ use crate::backup::{self, BackupInputs, BackupReport, Progress};
 use crate::cli::BackupOptions;
 use crate::exit::Failure;
 use crate::open::{Context, backup_policy, current_lineage, host_name};
-use crate::{output, preflight, sql};
+use crate::{output, preflight, sql, status};
 
 /// How long the end of a backup waits for its WAL to be archived by the daemon.
 const WAL_WAIT: Duration = Duration::from_secs(120);
@@ -34,7 +34,7 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
     let client = sql::connect(&connect).await?;
     preflight::refuse_errors(&client, &connect).await?;
     same_history(&connect, &repository, &lineage, &client).await?;
-    agent_streams(&client, &context.cluster.wal.slot).await?;
+    agent_streams(context, &client).await?;
     let data_directory = match &context.cluster.postgres.data_directory {
         Some(directory) => directory.clone(),
         None => preflight::show(&client, "data_directory").await?.into(),
@@ -69,9 +69,11 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
 }
 
 /// Without the daemon the WAL of the backup would never be archived: better said now than after the copy.
-async fn agent_streams(client: &tokio_postgres::Client, slot: &str) -> anyhow::Result<()> {
+async fn agent_streams(context: &Context, client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    let slot = context.cluster.wal.slot.as_str();
     let begun = std::time::Instant::now();
-    while !sql::slot(client, slot).await?.is_some_and(|slot| slot.active) {
+    // A daemon that is between two attempts is told apart from none at all: what keeps it from streaming will speak for itself.
+    while !status::is_running(context) && !sql::slot(client, slot).await?.is_some_and(|slot| slot.active) {
         if begun.elapsed() > AGENT_WAIT {
             return Err(Failure::refused(
                 format!("nobody streams from slot \"{slot}\": the WAL of a backup would not be archived"),
