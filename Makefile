@@ -13,7 +13,7 @@ REPO ?= local
 MAJORS ?= 15 17
 ARGS ?=
 # One set of features for build and test, so that nothing is compiled twice.
-FEATURES := --features store/s3
+FEATURES := --features store/s3,agent/crash-points
 # Where the servers are; written by `make setup`.
 WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 

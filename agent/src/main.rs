@@ -27,6 +27,13 @@ fn main() -> ExitCode {
         cli::completions(shell);
         return ExitCode::from(exit::OK);
     }
+    #[cfg(feature = "crash-points")]
+    if let Ok(text) = std::env::var(store::crash::VARIABLE)
+        && !store::crash::arm(&text)
+    {
+        eprintln!("wal-agent: {} names no crash point: {text}", store::crash::VARIABLE);
+        return ExitCode::from(exit::USAGE);
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

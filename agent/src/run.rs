@@ -13,6 +13,7 @@ use config::OnUnknownHistory;
 use pg::conninfo::ConnectOptions;
 use pg::replication::{ReplicationSession, SlotName};
 use state::Supervision;
+use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::keys::Recipient;
 use store::keys::file::HostKeys;
@@ -200,7 +201,9 @@ async fn create_slots_again(context: &Context, connect: &ConnectOptions, lineage
         slot = %context.cluster.wal.slot,
         "the slot is missing; creating it again. WAL that was removed meanwhile is lost"
     );
-    init::create_slots(context).await
+    init::create_slots(context).await?;
+    crash::point(CrashPoint::AfterSlot);
+    Ok(())
 }
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.
@@ -246,7 +249,10 @@ async fn take_epoch(repository: &Arc<Repository>, keys: &HostKeys) -> anyhow::Re
             .put(&name, NewObject::metadata(Kind::Lease, &plain, lease.taken_us))
             .await
         {
-            Ok(Put::Created) => return Ok(Writer::new(Arc::clone(repository), signing, lease.epoch)),
+            Ok(Put::Created) => {
+                crash::point(CrashPoint::AfterLease);
+                return Ok(Writer::new(Arc::clone(repository), signing, lease.epoch));
+            }
             Ok(Put::Same) | Err(store::StoreError::Conflict { .. }) => {}
             Err(error) => return Err(error).context("cannot take a writer epoch"),
         }

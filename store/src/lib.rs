@@ -8,6 +8,7 @@
 pub mod catalog;
 pub mod chunk;
 pub mod codec;
+pub mod crash;
 pub mod durable;
 pub mod entropy;
 pub mod envelope;

@@ -13,6 +13,7 @@ use pg::segment::SegmentSize;
 use pg::timeline::{TimelineHistory, TimelineId, history_file_name};
 use store::StoreError;
 use store::catalog::Coverage;
+use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::keys::Recipient;
 use store::records::Lineage;
@@ -151,6 +152,7 @@ pub async fn run(
         let (timeline, from) = (start.timeline, start.from);
         let stream = session.start_physical(Some(&inputs.slot), from, timeline).await?;
         tracing::info!(lsn = %from, timeline = timeline.as_u32(), archived = %start.floor, "streaming");
+        crash::point(CrashPoint::AfterStreamStart);
         status.send_modify(|status| {
             status.timeline = timeline.as_u32();
             status.server = server.flush_lsn.max(status.server);
@@ -326,5 +328,6 @@ async fn archive_history(inputs: &LaneInputs, coverage: &Coverage, history: &His
     };
     writer.put(&object, new).await?;
     tracing::info!(timeline = timeline.as_u32(), object = %history_file_name(timeline), "timeline history archived");
+    crash::point(CrashPoint::AfterHistory);
     Ok(())
 }

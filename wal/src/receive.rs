@@ -11,6 +11,7 @@ use pg::lsn::Lsn;
 use pg::replication::{ReplicationError, StreamEvent, WalStream};
 use pg::timeline::TimelineId;
 use store::StoreError;
+use store::crash::{self, CrashPoint};
 use store::limits::WAL_OBJECT_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
@@ -287,7 +288,9 @@ impl<'a> Receiver<'a> {
         let archived = self.progress.archived();
         if archived > before {
             self.lag.settle(archived.lsn(), (self.clock)());
+            crash::point(CrashPoint::BeforeStatus);
             self.send_status().await?;
+            crash::point(CrashPoint::AfterStatus);
         }
         self.publish();
         Ok(())
@@ -364,6 +367,7 @@ impl<'a> Receiver<'a> {
     async fn stop(mut self) -> Result<StreamEnd, ReceiveError> {
         let limit = Instant::now() + self.options.shutdown_timeout;
         let settled = self.settle(Settle::Until(limit)).await?;
+        crash::point(CrashPoint::BeforeLastStatus);
         self.stream.send_status(self.progress.archived().status()).await?;
         // Ending the copy in order tells the server that we leave; it sends what is under way, which we drop unconfirmed.
         let ended = tokio::time::timeout(Duration::from_secs(2), self.stream.finish()).await;

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 use pg::lsn::Lsn;
 use pg::segment::SegmentSize;
 use store::StoreError;
+use store::crash::{self, CrashPoint};
 use store::id::LineageId;
 use store::keys::Recipient;
 use store::repository::{Put, Writer};
@@ -162,6 +163,7 @@ async fn put_piece(
     let Ok(_upload) = uploads.acquire().await else {
         return Err(StoreError::Stage("upload"));
     };
+    crash::point(CrashPoint::BeforeEncode);
     let encoder = Arc::clone(&writer);
     let encoded = tokio::task::spawn_blocking(move || {
         wal_object::encode(
@@ -177,7 +179,10 @@ async fn put_piece(
     .await
     .map_err(|_| StoreError::Stage("WAL encoder"))??;
     let stored = encoded.bytes.len() as u64;
-    match writer.create(&encoded.name, encoded.bytes, encoded.digest).await? {
+    crash::point(CrashPoint::BeforePut);
+    let put = writer.create(&encoded.name, encoded.bytes, encoded.digest).await?;
+    crash::point(CrashPoint::AfterPut);
+    match put {
         Put::Created => Ok(stored),
         Put::Same => Ok(0),
     }

@@ -6,6 +6,7 @@ use anyhow::Context as _;
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
 use pg::segment::{SegmentNumber, SegmentSize};
+use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::id::LineageId;
 use store::records::Lineage;
@@ -89,6 +90,7 @@ pub async fn begin(
         ..NewObject::metadata(Kind::Lineage, &plain, now_us)
     };
     writer.put(&writer.repository().layout().lineage(id)?, object).await?;
+    crash::point(CrashPoint::AfterLineage);
     tracing::error!(
         lineage = %id,
         parent = %old.id,

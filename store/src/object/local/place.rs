@@ -57,6 +57,7 @@ pub(super) fn put_new(root: &Root, name: &ObjectName, body: &[u8]) -> Result<Put
     let temporaries = open_or_make(root, &top, TEMPORARY_SEGMENT)
         .map_err(|errno| call.failed(Outcome::DidNotHappen, "open the directory of temporaries", errno))?;
     let (temporary, file) = write_temporary(root, &temporaries, body, &call)?;
+    crate::crash::point(crate::crash::CrashPoint::BeforeLink);
     let result = place(
         root,
         top,
