@@ -23,6 +23,9 @@ pub const KEY: u8 = 5;
 /// The object store or PostgreSQL cannot be reached.
 pub const UNREACHABLE: u8 = 6;
 
+/// Another agent has taken over; starting again would take it back.
+pub const TAKEN_OVER: u8 = 7;
+
 /// An error that brings its own exit code and hint.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -131,6 +134,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::Conflict { .. } => {
                 Some(DAMAGED)
             }
+            StoreError::TakenOver { .. } => Some(TAKEN_OVER),
             StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } => Some(KEY),
             // Keys of another repository, or of another cluster.
             StoreError::Foreign { what, .. } if what.contains("repository") || what.contains("key") => Some(KEY),

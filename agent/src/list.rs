@@ -3,9 +3,13 @@
 use serde_json::json;
 use store::catalog::Coverage;
 use store::manifest::Manifest;
+use store::records::LedgerEntry;
 
 use crate::open::{Context, command_policy};
 use crate::output;
+
+/// The newest events in the table; JSON has all.
+const EVENTS_SHOWN: usize = 10;
 
 /// Runs the command.
 pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
@@ -16,10 +20,11 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     for lineage in repository.lineages().await? {
         coverages.push(repository.coverage(lineage.id).await?);
     }
+    let events = repository.ledger().await?;
     if as_json {
-        print_json(&backups, &coverages)
+        print_json(&backups, &coverages, &events)
     } else {
-        print_tables(&backups, &coverages)
+        print_tables(&backups, &coverages, &events)
     }
 }
 
@@ -60,7 +65,7 @@ fn lsn(value: u64) -> String {
     pg::lsn::Lsn::new(value).to_string()
 }
 
-fn print_json(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()> {
+fn print_json(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntry]) -> anyhow::Result<()> {
     let backups_json: Vec<_> = backups
         .iter()
         .map(|backup| {
@@ -97,10 +102,14 @@ fn print_json(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()
             })
         })
         .collect();
-    output::print_json(&json!({ "backups": backups_json, "windows": windows, "holes": holes }))
+    let events: Vec<_> = events
+        .iter()
+        .map(|entry| json!({ "time": output::time_us(entry.time_us), "host": entry.host, "event": entry.event, "detail": entry.detail }))
+        .collect();
+    output::print_json(&json!({ "backups": backups_json, "windows": windows, "holes": holes, "events": events }))
 }
 
-fn print_tables(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<()> {
+fn print_tables(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntry]) -> anyhow::Result<()> {
     let mut table = output::table(&[
         "backup",
         "finished",
@@ -137,6 +146,9 @@ fn print_tables(backups: &[Manifest], coverages: &[Coverage]) -> anyhow::Result<
                 hole.timeline, hole.start, hole.end, coverage.lineage
             );
         }
+    }
+    for entry in events.iter().rev().take(EVENTS_SHOWN).rev() {
+        println!("{}: {}: {}", output::time_us(entry.time_us), entry.event, entry.detail);
     }
     Ok(())
 }

@@ -65,7 +65,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     let context = open::Context::load(&cli.global)?;
     match cli.command {
         Command::Init(options) => init::run(&context, &options).await,
-        Command::Run => run::run(&context).await,
+        Command::Run => run::run(context).await,
         Command::Backup(options) => take_backup::run(&context, &options).await,
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,

@@ -2,56 +2,91 @@
 //!
 //! A crash here loses nothing: PostgreSQL keeps what was not confirmed, and the next start goes on from what the repository holds.
 
+mod after_loss;
+mod holes;
+mod lease;
+mod ledger;
 mod lineages;
+mod loss;
+mod retained;
+mod server;
+mod slots;
 mod state;
+mod synchronous;
+mod watching;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use config::OnUnknownHistory;
+use ledger::Ledger;
 use pg::conninfo::ConnectOptions;
-use pg::replication::{ReplicationSession, SlotName};
+use pg::replication::SlotName;
 use state::Supervision;
-use store::crash::{self, CrashPoint};
-use store::envelope::Kind;
+use store::StoreError;
+use store::id::LineageId;
 use store::keys::Recipient;
-use store::keys::file::HostKeys;
-use store::object::list_all;
-use store::records::{Lease, Lineage};
-use store::repository::{NewObject, Put, Repository, Writer};
+use store::records::Lineage;
+use store::repository::{Fence, Writer};
 use store::retry::RetryPolicy;
 use tokio::sync::watch;
 use wal::lag::Lag;
 use wal::lane::{LaneEnd, LaneInputs};
-use wal::receive::{ReceiveOptions, StreamStatus};
+use wal::receive::{Orders, ReceiveOptions, StreamStatus};
+use watching::{Seen, Watching};
 
 use crate::exit::Failure;
-use crate::open::{Context, current_lineage, host_name};
-use crate::{exit, init, output, preflight, sql};
+use crate::open::{Context, current_lineage};
+use crate::{exit, output, preflight, sql};
 
 /// Pause before a reconnect: first and longest.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
-/// Attempts to take the next writer epoch when others take it at the same time.
-const LEASE_ATTEMPTS: u32 = 16;
+/// How much longer than the stream's own limit a stop may take before the daemon leaves without it.
+const LEAVE_MARGIN: Duration = Duration::from_secs(3);
 
 struct Daemon {
     writer: Arc<Writer>,
+    fence: Arc<Fence>,
     recipients: Arc<[Recipient]>,
     lineage: Lineage,
+    ledger: Ledger,
+    /// What the stream is told while it runs.
+    orders: watch::Sender<Orders>,
+    /// The lineage in which WAL was lost that no backup makes up for yet.
+    loss: Arc<watch::Sender<Option<LineageId>>>,
+    /// True when the slot must be dropped.
+    abandon: watch::Sender<bool>,
+    /// Another agent has taken over.
+    taken_over: watch::Receiver<bool>,
+    /// The server that is streamed from.
+    server: watch::Sender<Option<ConnectOptions>>,
+    lag: Lag,
+    has_connected: bool,
 }
 
 /// Runs the command.
-pub async fn run(context: &Context) -> anyhow::Result<()> {
-    let _alone = state::alone(context)?;
+pub async fn run(context: Context) -> anyhow::Result<()> {
+    let context = Arc::new(context);
+    let _alone = state::alone(&context)?;
     let keys = context.host_keys()?;
     let repository = context.repository(RetryPolicy::patient(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
-    let writer = Arc::new(take_epoch(&repository, &keys).await?);
+    let writer = Arc::new(lease::take(&repository, &keys).await?);
+    let fence = Arc::new(Fence::new(Arc::clone(&repository), writer.epoch()));
+    let (fence_task, taken_over) = lease::keep_watch(Arc::clone(&fence));
+    let is_open = after_loss::is_open(&repository, lineage.id).await?;
     let mut daemon = Daemon {
+        ledger: Ledger::start(Arc::clone(&writer)),
         writer,
+        fence,
         recipients: keys.recipients.into(),
+        orders: watch::Sender::new(Orders::default()),
+        loss: Arc::new(watch::Sender::new(is_open.then_some(lineage.id))),
+        abandon: watch::Sender::new(false),
+        taken_over,
+        server: watch::Sender::new(None),
         lineage,
+        lag: Lag::default(),
+        has_connected: false,
     };
     tracing::info!(epoch = daemon.writer.epoch(), lineage = %daemon.lineage.id, "agent started");
     let (status_sender, status) = watch::channel(StreamStatus::default());
@@ -62,11 +97,33 @@ pub async fn run(context: &Context) -> anyhow::Result<()> {
     let mut stop = stop_signal()?;
     // Type=notify: from here on the agent does its work, whether the server is up yet or not.
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    let state = state::Keeper::start(context, status.clone(), supervised);
-    let overlap = lineages::keep_overlap(context, &daemon.lineage, status.clone(), stop.clone())?;
-    let result = supervise(context, &mut daemon, &status_sender, &supervision, &mut stop).await;
+    let seen = watch::Sender::new(Seen::default());
+    let state = state::Keeper::start(&context, status.clone(), supervised.clone(), seen.subscribe());
+    let overlap = lineages::keep_overlap(&context, &daemon.lineage, status.clone(), stop.clone())?;
+    let watching = Watching {
+        context: Arc::clone(&context),
+        server: daemon.server.subscribe(),
+        status,
+        supervision: supervised,
+        orders: daemon.orders.clone(),
+        abandon: daemon.abandon.clone(),
+        seen,
+        ledger: daemon.ledger.clone(),
+    };
+    let watching = tokio::spawn(watching.run());
+    let answering = after_loss::Answering {
+        context: Arc::clone(&context),
+        repository,
+        loss: Arc::clone(&daemon.loss),
+        orders: daemon.orders.clone(),
+    };
+    let answering = answering.start(stop.clone())?;
+    let result = supervise(&context, &mut daemon, &status_sender, &supervision, &mut stop).await;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-    overlap.abort();
+    for task in [overlap, watching, fence_task] {
+        task.abort();
+    }
+    answering.finish();
     state.finish().await;
     result
 }
@@ -79,17 +136,15 @@ async fn supervise(
     supervision: &watch::Sender<Supervision>,
     stop: &mut watch::Receiver<bool>,
 ) -> anyhow::Result<()> {
-    let mut lag = Lag::default();
     let mut pause = RECONNECT.0;
-    let mut has_connected = false;
     while !*stop.borrow() {
         let before = status.borrow().archived;
-        let end = connect_and_stream(context, daemon, status, supervision, &mut lag, stop, &mut has_connected).await;
+        let end = stream_or_leave(context, daemon, status, supervision, stop).await;
         if status.borrow().archived > before {
             pause = RECONNECT.0;
         }
         match end {
-            Ok(LaneEnd::Stopped { settled }) => {
+            Ok(End::Lane(LaneEnd::Stopped { settled })) => {
                 let archived = status.borrow().archived;
                 if settled {
                     tracing::info!(lsn = %archived, "stopped; all that was received is archived");
@@ -98,36 +153,22 @@ async fn supervise(
                 }
                 return Ok(());
             }
-            Ok(LaneEnd::ServerClosed) => tracing::warn!("the server closed the connection; reconnecting"),
-            Ok(LaneEnd::Diverged { reason, archived }) => {
-                tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history is not the archived one");
-                if context.cluster.wal.on_unknown_history == OnUnknownHistory::Stop {
-                    return Err(Failure::refused(
-                        format!("the server's history is not the archived one: {reason}"),
-                        "Decide which history is right. With on_unknown_history = \"new-lineage\" the agent begins a new lineage beside the old one.",
-                    )
-                    .into());
-                }
-                daemon.lineage = lineages::begin(context, &daemon.writer, &daemon.lineage, &reason, archived).await?;
+            Ok(End::Lane(LaneEnd::ServerClosed)) => tracing::warn!("the server closed the connection; reconnecting"),
+            Ok(End::Lane(lost)) => {
+                loss::answer(context, daemon, lost).await?;
                 supervision.send_modify(|supervision| supervision.lineage = daemon.lineage.id);
             }
-            Err(failure) if is_hopeless(&failure, has_connected) => return Err(failure),
-            Err(failure) => {
-                let text = exit::describe(&failure);
-                supervision.send_modify(|supervision| supervision.error = Some(text));
-                let detail = failure
-                    .chain()
-                    .skip(1)
-                    .map(ToString::to_string)
-                    .collect::<Vec<_>>()
-                    .join(": ");
-                let hint = exit::hint(&failure).unwrap_or_default();
-                let retry_ms = pause.as_millis();
-                if exit::code(&failure) == exit::UNREACHABLE {
-                    tracing::warn!(error = %failure, %detail, %hint, retry_ms, "not streaming; trying again");
-                } else {
-                    tracing::error!(error = %failure, %detail, %hint, retry_ms, "the WAL lane failed; trying again");
+            Ok(End::Abandoned) => loss::let_go(context, daemon).await?,
+            Ok(End::TakenOver) => {
+                return Err(StoreError::TakenOver {
+                    epoch: daemon.writer.epoch(),
+                    by: daemon.writer.epoch() + 1,
                 }
+                .into());
+            }
+            Err(failure) if is_hopeless(&failure, daemon.has_connected) => return Err(failure),
+            Err(failure) => {
+                complain(&failure, supervision, pause);
                 wait_or_stop(pause, stop).await;
                 pause = (pause * 2).min(RECONNECT.1);
             }
@@ -136,35 +177,87 @@ async fn supervise(
     Ok(())
 }
 
-async fn connect_and_stream(
+/// How one turn ended.
+enum End {
+    Lane(LaneEnd),
+    /// The slot must go.
+    Abandoned,
+    TakenOver,
+}
+
+/// One connection's life, unless something ends it from outside. Leaving it at any moment loses nothing: the server keeps what was
+/// not confirmed.
+async fn stream_or_leave(
     context: &Context,
-    daemon: &Daemon,
+    daemon: &mut Daemon,
     status: &watch::Sender<StreamStatus>,
     supervision: &watch::Sender<Supervision>,
-    lag: &mut Lag,
     stop: &mut watch::Receiver<bool>,
-    has_connected: &mut bool,
+) -> anyhow::Result<End> {
+    let (mut abandon, mut taken_over) = (daemon.abandon.subscribe(), daemon.taken_over.clone());
+    let mut late = stop.clone();
+    let patience = context.cluster.wal.shutdown_timeout + LEAVE_MARGIN;
+    tokio::select! {
+        end = connect_and_stream(context, daemon, status, supervision, stop) => end.map(End::Lane),
+        Ok(_) = abandon.wait_for(|abandon| *abandon) => Ok(End::Abandoned),
+        Ok(_) = taken_over.wait_for(|taken| *taken) => Ok(End::TakenOver),
+        // A stream ends by itself when it is told to stop; what waits for server or store before there is one does not.
+        () = async { let _ = late.wait_for(|stop| *stop).await; tokio::time::sleep(patience).await } => {
+            Ok(End::Lane(LaneEnd::Stopped { settled: false }))
+        }
+    }
+}
+
+fn complain(failure: &anyhow::Error, supervision: &watch::Sender<Supervision>, pause: Duration) {
+    let text = exit::describe(failure);
+    supervision.send_modify(|supervision| supervision.error = Some(text));
+    let causes = failure.chain().skip(1).map(ToString::to_string);
+    let detail = causes.collect::<Vec<_>>().join(": ");
+    let hint = exit::hint(failure).unwrap_or_default();
+    let retry_ms = pause.as_millis();
+    if exit::code(failure) == exit::UNREACHABLE {
+        tracing::warn!(error = %failure, %detail, %hint, retry_ms, "not streaming; trying again");
+    } else {
+        tracing::error!(error = %failure, %detail, %hint, retry_ms, "the WAL lane failed; trying again");
+    }
+}
+
+async fn connect_and_stream(
+    context: &Context,
+    daemon: &mut Daemon,
+    status: &watch::Sender<StreamStatus>,
+    supervision: &watch::Sender<Supervision>,
+    stop: &mut watch::Receiver<bool>,
 ) -> anyhow::Result<LaneEnd> {
     let connect = context.connect_options()?;
-    let slot_name = &context.cluster.wal.slot;
     let client = sql::connect(&connect).await?;
-    if !*has_connected {
+    let wal = &context.cluster.wal;
+    if !daemon.has_connected {
         for warning in preflight::refuse_errors(&client, &connect).await? {
             tracing::warn!(problem = %warning.problem, hint = %warning.hint, "preflight");
         }
+        if wal.degrade_after.is_some() {
+            synchronous::may_degrade(&client, &connect.user, &connect.application_name).await?;
+        }
     }
     let is_standby = sql::is_standby(&client).await?;
-    let mut slot = sql::slot(&client, slot_name).await?;
-    if slot.is_none() {
-        create_slots_again(context, &connect, &daemon.lineage).await?;
-        slot = sql::slot(&client, slot_name).await?;
-    }
+    let slot = slots::ready(context, &client, &connect, &daemon.lineage, &daemon.ledger).await?;
+    let look = server::look(&client, &wal.slot).await?;
     drop(client);
-    let wal = &context.cluster.wal;
+    let synchronous = synchronous::is_named(&look, &connect.application_name);
+    daemon.orders.send_modify(|orders| {
+        *orders = Orders {
+            synchronous,
+            may_confirm: !synchronous || daemon.loss.borrow().is_none(),
+            server_stops: false,
+        };
+    });
+    daemon.server.send_replace(Some(connect.clone()));
     let inputs = LaneInputs {
         connect,
-        slot: SlotName::new(slot_name)?,
+        slot: SlotName::new(&wal.slot)?,
         writer: Arc::clone(&daemon.writer),
+        fence: Arc::clone(&daemon.fence),
         recipients: Arc::clone(&daemon.recipients),
         lineage: daemon.lineage.clone(),
         options: ReceiveOptions {
@@ -179,31 +272,8 @@ async fn connect_and_stream(
         is_standby,
     };
     supervision.send_modify(|supervision| supervision.error = None);
-    *has_connected = true;
-    Ok(wal::lane::run(&inputs, status, lag, stop).await?)
-}
-
-/// On this cluster's server only: on another one the slots would hold WAL back for ever.
-async fn create_slots_again(context: &Context, connect: &ConnectOptions, lineage: &Lineage) -> anyhow::Result<()> {
-    let mut session = ReplicationSession::connect(connect)
-        .await
-        .context("cannot open a replication connection")?;
-    let found = session.identify_system().await?.system_identifier.as_u64();
-    if found != lineage.system_identifier {
-        return Err(store::StoreError::Foreign {
-            what: "the server's system identifier",
-            expected: lineage.system_identifier.to_string(),
-            found: found.to_string(),
-        }
-        .into());
-    }
-    tracing::error!(
-        slot = %context.cluster.wal.slot,
-        "the slot is missing; creating it again. WAL that was removed meanwhile is lost"
-    );
-    init::create_slots(context).await?;
-    crash::point(CrashPoint::AfterSlot);
-    Ok(())
+    daemon.has_connected = true;
+    Ok(wal::lane::run(&inputs, status, &mut daemon.lag, &daemon.orders.subscribe(), stop).await?)
 }
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.
@@ -215,7 +285,7 @@ fn is_hopeless(failure: &anyhow::Error, has_connected: bool) -> bool {
     let foreign = failure
         .chain()
         .any(|cause| matches!(cause.downcast_ref(), Some(store::StoreError::Foreign { .. })));
-    refused_by_us || foreign || exit::code(failure) == exit::KEY
+    refused_by_us || foreign || matches!(exit::code(failure), exit::KEY | exit::TAKEN_OVER)
 }
 
 async fn wait_or_stop(pause: Duration, stop: &mut watch::Receiver<bool>) {
@@ -223,45 +293,6 @@ async fn wait_or_stop(pause: Duration, stop: &mut watch::Receiver<bool>) {
         () = tokio::time::sleep(pause) => {}
         _ = stop.wait_for(|stop| *stop) => {}
     }
-}
-
-/// Takes the next writer epoch: a lease that only one can create.
-async fn take_epoch(repository: &Arc<Repository>, keys: &HostKeys) -> anyhow::Result<Writer> {
-    let signing = Arc::new(store::keys::SigningKey::from_seed(keys.signing.seed().clone())?);
-    let control = Writer::new(Arc::clone(repository), Arc::clone(&signing), 0);
-    let prefix = repository.layout().prefix("leases");
-    for _ in 0..LEASE_ATTEMPTS {
-        let leases = list_all(repository.store().as_ref(), &prefix).await?;
-        let taken = leases
-            .iter()
-            .filter_map(|meta| u64::from_str_radix(meta.name.file_name(), 16).ok())
-            .max()
-            .unwrap_or(0);
-        let lease = Lease {
-            epoch: taken + 1,
-            host: host_name(),
-            taken_us: output::now_us(),
-            after: None,
-        };
-        let plain = minicbor::to_vec(&lease)?;
-        let name = repository.layout().lease(lease.epoch)?;
-        match control
-            .put(&name, NewObject::metadata(Kind::Lease, &plain, lease.taken_us))
-            .await
-        {
-            Ok(Put::Created) => {
-                crash::point(CrashPoint::AfterLease);
-                return Ok(Writer::new(Arc::clone(repository), signing, lease.epoch));
-            }
-            Ok(Put::Same) | Err(store::StoreError::Conflict { .. }) => {}
-            Err(error) => return Err(error).context("cannot take a writer epoch"),
-        }
-    }
-    Err(Failure::refused(
-        "other agents keep taking the writer epoch",
-        "Run one agent for a cluster.",
-    )
-    .into())
 }
 
 /// Turns true on SIGTERM and SIGINT.

@@ -99,6 +99,13 @@ pub struct Slot {
     pub active: bool,
 }
 
+impl Slot {
+    /// The server has given it up: no WAL is kept for it, and nobody can stream from it.
+    pub fn is_invalidated(&self) -> bool {
+        self.wal_status.as_deref() == Some("lost") || self.restart.is_none()
+    }
+}
+
 /// Looks a slot up.
 pub async fn slot(client: &Client, name: &str) -> anyhow::Result<Option<Slot>> {
     let row = client

@@ -45,6 +45,21 @@ pub struct DaemonState {
     pub tails: u64,
     /// The last error of the WAL lane, if it is not streaming.
     pub error: Option<String>,
+    /// WAL that the server keeps for us.
+    #[serde(default)]
+    pub retained_bytes: u64,
+    /// When the disk of `pg_wal` is full at the present rate, in seconds, if it can be seen.
+    #[serde(default)]
+    pub pg_wal_full_in_s: Option<u64>,
+    /// Commits may wait for us.
+    #[serde(default)]
+    pub synchronous: bool,
+    /// We took ourselves out of `synchronous_standby_names`.
+    #[serde(default)]
+    pub degraded: bool,
+    /// `remote_apply` while commits may wait for us.
+    #[serde(default)]
+    pub remote_apply: bool,
 }
 
 /// Lag of commits.
@@ -114,6 +129,9 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
                 hole.start, hole.end, hole.timeline
             ));
         }
+    }
+    if let Some(state) = state.as_ref().filter(|_| running) {
+        warnings.extend(of_commits(state));
     }
     if key_here {
         warnings.push("the restore key lies on this host: a thief of the host can read all backups".to_owned());
@@ -206,6 +224,20 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         println!("ERROR: {error}");
     }
     Ok(())
+}
+
+/// What is not as it should be with commits that wait for us.
+fn of_commits(state: &DaemonState) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if state.degraded {
+        warnings.push(
+            "degraded: the repository was away, and commits no longer wait for it until it has caught up".to_owned(),
+        );
+    }
+    if state.remote_apply {
+        warnings.push("synchronous_commit is remote_apply: commits that wait for us wait for ever".to_owned());
+    }
+    warnings
 }
 
 /// The slot as the server sees it, where the server can be asked.

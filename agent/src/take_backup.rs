@@ -27,6 +27,15 @@ const AGENT_WAIT: Duration = Duration::from_secs(10);
 
 /// Runs the command.
 pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<()> {
+    let progress = Arc::new(Progress::default());
+    let bar = backup::show_progress(&progress, options.json);
+    let report = take(context, options.label.clone(), progress).await;
+    bar.finish();
+    print(&report?, options.json)
+}
+
+/// Takes a backup; the daemon does so too.
+pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progress>) -> anyhow::Result<BackupReport> {
     let keys = context.host_keys()?;
     let repository = context.repository(backup_policy(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
@@ -43,7 +52,6 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
         .await?
         .parse()
         .context("the server's version makes no sense")?;
-    let progress = Arc::new(Progress::default());
     let inputs = BackupInputs {
         repository,
         signing: Arc::new(keys.signing),
@@ -55,17 +63,14 @@ pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<(
         jobs: context.cluster.backup.jobs.unwrap_or_else(cores),
         uploads_in_flight: context.cluster.backup.uploads_in_flight,
         fast_checkpoint: context.cluster.backup.checkpoint == Checkpoint::Fast,
-        label: options.label.clone(),
+        label,
         duration_max: context.cluster.backup.duration_max,
-        progress: Arc::clone(&progress),
+        progress,
         host_name: host_name(),
         now_us: Arc::new(output::now_us),
         wal_wait: WAL_WAIT,
     };
-    let bar = backup::show_progress(&progress, options.json);
-    let report = backup::run(inputs).await;
-    bar.finish();
-    print(&report?, options.json)
+    Ok(backup::run(inputs).await?)
 }
 
 /// Without the daemon the WAL of the backup would never be archived: better said now than after the copy.

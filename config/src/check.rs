@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use crate::Passwords;
 use crate::checked::{
-    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Status,
-    Wal,
+    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Retained,
+    Status, Wal,
 };
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
@@ -131,6 +131,8 @@ fn wal(reader: &mut Reader<'_>) -> Wal {
         let hint = "Use at least twice \"tail_bytes_max\".";
         reader.complain("memory_max", "has no room for two tails", hint);
     }
+    let degrade_after = reader.duration("degrade_after");
+    let retained = retained(reader);
     Wal {
         slot,
         ship_interval: reader.duration("ship_interval"),
@@ -142,7 +144,26 @@ fn wal(reader: &mut Reader<'_>) -> Wal {
             Some("stop") => OnUnknownHistory::Stop,
             _ => OnUnknownHistory::NewLineage,
         },
+        degrade_after: (reader.text("on_store_outage").as_deref() == Some("degrade")).then_some(degrade_after),
+        retained,
     }
+}
+
+/// Each threshold must be below the next: one that is never reached protects nothing.
+fn retained(reader: &mut Reader<'_>) -> Retained {
+    let retained = Retained {
+        warn: reader.size("retained_warn"),
+        page: reader.size("retained_page"),
+        drop: reader.is_set("retained_drop").then(|| reader.size("retained_drop")),
+    };
+    if retained.warn.bytes() > retained.page.bytes() {
+        reader.complain("retained_warn", "is above \"retained_page\"", "Warn before you page.");
+    }
+    if retained.drop.is_some_and(|drop| drop.bytes() < retained.page.bytes()) {
+        let hint = "Page somebody before the slot is dropped.";
+        reader.complain("retained_drop", "is below \"retained_page\"", hint);
+    }
+    retained
 }
 
 fn backup(reader: &mut Reader<'_>) -> Backup {
@@ -154,6 +175,7 @@ fn backup(reader: &mut Reader<'_>) -> Backup {
             Some("spread") => Checkpoint::Spread,
             _ => Checkpoint::Fast,
         },
+        after_loss: reader.text("after_loss").as_deref() != Some("manual"),
         last_known_good: reader.list("last_known_good"),
     }
 }

@@ -130,6 +130,22 @@ pub struct Wal {
     pub shutdown_timeout: Duration,
     /// `on_unknown_history`; new-lineage, as a stopped agent protects nothing.
     pub on_unknown_history: OnUnknownHistory,
+    /// `on_store_outage` and `degrade_after`: how long commits may wait for us as a synchronous standby before we take ourselves out
+    /// of `synchronous_standby_names`; never when `hold`, the default, as who asked for RPO 0 asked for it.
+    pub degrade_after: Option<Duration>,
+    /// `retained_warn`, `retained_page`, `retained_drop`.
+    pub retained: Retained,
+}
+
+/// How much WAL the server may keep for us in `pg_wal`.
+#[derive(Debug, Clone, Copy)]
+pub struct Retained {
+    /// 4 GiB: hours of a usual load, and most disks have it.
+    pub warn: ByteSize,
+    /// 16 GiB: somebody must look now.
+    pub page: ByteSize,
+    /// Never unless the operator says so: from here on the slot is dropped so that the server stays up, and WAL is lost.
+    pub drop: Option<ByteSize>,
 }
 
 /// What to do when nothing ties the server's WAL to the archive.
@@ -152,6 +168,8 @@ pub struct Backup {
     pub duration_max: Duration,
     /// `checkpoint`; fast, as a spread one lets each backup wait for minutes and looks like a hang.
     pub checkpoint: Checkpoint,
+    /// `after_loss`; automatic: after a hole or a new lineage nothing is protected until there is a backup.
+    pub after_loss: bool,
     /// `last_known_good`: SQL whose answers a proof compares. Reserved.
     pub last_known_good: Vec<String>,
 }

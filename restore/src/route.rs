@@ -230,6 +230,7 @@ pub(crate) mod tests {
             lineage: LineageId::default(),
             timelines,
             histories,
+            declared: Vec::new(),
         }
     }
 

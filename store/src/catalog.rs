@@ -6,6 +6,7 @@ pub use coverage::{Coverage, Hole, TimelineCoverage};
 
 use std::collections::BTreeMap;
 
+use pg::lsn::Lsn;
 use pg::timeline::{TimelineHistory, TimelineId};
 
 use crate::envelope::Kind;
@@ -15,7 +16,7 @@ use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
 use crate::manifest::Manifest;
 use crate::object::{ObjectName, list_all};
-use crate::records::Lineage;
+use crate::records::{LedgerEntry, Lineage, LostWal};
 use crate::repository::Repository;
 
 impl Repository {
@@ -88,7 +89,8 @@ impl Repository {
         Ok(all)
     }
 
-    /// Which WAL of a lineage is in the repository, and which timeline histories. Two listings; no object is read but histories.
+    /// Which WAL of a lineage is in the repository, and which timeline histories. Three listings; no object is read but histories
+    /// and declared holes.
     ///
     /// # Errors
     /// The store failed, or a history is damaged.
@@ -109,8 +111,46 @@ impl Repository {
         for (timeline, name) in histories {
             coverage.add_history(self.read_history(&name, timeline).await?.0);
         }
+        for lost in self.declared_holes().await? {
+            if lost.lineage == lineage
+                && let Some(timeline) = TimelineId::new(lost.timeline)
+            {
+                coverage.add_hole(Hole {
+                    timeline,
+                    start: Lsn::new(lost.start),
+                    end: Lsn::new(lost.end),
+                });
+            }
+        }
         coverage.finish();
         Ok(coverage)
+    }
+
+    /// All declared holes, oldest first.
+    ///
+    /// # Errors
+    /// Any is damaged, or the store failed.
+    pub async fn declared_holes(&self) -> Result<Vec<LostWal>, StoreError> {
+        self.records("holes", Kind::Hole).await
+    }
+
+    /// The ledger, oldest first.
+    ///
+    /// # Errors
+    /// Any entry is damaged, or the store failed.
+    pub async fn ledger(&self) -> Result<Vec<LedgerEntry>, StoreError> {
+        self.records("ledger", Kind::Ledger).await
+    }
+
+    async fn records<T>(&self, directory: &str, kind: Kind) -> Result<Vec<T>, StoreError>
+    where
+        T: for<'b> minicbor::Decode<'b, ()>,
+    {
+        let mut out = Vec::new();
+        for meta in list_all(self.store().as_ref(), &self.layout().prefix(directory)).await? {
+            out.push(self.read_record(&meta.name, kind).await?);
+        }
+        Ok(out)
     }
 
     /// A timeline history object: parsed, and its bytes.

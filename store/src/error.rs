@@ -106,6 +106,14 @@ pub enum StoreError {
         #[source]
         source: std::io::Error,
     },
+    /// A later writer epoch exists: whoever took it writes now, and we must not.
+    #[error("writer epoch {epoch} was taken over: epoch {by} exists")]
+    TakenOver {
+        /// Ours.
+        epoch: u64,
+        /// The other's.
+        by: u64,
+    },
     /// A worker of the pipeline stopped without an error of its own.
     #[error("the {0} stage of the pipeline stopped early")]
     Stage(&'static str),
@@ -147,6 +155,10 @@ impl StoreError {
             StoreError::KeyMissing { role } => format!(
                 "Copy the {role} key file back into the keys directory, or name it in the config under [keys]."
             ),
+            StoreError::TakenOver { .. } => {
+                "Another agent of this cluster has started. Run one agent for a cluster: stop the one that should not run, then start the other again."
+                    .into()
+            }
             StoreError::NoRepository { .. } => {
                 "Check the repository url, or create the repository with `wal-agent init`.".into()
             }

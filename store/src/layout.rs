@@ -7,6 +7,7 @@ use pg::timeline::TimelineId;
 use crate::error::StoreError;
 use crate::id::{BackupId, LineageId, PackId};
 use crate::object::ObjectName;
+use crate::records::LostWal;
 
 /// Name of the one clear object.
 pub const DESCRIPTION: &str = "seawall.json";
@@ -133,6 +134,28 @@ impl Layout {
     /// As [`Layout::keys`].
     pub fn history(&self, lineage: LineageId, timeline: TimelineId, epoch: u64) -> Result<ObjectName, StoreError> {
         self.name(&format!("wal/{lineage}/{}/history.{epoch:08x}", timeline.hex8()))
+    }
+
+    /// A declared hole.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn hole(&self, lost: &LostWal, epoch: u64) -> Result<ObjectName, StoreError> {
+        self.name(&format!(
+            "holes/{}/{:08X}/{}-{}.{epoch:08x}",
+            lost.lineage,
+            lost.timeline,
+            Lsn::new(lost.start).to_hex16(),
+            Lsn::new(lost.end).to_hex16(),
+        ))
+    }
+
+    /// An entry of the ledger; `id` is a ULID, so that names sort by time.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn ledger(&self, id: impl std::fmt::Display) -> Result<ObjectName, StoreError> {
+        self.name(&format!("ledger/{id}"))
     }
 
     /// Prefix for listing: `directory` is one of the format's, such as `backups`.

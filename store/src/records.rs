@@ -1,4 +1,4 @@
-//! Small control objects: lineages, leases, intents (FORMAT 8.6, 9).
+//! Small control objects: lineages, leases, intents, holes, ledger entries (FORMAT 8.6, 9).
 
 use minicbor::{Decode, Encode};
 
@@ -71,4 +71,49 @@ pub struct Intent {
     /// When, microseconds since 1970.
     #[n(2)]
     pub begun_us: i64,
+}
+
+/// A range of WAL that is known to be lost.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LostWal {
+    /// Lineage.
+    #[n(0)]
+    pub lineage: LineageId,
+    /// Timeline.
+    #[n(1)]
+    pub timeline: u32,
+    /// First missing byte.
+    #[n(2)]
+    pub start: u64,
+    /// First byte that the server still had.
+    #[n(3)]
+    pub end: u64,
+    /// Why it is lost.
+    #[n(4)]
+    pub reason: String,
+    /// When it was found, microseconds since 1970.
+    #[n(5)]
+    pub found_us: i64,
+    /// Who found it.
+    #[n(6)]
+    pub host: String,
+}
+
+/// Something that an operator will want to know later: protection was given up or came back.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct LedgerEntry {
+    /// When, microseconds since 1970.
+    #[n(0)]
+    pub time_us: i64,
+    /// On which host.
+    #[n(1)]
+    pub host: String,
+    /// What happened, one of a documented list of words.
+    #[n(2)]
+    pub event: String,
+    /// The facts, for people.
+    #[n(3)]
+    pub detail: String,
 }

@@ -4,11 +4,13 @@
 //! nothing names: they cost space until they are swept, and nothing else.
 
 mod create;
+mod fence;
 mod packs;
 mod period;
 mod writer;
 
 pub use create::{Created, Description, NewRepository, create, describe};
+pub use fence::{Fence, LOOK_AGE_MAX};
 pub use packs::FetchedPack;
 pub use period::Period;
 pub use writer::{NewObject, Put, Writer};

@@ -17,7 +17,7 @@ use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::keys::Recipient;
 use store::records::Lineage;
-use store::repository::{NewObject, Writer};
+use store::repository::{Fence, NewObject, Writer};
 use tokio::sync::watch;
 
 use crate::assemble::Assembler;
@@ -25,7 +25,7 @@ use crate::lag::Lag;
 use crate::lineage::{Overlap, OverlapError, Resume, check_identity, compare_overlap, plan_resume};
 use crate::progress::Progress;
 use crate::reader::{WalError, WalReaderConfig};
-use crate::receive::{ReceiveError, ReceiveOptions, Receiver, StreamEnd, StreamStatus};
+use crate::receive::{Orders, ReceiveError, ReceiveOptions, Receiver, StreamEnd, StreamStatus};
 use crate::ship::{Clock, Shipper};
 
 /// What the lane needs.
@@ -37,6 +37,8 @@ pub struct LaneInputs {
     pub slot: SlotName,
     /// Signs and creates objects in this agent's epoch.
     pub writer: Arc<Writer>,
+    /// Whether that epoch is still the newest.
+    pub fence: Arc<Fence>,
     /// Whom WAL sessions are sealed to.
     pub recipients: Arc<[Recipient]>,
     /// The lineage we archive.
@@ -70,6 +72,22 @@ pub enum LaneEnd {
         /// End of the archived WAL.
         archived: Lsn,
     },
+    /// WAL behind the archived is gone from the server, and nothing ties what is left to the archive.
+    Untied {
+        /// Why.
+        reason: String,
+        /// The newest archived timeline.
+        timeline: TimelineId,
+        /// End of its archived WAL: there the hole begins.
+        archived: Lsn,
+    },
+    /// WAL behind the archived is gone from a server whose history is proven to be the archived one.
+    WalRemoved {
+        /// On this timeline.
+        timeline: TimelineId,
+        /// First missing byte.
+        from: Lsn,
+    },
 }
 
 /// Why the lane failed.
@@ -99,14 +117,6 @@ pub enum LaneError {
     /// A standby that has not got as far as the archive.
     #[error("waiting: {0}")]
     Behind(String),
-    /// WAL that was needed next is gone from the server.
-    #[error("the server no longer has the WAL from {from} on timeline {timeline}")]
-    WalRemoved {
-        /// First missing byte.
-        from: Lsn,
-        /// On this timeline.
-        timeline: TimelineId,
-    },
 }
 
 struct Start {
@@ -124,6 +134,7 @@ pub async fn run(
     inputs: &LaneInputs,
     status: &watch::Sender<StreamStatus>,
     lag: &mut Lag,
+    orders: &watch::Receiver<Orders>,
     stop: &mut watch::Receiver<bool>,
 ) -> Result<LaneEnd, LaneError> {
     let mut session = ReplicationSession::connect(&inputs.connect).await?;
@@ -145,7 +156,7 @@ pub async fn run(
     }
     let mut start = match find_start(inputs, &server, &history.parsed, &coverage, size).await? {
         Ok(start) => start,
-        Err((reason, archived)) => return Ok(LaneEnd::Diverged { reason, archived }),
+        Err(end) => return Ok(end),
     };
     archive_history(inputs, &coverage, &history).await?;
     loop {
@@ -155,6 +166,7 @@ pub async fn run(
         crash::point(CrashPoint::AfterStreamStart);
         status.send_modify(|status| {
             status.timeline = timeline.as_u32();
+            status.archived = start.floor.max(from);
             status.server = server.flush_lsn.max(status.server);
         });
         let config = WalReaderConfig {
@@ -166,7 +178,7 @@ pub async fn run(
         };
         let assembler = Assembler::new(inputs.lineage.id, config, start.previous)?;
         let shipper = Shipper::new(
-            Arc::clone(&inputs.writer),
+            (Arc::clone(&inputs.writer), Arc::clone(&inputs.fence)),
             Arc::clone(&inputs.recipients),
             inputs.lineage.id,
             size,
@@ -182,11 +194,14 @@ pub async fn run(
             &inputs.clock,
             status,
             lag,
+            orders.clone(),
         );
         let end = match receiver.run(stop).await {
-            // The server looks for the segment only after the stream has begun (walsender.c, WalSndSegmentOpen).
+            // The server looks for a segment only when it comes to it (walsender.c, WalSndSegmentOpen); what came in before is
+            // archived or will be sent again.
             Err(ReceiveError::Replication(error)) if error.is_wal_removed() => {
-                return Err(LaneError::WalRemoved { from, timeline });
+                let from = status.borrow().archived.max(start.floor);
+                return Ok(LaneEnd::WalRemoved { timeline, from });
             }
             end => end?,
         };
@@ -220,7 +235,7 @@ async fn find_start(
     history: &TimelineHistory,
     coverage: &Coverage,
     size: SegmentSize,
-) -> Result<Result<Start, (String, Lsn)>, LaneError> {
+) -> Result<Result<Start, LaneEnd>, LaneError> {
     let (timeline, archived, start) =
         match plan_resume(server, inputs.is_standby, history, coverage, inputs.slot_restart) {
             Resume::Fresh => {
@@ -242,7 +257,8 @@ async fn find_start(
                 let archived = coverage
                     .newest_timeline()
                     .and_then(|timeline| coverage.timelines.get(&timeline)?.end());
-                return Ok(Err((reason, archived.unwrap_or(Lsn::ZERO))));
+                let archived = archived.unwrap_or(Lsn::ZERO);
+                return Ok(Err(LaneEnd::Diverged { reason, archived }));
             }
             Resume::GoOn { timeline, archived } => (
                 timeline,
@@ -278,11 +294,12 @@ async fn find_start(
                 let previous = last_record.and_then(|(record, end)| (end == start.from).then_some(record));
                 Ok(Start { previous, ..start })
             }
-            Overlap::Different(reason) => Err((reason, archived)),
-            Overlap::Gone(reason) => Err((
-                format!("nothing is left on the server to compare with: {reason}"),
+            Overlap::Different(reason) => Err(LaneEnd::Diverged { reason, archived }),
+            Overlap::Gone(reason) => Err(LaneEnd::Untied {
+                reason: format!("nothing is left on the server to compare with: {reason}"),
+                timeline,
                 archived,
-            )),
+            }),
         },
     )
 }

@@ -66,6 +66,8 @@ pub fn plan_resume(
         Some(restart) => on_timeline.contiguous_end(restart).unwrap_or(restart),
         None => highest,
     };
+    // What was declared lost does not come again.
+    let archived = coverage.behind_declared_hole(timeline, archived).unwrap_or(archived);
     if server.timeline == timeline {
         if server.flush_lsn < highest && is_standby {
             return Resume::Wait(format!(

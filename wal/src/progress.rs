@@ -34,6 +34,18 @@ impl Archived {
             reply_requested: false,
         }
     }
+
+    /// A sign of life that confirms nothing: PostgreSQL neither moves the slot nor releases a commit for it (walsender.c,
+    /// `ProcessStandbyReplyMessage`; syncrep.c, `SyncRepReleaseWaiters`).
+    #[must_use]
+    pub fn withheld() -> StandbyStatus {
+        StandbyStatus {
+            write: Lsn::ZERO,
+            flush: Lsn::ZERO,
+            apply: Lsn::ZERO,
+            reply_requested: false,
+        }
+    }
 }
 
 /// Tracks which ranges have become durable, in any order.

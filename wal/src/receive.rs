@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pg::lsn::Lsn;
-use pg::replication::{ReplicationError, StreamEvent, WalStream};
+use pg::replication::{ReplicationError, StandbyStatus, StreamEvent, WalStream};
 use pg::timeline::TimelineId;
 use store::StoreError;
 use store::crash::{self, CrashPoint};
@@ -18,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::assemble::{Assembler, CommitSeen, Piece};
 use crate::lag::{Lag, LagSummary};
-use crate::progress::Progress;
+use crate::progress::{Archived, Progress};
 use crate::reader::WalError;
 use crate::ship::{Clock, Shipped, Shipper};
 
@@ -28,6 +28,10 @@ const PERMIT_BYTES: u64 = 4096;
 const MESSAGE_BYTES_MAX: u64 = 1 << 20;
 /// A status goes out at least this often: half of a low `wal_sender_timeout` would still be kept.
 const STATUS_EVERY: Duration = Duration::from_secs(2);
+/// Tails on their way at most: when the store is late, more of them would carry less each and come no sooner.
+const TAILS_MAX: usize = 4;
+/// The same without an interval: what comes in while one is on its way goes together in the next.
+const HURRIED_TAILS_MAX: usize = 1;
 
 /// How a session is run.
 #[derive(Debug, Clone)]
@@ -65,6 +69,27 @@ pub struct StreamStatus {
     pub objects: u64,
     /// Tails.
     pub tails: u64,
+}
+
+/// What the rest of the agent asks of the stream while it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Orders {
+    /// Commits wait for us: nothing is held back for an interval.
+    pub synchronous: bool,
+    /// False while WAL was lost that only a backup to come makes up for: no commit may be released by us until then.
+    pub may_confirm: bool,
+    /// The server shuts down and waits for us: after `shutdown_timeout` it is let go, unconfirmed.
+    pub server_stops: bool,
+}
+
+impl Default for Orders {
+    fn default() -> Self {
+        Orders {
+            synchronous: false,
+            may_confirm: true,
+            server_stops: false,
+        }
+    }
 }
 
 /// Why a session ended without an error.
@@ -114,6 +139,8 @@ pub struct Receiver<'a> {
     clock: &'a Clock,
     status: &'a watch::Sender<StreamStatus>,
     lag: &'a mut Lag,
+    orders: watch::Receiver<Orders>,
+    leave_at: Option<Instant>,
     permits: Arc<Semaphore>,
     held: Option<OwnedSemaphorePermit>,
     pending: Option<(Lsn, bytes::Bytes)>,
@@ -134,6 +161,7 @@ impl<'a> Receiver<'a> {
         clock: &'a Clock,
         status: &'a watch::Sender<StreamStatus>,
         lag: &'a mut Lag,
+        orders: watch::Receiver<Orders>,
     ) -> Self {
         // The open range must fit beside one that is on its way, or the stream would stand still.
         let least = 2 * assembler.segment_size().bytes().min(WAL_OBJECT_BYTES_MAX) + MESSAGE_BYTES_MAX;
@@ -148,6 +176,8 @@ impl<'a> Receiver<'a> {
             clock,
             status,
             lag,
+            orders,
+            leave_at: None,
             permits: Arc::new(Semaphore::new(permits)),
             held: None,
             pending: None,
@@ -161,9 +191,11 @@ impl<'a> Receiver<'a> {
     /// # Errors
     /// The connection, the WAL or the repository failed. What was archived stays archived.
     pub async fn run(mut self, stop: &mut watch::Receiver<bool>) -> Result<StreamEnd, ReceiveError> {
+        self.orders.mark_changed();
         loop {
             self.take_pending()?;
             let tail_due = self.tail_due();
+            let leave_at = self.leave_at;
             let can_read = self.pending.is_none();
             tokio::select! {
                 biased;
@@ -171,6 +203,12 @@ impl<'a> Receiver<'a> {
                 () = sleep_until(tail_due) => self.ship_tail()?,
                 () = tokio::time::sleep_until(self.status_due) => self.send_status().await?,
                 () = stopped(stop) => return self.stop().await,
+                Ok(()) = self.orders.changed() => self.take_orders().await?,
+                () = sleep_until(leave_at) => {
+                    tracing::warn!(archived = %self.progress.archived().lsn(), received = %self.progress.received().0,
+                        "the server shuts down and the repository is late; letting it go, unconfirmed");
+                    return Ok(StreamEnd::ServerClosed);
+                }
                 event = self.stream.next(), if can_read => match event? {
                     StreamEvent::Wal { start, data, server_end } => {
                         self.note_server(server_end);
@@ -197,6 +235,20 @@ impl<'a> Receiver<'a> {
                 },
             }
         }
+    }
+
+    async fn take_orders(&mut self) -> Result<(), ReceiveError> {
+        let orders = *self.orders.borrow_and_update();
+        self.leave_at = match (orders.server_stops, self.leave_at) {
+            (false, _) => None,
+            (true, None) => Some(Instant::now() + self.options.shutdown_timeout),
+            (true, at) => at,
+        };
+        // What was withheld until now may be confirmed.
+        if orders.may_confirm && self.progress.archived().lsn() > Lsn::ZERO {
+            self.send_status().await?;
+        }
+        Ok(())
     }
 
     /// Moves pending bytes into the assembler when there is room for them.
@@ -247,18 +299,21 @@ impl<'a> Receiver<'a> {
 
     fn tail_due(&self) -> Option<Instant> {
         let since = self.unshipped_since?;
-        if self.shipper.tails_in_flight() > 0 && self.options.ship_interval.is_zero() {
+        let interval = if self.orders.borrow().synchronous {
+            Duration::ZERO
+        } else {
+            self.options.ship_interval
+        };
+        let in_flight_max = if interval.is_zero() {
+            HURRIED_TAILS_MAX
+        } else {
+            TAILS_MAX
+        };
+        if self.shipper.tails_in_flight() >= in_flight_max {
             return None;
         }
         let is_much = self.assembler.unshipped_bytes() >= self.options.tail_bytes_max;
-        Some(
-            since
-                + if is_much {
-                    self.options.ship_interval / 4
-                } else {
-                    self.options.ship_interval
-                },
-        )
+        Some(since + if is_much { interval / 4 } else { interval })
     }
 
     fn ship_tail(&mut self) -> Result<(), ReceiveError> {
@@ -298,9 +353,18 @@ impl<'a> Receiver<'a> {
 
     async fn send_status(&mut self) -> Result<(), ReceiveError> {
         self.status_due = Instant::now() + STATUS_EVERY;
-        self.stream.send_status(self.progress.archived().status()).await?;
+        let status = self.status_now();
+        self.stream.send_status(status).await?;
         self.publish();
         Ok(())
+    }
+
+    fn status_now(&self) -> StandbyStatus {
+        if self.orders.borrow().may_confirm {
+            self.progress.archived().status()
+        } else {
+            Archived::withheld()
+        }
     }
 
     fn note_server(&mut self, end: Lsn) {
@@ -368,7 +432,8 @@ impl<'a> Receiver<'a> {
         let limit = Instant::now() + self.options.shutdown_timeout;
         let settled = self.settle(Settle::Until(limit)).await?;
         crash::point(CrashPoint::BeforeLastStatus);
-        self.stream.send_status(self.progress.archived().status()).await?;
+        let status = self.status_now();
+        self.stream.send_status(status).await?;
         // Ending the copy in order tells the server that we leave; it sends what is under way, which we drop unconfirmed.
         let ended = tokio::time::timeout(Duration::from_secs(2), self.stream.finish()).await;
         if let Ok(Err(error)) = ended {

@@ -12,7 +12,7 @@ use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::id::LineageId;
 use store::keys::Recipient;
-use store::repository::{Put, Writer};
+use store::repository::{Fence, Put, Writer};
 use store::session::{Place, Purpose, Session};
 use store::wal_object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
@@ -44,6 +44,7 @@ pub struct Shipped {
 #[derive(Debug)]
 pub struct Shipper {
     writer: Arc<Writer>,
+    fence: Arc<Fence>,
     recipients: Arc<[Recipient]>,
     lineage: LineageId,
     size: SegmentSize,
@@ -62,7 +63,7 @@ impl Shipper {
     /// # Errors
     /// No session key could be made.
     pub fn new(
-        writer: Arc<Writer>,
+        (writer, fence): (Arc<Writer>, Arc<Fence>),
         recipients: Arc<[Recipient]>,
         lineage: LineageId,
         size: SegmentSize,
@@ -72,6 +73,7 @@ impl Shipper {
         let session = Arc::new(begin_session(&writer, &recipients, lineage)?);
         let shipper = Shipper {
             writer,
+            fence,
             recipients,
             lineage,
             size,
@@ -108,9 +110,10 @@ impl Shipper {
         piece.range.epoch = self.writer.epoch();
         let (writer, session, size) = (Arc::clone(&self.writer), Arc::clone(&self.session), self.size);
         let (uploads, done, clock) = (Arc::clone(&self.uploads), self.done.clone(), Arc::clone(clock));
+        let fence = Arc::clone(&self.fence);
         tokio::spawn(async move {
             let (start, end, tail) = (piece.range.start, piece.range.end, piece.range.tail);
-            let outcome = put_piece(writer, session, size, piece, clock, &uploads).await;
+            let outcome = put_piece((writer, &fence), session, size, piece, clock, &uploads).await;
             drop(permit);
             // A closed channel means that the stream is being given up; the object is durable all the same.
             let _ = done.send(Shipped {
@@ -153,7 +156,7 @@ fn begin_session(writer: &Writer, recipients: &[Recipient], lineage: LineageId) 
 }
 
 async fn put_piece(
-    writer: Arc<Writer>,
+    (writer, fence): (Arc<Writer>, &Fence),
     session: Arc<Session>,
     size: SegmentSize,
     piece: Piece,
@@ -179,6 +182,7 @@ async fn put_piece(
     .await
     .map_err(|_| StoreError::Stage("WAL encoder"))??;
     let stored = encoded.bytes.len() as u64;
+    fence.pass().await?;
     crash::point(CrashPoint::BeforePut);
     let put = writer.create(&encoded.name, encoded.bytes, encoded.digest).await?;
     crash::point(CrashPoint::AfterPut);

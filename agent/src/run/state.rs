@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wal::receive::StreamStatus;
 
+use super::watching::Seen;
 use crate::exit::Failure;
 use crate::open::Context;
 use crate::output;
@@ -60,6 +61,7 @@ pub struct Keeper {
     path: PathBuf,
     status: watch::Receiver<StreamStatus>,
     supervision: watch::Receiver<Supervision>,
+    seen: watch::Receiver<Seen>,
 }
 
 impl Keeper {
@@ -68,6 +70,7 @@ impl Keeper {
         context: &Context,
         status: watch::Receiver<StreamStatus>,
         supervision: watch::Receiver<Supervision>,
+        seen: watch::Receiver<Seen>,
     ) -> Self {
         let path = state_file(context);
         if let Some(directory) = path.parent()
@@ -76,9 +79,13 @@ impl Keeper {
             tracing::warn!(%error, path = %directory.display(), "cannot make the state directory; `status` will know less");
         }
         let (file, stream, supervisor) = (path.clone(), status.clone(), supervision.clone());
+        let server = seen.clone();
         let task = tokio::spawn(async move {
             loop {
-                write(&file, &describe(&stream.borrow(), &supervisor.borrow(), true));
+                write(
+                    &file,
+                    &describe(&stream.borrow(), &supervisor.borrow(), &server.borrow(), true),
+                );
                 tokio::time::sleep(EVERY).await;
             }
         });
@@ -87,6 +94,7 @@ impl Keeper {
             path,
             status,
             supervision,
+            seen,
         }
     }
 
@@ -96,7 +104,12 @@ impl Keeper {
         let _ = self.task.await;
         write(
             &self.path,
-            &describe(&self.status.borrow(), &self.supervision.borrow(), false),
+            &describe(
+                &self.status.borrow(),
+                &self.supervision.borrow(),
+                &self.seen.borrow(),
+                false,
+            ),
         );
     }
 }
@@ -109,7 +122,7 @@ fn write(path: &std::path::Path, state: &DaemonState) {
     }
 }
 
-fn describe(status: &StreamStatus, supervision: &Supervision, running: bool) -> DaemonState {
+fn describe(status: &StreamStatus, supervision: &Supervision, seen: &Seen, running: bool) -> DaemonState {
     DaemonState {
         pid: std::process::id(),
         written_us: if running { output::now_us() } else { 0 },
@@ -131,5 +144,10 @@ fn describe(status: &StreamStatus, supervision: &Supervision, running: bool) -> 
         objects: status.objects,
         tails: status.tails,
         error: supervision.error.clone(),
+        retained_bytes: seen.retained_bytes,
+        pg_wal_full_in_s: seen.full_in.map(|left| left.as_secs()),
+        synchronous: seen.synchronous,
+        degraded: seen.degraded,
+        remote_apply: seen.remote_apply,
     }
 }

@@ -96,6 +96,7 @@ async fn list_segment(
         lineage: state.lineage,
         timelines: Default::default(),
         histories: Default::default(),
+        declared: Default::default(),
     };
     let layout = repository.layout();
     let route = state.route_to(timeline);

@@ -8,7 +8,7 @@ use pg::timeline::{TimelineHistory, TimelineId};
 use crate::id::LineageId;
 use crate::layout::WalRange;
 
-/// A range of WAL that is missing although later WAL of its timeline is there.
+/// A range of WAL that is missing: later WAL of its timeline is there, or it was declared lost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Hole {
     /// The timeline.
@@ -28,6 +28,8 @@ pub struct Coverage {
     pub timelines: BTreeMap<TimelineId, TimelineCoverage>,
     /// Histories of timelines that have ancestors.
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
+    /// Holes that an agent has declared, as it found them; WAL that came back later is no hole.
+    pub declared: Vec<Hole>,
 }
 
 /// Coverage of one timeline.
@@ -43,6 +45,7 @@ impl Coverage {
             lineage,
             timelines: BTreeMap::new(),
             histories: BTreeMap::new(),
+            declared: Vec::new(),
         }
     }
 
@@ -63,6 +66,11 @@ impl Coverage {
         self.histories.insert(history.timeline, history);
     }
 
+    /// Takes a declared hole in.
+    pub fn add_hole(&mut self, hole: Hole) {
+        self.declared.push(hole);
+    }
+
     pub(super) fn finish(&mut self) {
         for timeline in self.timelines.values_mut() {
             timeline.sort();
@@ -75,10 +83,11 @@ impl Coverage {
         self.timelines.keys().next_back().copied()
     }
 
-    /// Holes of all timelines.
+    /// Holes of all timelines: those that the names show, and the declared ones as far as nothing covers them.
     #[must_use]
     pub fn holes(&self) -> Vec<Hole> {
-        self.timelines
+        let mut holes: Vec<Hole> = self
+            .timelines
             .iter()
             .flat_map(|(timeline, coverage)| {
                 coverage.holes().into_iter().map(|(start, end)| Hole {
@@ -87,7 +96,38 @@ impl Coverage {
                     end,
                 })
             })
-            .collect()
+            .collect();
+        let known = holes.clone();
+        for declared in &self.declared {
+            let uncovered = match self.timelines.get(&declared.timeline) {
+                Some(coverage) => coverage.missing(declared.start, declared.end),
+                None => vec![(declared.start, declared.end)],
+            };
+            for (start, end) in uncovered {
+                let is_known =
+                    |hole: &Hole| hole.timeline == declared.timeline && hole.start <= start && end <= hole.end;
+                if !known.iter().any(is_known) {
+                    holes.push(Hole {
+                        timeline: declared.timeline,
+                        start,
+                        end,
+                    });
+                }
+            }
+        }
+        holes.sort_by_key(|hole| (hole.timeline, hole.start));
+        holes.dedup();
+        holes
+    }
+
+    /// The end of the declared hole that begins at or before `at` and ends behind it, if any: there the archive goes on.
+    #[must_use]
+    pub fn behind_declared_hole(&self, timeline: TimelineId, at: Lsn) -> Option<Lsn> {
+        let holes = self.declared.iter();
+        holes
+            .filter(|hole| hole.timeline == timeline && hole.start <= at && at < hole.end)
+            .map(|hole| hole.end)
+            .max()
     }
 
     /// Where contiguous WAL from `from` on ends, on the way to `timeline`: follows the ancestors of `timeline` up to their switch
@@ -193,6 +233,26 @@ impl TimelineCoverage {
         holes
     }
 
+    /// What of `[start, end)` no object covers.
+    #[must_use]
+    pub fn missing(&self, start: Lsn, end: Lsn) -> Vec<(Lsn, Lsn)> {
+        let mut out = Vec::new();
+        let mut at = start;
+        for range in &self.ranges {
+            if range.start >= end {
+                break;
+            }
+            if range.start > at {
+                out.push((at, range.start));
+            }
+            at = at.max(range.end);
+        }
+        if at < end {
+            out.push((at, end));
+        }
+        out
+    }
+
     /// A small set of objects that cover `[start, end)`, in order: at each point the one that reaches furthest, whole objects
     /// before tails.
     #[must_use]
@@ -256,5 +316,35 @@ mod tests {
         assert!(!cover[0].tail);
         assert_eq!(cover[1].end, Lsn::new(20));
         assert!(all.cover(Lsn::new(2), Lsn::new(21)).is_none());
+    }
+
+    #[test]
+    fn a_declared_hole_is_shown_once_and_only_where_nothing_covers_it() {
+        let timeline = TimelineId::new(1).unwrap();
+        let range = |start, end| WalRange {
+            lineage: LineageId::default(),
+            timeline,
+            start: Lsn::new(start),
+            end: Lsn::new(end),
+            epoch: 1,
+            tail: false,
+        };
+        let hole = |start, end| Hole {
+            timeline,
+            start: Lsn::new(start),
+            end: Lsn::new(end),
+        };
+        let mut all = Coverage::of_ranges(LineageId::default(), [range(0, 16), range(32, 48)]);
+        assert_eq!(all.holes(), [hole(16, 32)]);
+        all.add_hole(hole(16, 32));
+        assert_eq!(all.holes(), [hole(16, 32)], "declared and seen is one hole");
+        all.add_hole(hole(40, 64));
+        assert_eq!(
+            all.holes(),
+            [hole(16, 32), hole(48, 64)],
+            "what came in later is no hole"
+        );
+        assert_eq!(all.behind_declared_hole(timeline, Lsn::new(48)), Some(Lsn::new(64)));
+        assert_eq!(all.behind_declared_hole(timeline, Lsn::new(64)), None);
     }
 }

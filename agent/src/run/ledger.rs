@@ -1,0 +1,93 @@
+//! What an operator will want to know later, kept in the repository: protection was given up, and came back.
+//!
+//! The store may be away just when something is to be said, so entries wait in memory until it is back. The log has them at once.
+
+use std::sync::Arc;
+
+use store::envelope::Kind;
+use store::id::BackupId;
+use store::records::LedgerEntry;
+use store::repository::{NewObject, Writer};
+use tokio::sync::mpsc;
+
+use crate::open::host_name;
+use crate::output;
+
+/// Entries that wait for the store; more than that are in the log only.
+const WAITING_MAX: usize = 1024;
+
+/// The words of [`LedgerEntry::event`] (FORMAT 9).
+#[derive(Debug, Clone, Copy)]
+pub enum Event {
+    /// We took ourselves out of `synchronous_standby_names`.
+    Degraded,
+    /// We are in it again.
+    Synchronous,
+    /// The slot was dropped so that the server's disk does not fill.
+    SlotDropped,
+    /// The slot was gone or invalidated and was made again.
+    SlotMade,
+    /// WAL is lost.
+    Hole,
+    /// A new lineage began.
+    NewLineage,
+}
+
+impl Event {
+    fn word(self) -> &'static str {
+        match self {
+            Event::Degraded => "degraded",
+            Event::Synchronous => "synchronous",
+            Event::SlotDropped => "slot-dropped",
+            Event::SlotMade => "slot-made",
+            Event::Hole => "hole",
+            Event::NewLineage => "new-lineage",
+        }
+    }
+}
+
+/// Where entries go.
+#[derive(Debug, Clone)]
+pub struct Ledger(mpsc::Sender<LedgerEntry>);
+
+impl Ledger {
+    /// Starts the task that writes.
+    pub fn start(writer: Arc<Writer>) -> Self {
+        let (sender, mut entries) = mpsc::channel::<LedgerEntry>(WAITING_MAX);
+        tokio::spawn(async move {
+            while let Some(entry) = entries.recv().await {
+                if let Err(error) = put(&writer, &entry).await {
+                    tracing::warn!(%error, event = %entry.event, "an entry of the ledger could not be stored");
+                }
+            }
+        });
+        Ledger(sender)
+    }
+
+    /// Notes an event; never waits.
+    pub fn note(&self, event: Event, detail: impl Into<String>) {
+        let entry = LedgerEntry {
+            time_us: output::now_us(),
+            host: host_name(),
+            event: event.word().to_owned(),
+            detail: detail.into(),
+        };
+        if self.0.try_send(entry).is_err() {
+            tracing::warn!(event = event.word(), "the ledger is full; this is in the log only");
+        }
+    }
+}
+
+async fn put(writer: &Writer, entry: &LedgerEntry) -> anyhow::Result<()> {
+    // A ULID, like a backup's id: names sort by time.
+    let id = BackupId::from_parts(
+        u64::try_from(entry.time_us / 1000).unwrap_or(0),
+        store::entropy::bytes()?,
+    );
+    let plain = minicbor::to_vec(entry)?;
+    let name = writer.repository().layout().ledger(id)?;
+    writer
+        .put(&name, NewObject::metadata(Kind::Ledger, &plain, entry.time_us))
+        .await?;
+    Ok(())
+}

@@ -1,0 +1,122 @@
+//! What to do when WAL was lost, or the server's history is not the archived one: say it, record it, go on without splicing.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use config::OnUnknownHistory;
+use pg::lsn::Lsn;
+use pg::segment::SegmentSize;
+use pg::timeline::TimelineId;
+use wal::lane::LaneEnd;
+
+use super::ledger::Event;
+use super::{Daemon, holes, lineages, slots};
+use crate::exit::Failure;
+use crate::open::Context;
+use crate::sql;
+
+/// How long the server may take to let a slot go that nobody streams from any more.
+const LET_GO_MAX: Duration = Duration::from_secs(60);
+
+/// Answers the end of a lane that cannot simply connect again.
+pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> anyhow::Result<()> {
+    match end {
+        LaneEnd::Diverged { reason, archived } => {
+            tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history is not the archived one");
+            begin_lineage(context, daemon, &reason, archived).await?;
+        }
+        LaneEnd::Untied {
+            reason,
+            timeline,
+            archived,
+        } => {
+            tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the archive cannot be continued");
+            refuse_if_told(context, &reason)?;
+            declare(context, daemon, timeline, archived, &reason).await?;
+            begin_lineage(context, daemon, &reason, archived).await?;
+        }
+        LaneEnd::WalRemoved { timeline, from } => {
+            let reason = "the server no longer had it when it was asked for";
+            declare(context, daemon, timeline, from, reason).await?;
+        }
+        LaneEnd::Stopped { .. } | LaneEnd::ServerClosed => return Ok(()),
+    }
+    daemon.loss.send_replace(Some(daemon.lineage.id));
+    Ok(())
+}
+
+/// The operator may want to decide which history is right.
+fn refuse_if_told(context: &Context, reason: &str) -> anyhow::Result<()> {
+    if context.cluster.wal.on_unknown_history == OnUnknownHistory::NewLineage {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("the server's history is not the archived one: {reason}"),
+        "Decide which history is right. With on_unknown_history = \"new-lineage\" the agent begins a new lineage beside the old one.",
+    )
+    .into())
+}
+
+async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, archived: Lsn) -> anyhow::Result<()> {
+    refuse_if_told(context, reason)?;
+    daemon.lineage = lineages::begin(context, &daemon.writer, &daemon.lineage, reason, archived).await?;
+    daemon.ledger.note(
+        Event::NewLineage,
+        format!("lineage {} begins at {archived}: {reason}", daemon.lineage.id),
+    );
+    Ok(())
+}
+
+/// Declares what lies between the archive's end and the oldest WAL that the server still has.
+async fn declare(
+    context: &Context,
+    daemon: &Daemon,
+    timeline: TimelineId,
+    from: Lsn,
+    reason: &str,
+) -> anyhow::Result<()> {
+    let size = SegmentSize::new(daemon.lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
+    let client = sql::connect(&context.connect_options()?).await?;
+    let restart = sql::slot(&client, &context.cluster.wal.slot)
+        .await?
+        .and_then(|slot| slot.restart);
+    let Some(until) = holes::next_available(&client, size, timeline, from, restart).await else {
+        return Err(anyhow::anyhow!(
+            "WAL behind {from} is gone from the server, and where it begins again cannot be seen"
+        ));
+    };
+    holes::declare(&daemon.writer, &daemon.lineage, timeline, (from, until), reason).await?;
+    daemon.ledger.note(
+        Event::Hole,
+        format!("WAL from {from} to {until} on timeline {timeline} is lost: {reason}"),
+    );
+    Ok(())
+}
+
+/// Drops the slot, so that the server's disk does not fill, and waits for the repository; then the lane may connect again.
+pub async fn let_go(context: &Context, daemon: &Daemon) -> anyhow::Result<()> {
+    let begun = Instant::now();
+    loop {
+        let dropped = async { slots::drop_both(context, &sql::connect(&context.connect_options()?).await?).await };
+        match dropped.await {
+            Ok(()) => break,
+            // The server's sender needs a moment to see that we have left.
+            Err(error) if begun.elapsed() < LET_GO_MAX => {
+                tracing::debug!(%error, "the slot cannot be dropped yet");
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    tracing::error!(
+        slot = %context.cluster.wal.slot,
+        "the slot was dropped so that the server's disk does not fill; WAL from here on is lost until the repository is back"
+    );
+    daemon
+        .ledger
+        .note(Event::SlotDropped, "retained_drop was passed".to_owned());
+    daemon.fence.look().await?;
+    tracing::info!("the repository is back");
+    daemon.abandon.send_replace(false);
+    Ok(())
+}

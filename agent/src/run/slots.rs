@@ -1,0 +1,92 @@
+//! The two slots: looked at before each connect, made again when they are gone or invalidated, dropped when the server must be saved.
+//!
+//! A slot is a hint, never the truth: what is archived decides where the stream goes on, and whether WAL was lost meanwhile shows when
+//! the server is asked for it.
+
+use anyhow::Context as _;
+use pg::conninfo::ConnectOptions;
+use pg::replication::{ReplicationSession, SlotName};
+use store::crash::{self, CrashPoint};
+use store::records::Lineage;
+use tokio_postgres::Client;
+
+use super::ledger::{Event, Ledger};
+use crate::init::{self, overlap_slot};
+use crate::open::Context;
+use crate::sql;
+
+/// The slot to stream from, made again if need be; its companion likewise.
+pub async fn ready(
+    context: &Context,
+    client: &Client,
+    connect: &ConnectOptions,
+    lineage: &Lineage,
+    ledger: &Ledger,
+) -> anyhow::Result<Option<sql::Slot>> {
+    let name = &context.cluster.wal.slot;
+    let mut is_whole = true;
+    for slot in [name.clone(), overlap_slot(name)] {
+        match sql::slot(client, &slot).await? {
+            Some(found) if !found.is_invalidated() => {}
+            Some(found) => {
+                let status = found.wal_status.unwrap_or_default();
+                is_our_server(connect, lineage).await?;
+                tracing::error!(%slot, %status, "the server has invalidated the slot; making it again. WAL that was removed meanwhile is lost");
+                drop_one(client, &slot).await?;
+                ledger.note(
+                    Event::SlotMade,
+                    format!("slot {slot} was invalidated: WAL status {status}"),
+                );
+                is_whole = false;
+            }
+            None => {
+                is_our_server(connect, lineage).await?;
+                tracing::error!(%slot, "the slot is missing; making it again. WAL that was removed meanwhile is lost");
+                ledger.note(Event::SlotMade, format!("slot {slot} was missing"));
+                is_whole = false;
+            }
+        }
+    }
+    if !is_whole {
+        init::create_slots(context).await?;
+        crash::point(CrashPoint::AfterSlot);
+    }
+    sql::slot(client, name).await
+}
+
+/// On this cluster's server only: on another one the slots would hold WAL back for ever.
+async fn is_our_server(connect: &ConnectOptions, lineage: &Lineage) -> anyhow::Result<()> {
+    let mut session = ReplicationSession::connect(connect)
+        .await
+        .context("cannot open a replication connection")?;
+    let found = session.identify_system().await?.system_identifier.as_u64();
+    if found == lineage.system_identifier {
+        return Ok(());
+    }
+    Err(store::StoreError::Foreign {
+        what: "the server's system identifier",
+        expected: lineage.system_identifier.to_string(),
+        found: found.to_string(),
+    }
+    .into())
+}
+
+/// Drops both slots, so that the server keeps no WAL for us. Nobody may stream from them any more.
+pub async fn drop_both(context: &Context, client: &Client) -> anyhow::Result<()> {
+    let name = &context.cluster.wal.slot;
+    for slot in [name.clone(), overlap_slot(name)] {
+        if sql::slot(client, &slot).await?.is_some() {
+            drop_one(client, &slot).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn drop_one(client: &Client, slot: &str) -> anyhow::Result<()> {
+    SlotName::new(slot)?;
+    client
+        .execute("SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", &[&slot])
+        .await
+        .with_context(|| format!("cannot drop slot \"{slot}\""))?;
+    Ok(())
+}
