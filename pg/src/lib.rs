@@ -21,5 +21,6 @@ pub mod preflight;
 pub mod relation;
 pub mod replication;
 pub mod segment;
+pub mod standby_names;
 pub mod timeline;
 pub mod tls;

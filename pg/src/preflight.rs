@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use crate::identity::{SUPPORTED_MAJORS, ServerVersion};
 use crate::page::PAGE_BYTES;
+use crate::standby_names::StandbyNames;
 
 /// The settings that [`Settings`] is made of, by their names in `pg_settings`. Some are not there
 /// in every version.
@@ -243,8 +244,11 @@ fn check_durability(settings: &Settings, findings: &mut Vec<Finding>) {
             "Run pg_checksums --enable while the server is stopped.",
         ));
     }
-    let ours = standby_names(&settings.synchronous_standby_names)
-        .any(|name| name == "*" || name.eq_ignore_ascii_case(&settings.application_name));
+    // A value that we cannot read may name us.
+    let ours = settings
+        .synchronous_standby_names
+        .parse::<StandbyNames>()
+        .map_or(true, |names| names.contains(&settings.application_name));
     if ours && settings.synchronous_commit == "remote_apply" {
         findings.push(error(
             "synchronous_commit is remote_apply and we are a synchronous standby",
@@ -252,16 +256,6 @@ fn check_durability(settings: &Settings, findings: &mut Vec<Finding>) {
             "ALTER SYSTEM SET synchronous_commit = 'on'; SELECT pg_reload_conf();",
         ));
     }
-}
-
-/// Names in `synchronous_standby_names`: `a, "b"`, `FIRST 1 (a, b)`, `ANY 1 (a, b)`, `2 (a, b)`
-/// (src/backend/replication/syncrep_gram.y).
-fn standby_names(text: &str) -> impl Iterator<Item = String> + '_ {
-    let list = text
-        .split_once('(')
-        .map_or(text, |(_, rest)| rest.trim_end().trim_end_matches(')'));
-    list.split(',')
-        .map(|name| name.trim().trim_matches('"').replace("\"\"", "\""))
 }
 
 /// An identifier in double quotes, as SQL takes it.

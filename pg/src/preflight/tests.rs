@@ -155,11 +155,12 @@ fn remote_apply_is_refused_only_when_it_waits_for_us() {
         "ANY 1 (standby, \"Seawall\")",
         "*",
         "2(a,seawall)",
+        "a, \"cannot be read",
         "FIRST 1 ( * )",
     ] {
         assert_eq!(only(&with(names)).severity, Severity::Error, "{names}");
     }
-    for names in ["", "standby", "ANY 1 (a, b)"] {
+    for names in ["", "standby", "ANY 1 (a, b)", "\"sea,wall\", \"(seawall)\""] {
         assert_eq!(check_settings(&with(names)), [], "{names}");
     }
 }
