@@ -201,7 +201,7 @@ async fn create_slots_again(context: &Context, connect: &ConnectOptions, lineage
         slot = %context.cluster.wal.slot,
         "the slot is missing; creating it again. WAL that was removed meanwhile is lost"
     );
-    init::create_slots(context).await?;
+    init::create_slots(context, connect).await?;
     crash::point(CrashPoint::AfterSlot);
     Ok(())
 }
