@@ -34,8 +34,7 @@ pub fn print_config(global: &Global, as_json: bool) -> anyhow::Result<()> {
 
 /// Runs the command.
 pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
-    let options = context.connect_options()?;
-    let client = sql::connect(&options).await?;
+    let (client, options) = sql::choose(&context.connect_options()?).await?;
     let findings = preflight::findings(&client, &options).await?;
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;

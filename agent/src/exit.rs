@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use pg::replication::ReplicationError;
+use pg::tls::TlsError;
 use store::StoreError;
 use store::object::{ErrorClass, ObjectError};
 
@@ -25,6 +26,15 @@ pub const UNREACHABLE: u8 = 6;
 
 /// Another agent has taken over; starting again would take it back.
 pub const TAKEN_OVER: u8 = 7;
+
+/// What to do when the server does not bind the password to the connection.
+pub const CHANNEL_BINDING_HINT: &str = "The server needs ssl = on, a password made with password_encryption = scram-sha-256, and \
+                                        scram-sha-256 in pg_hba.conf. Or set channel_binding to \"prefer\".";
+/// What to do when the two ends of a connection do not see the same TLS.
+pub const BETWEEN_HINT: &str =
+    "Somebody may sit between this host and the server. Find out who, before anything is sent there.";
+/// What to do when TLS fails.
+pub const TLS_HINT: &str = "Check sslmode, sslrootcert, sslcert and sslkey in [cluster.<name>.postgres], and ssl in the server's configuration.";
 
 /// An error that brings its own exit code and hint.
 #[derive(Debug, thiserror::Error)]
@@ -93,6 +103,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(replication) = cause.downcast_ref::<ReplicationError>() {
             return replication_hint(replication);
         }
+        if let Some(tls) = cause.downcast_ref::<TlsError>() {
+            return Some(tls.hint().to_owned());
+        }
         None
     })
 }
@@ -102,6 +115,11 @@ fn replication_hint(error: &ReplicationError) -> Option<String> {
         ReplicationError::Connect { .. } | ReplicationError::Timeout { .. } => {
             "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?".into()
         }
+        ReplicationError::Authentication {
+            sqlstate: Some(code), ..
+        } if code == "08P01" => BETWEEN_HINT.into(),
+        ReplicationError::ChannelBinding { .. } => CHANNEL_BINDING_HINT.into(),
+        ReplicationError::TlsHandshake { .. } | ReplicationError::TlsNotOffered { .. } => TLS_HINT.into(),
         ReplicationError::Authentication { .. } => {
             "Allow the role in pg_hba.conf for database \"replication\" and check its password (password_file or .pgpass).".into()
         }
@@ -149,10 +167,18 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             _ => None,
         };
     }
+    if cause.downcast_ref::<TlsError>().is_some() {
+        return Some(USAGE);
+    }
     if let Some(replication) = cause.downcast_ref::<ReplicationError>() {
+        if matches!(replication, ReplicationError::Tls { .. }) {
+            return Some(USAGE);
+        }
         let refused = matches!(
             replication,
-            ReplicationError::Server { .. } | ReplicationError::Unsupported { .. }
+            ReplicationError::Server { .. }
+                | ReplicationError::Unsupported { .. }
+                | ReplicationError::ChannelBinding { .. }
         );
         return Some(if refused { REFUSED } else { UNREACHABLE });
     }

@@ -5,6 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
+use pg::conninfo::ConnectOptions;
 use pg::replication::{ReplicationSession, SlotCreation, SlotName};
 use store::StoreError;
 use store::envelope::Kind;
@@ -26,7 +27,7 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         return adopt(context, options).await;
     }
     may_finish(options)?;
-    let server = look_at_server(context).await?;
+    let (server, connect) = look_at_server(context).await?;
     let store = config::open::create_object_store(&context.config.repository, command_policy(), 1)
         .with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
@@ -48,7 +49,7 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         .await
         .map_err(explain_existing)?;
     let lineage = first_lineage(&repository, &created, &server, now_us).await?;
-    create_slots(context).await?;
+    create_slots(context, &connect).await?;
     report(context, options, &created, lineage)?;
     confirm_copied(context, options)
 }
@@ -59,7 +60,7 @@ async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
     let repository = context.repository(command_policy(), &keys).await.context(
         "this host has keys already, but the repository does not know them; if an earlier init was interrupted, move the keys directory away",
     )?;
-    let server = look_at_server(context).await?;
+    let (server, connect) = look_at_server(context).await?;
     match repository
         .lineages()
         .await?
@@ -83,7 +84,7 @@ async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
         }
         Some(_) => {}
     }
-    create_slots(context).await?;
+    create_slots(context, &connect).await?;
     if options.json {
         return output::print_json(&serde_json::json!({ "cluster": context.cluster.name, "created": false }));
     }
@@ -113,9 +114,9 @@ struct Server {
     flush: u64,
 }
 
-async fn look_at_server(context: &Context) -> anyhow::Result<Server> {
-    let options = context.connect_options()?;
-    let client = crate::sql::connect(&options).await?;
+/// What the chosen server is, and how to reach that one again.
+async fn look_at_server(context: &Context) -> anyhow::Result<(Server, ConnectOptions)> {
+    let (client, options) = crate::sql::choose(&context.connect_options()?).await?;
     for warning in crate::preflight::refuse_errors(&client, &options).await? {
         tracing::warn!(problem = %warning.problem, hint = %warning.hint, "preflight");
     }
@@ -125,13 +126,14 @@ async fn look_at_server(context: &Context) -> anyhow::Result<Server> {
         .context("cannot open a replication connection")?;
     let identity = session.identify_system().await?;
     let size = session.segment_size().await?;
-    Ok(Server {
+    let server = Server {
         system_identifier: identity.system_identifier.as_u64(),
         version: version.parse().unwrap_or(0),
         segment_bytes: size.bytes(),
         timeline: identity.timeline.as_u32(),
         flush: identity.flush_lsn.as_u64(),
-    })
+    };
+    Ok((server, options))
 }
 
 fn keep_keys(context: &Context, created: &Created) -> Result<(), StoreError> {
@@ -213,8 +215,8 @@ async fn put_lineage(writer: &Writer, server: &Server, now_us: i64) -> anyhow::R
 }
 
 /// Makes the slot and its `_overlap` companion, which keeps one archived segment on the server to compare with.
-pub async fn create_slots(context: &Context) -> anyhow::Result<()> {
-    let mut session = ReplicationSession::connect(&context.connect_options()?)
+pub async fn create_slots(context: &Context, connect: &ConnectOptions) -> anyhow::Result<()> {
+    let mut session = ReplicationSession::connect(connect)
         .await
         .context("cannot open a replication connection")?;
     for name in [

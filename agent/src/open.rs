@@ -62,7 +62,7 @@ impl Context {
         })?))
     }
 
-    /// How to reach the server.
+    /// How to reach the servers; [`crate::sql::choose`] chooses one of them.
     pub fn connect_options(&self) -> anyhow::Result<ConnectOptions> {
         let postgres = &self.cluster.postgres;
         let env = |key: &str| std::env::var(key).ok();
@@ -75,7 +75,7 @@ impl Context {
         let mut options = config::open::connect_options(postgres, &env, text.as_deref()).map_err(|error| Failure {
             code: crate::exit::USAGE,
             message: error.to_string(),
-            hint: Some("Set host, port and user in [cluster.<name>.postgres].".into()),
+            hint: Some(error.hint().into()),
         })?;
         options.application_name = "seawall".into();
         Ok(options)

@@ -63,6 +63,14 @@ struct Daemon {
     has_connected: bool,
 }
 
+impl Daemon {
+    /// The server that the last turn went to; before the first one, any that the configuration names.
+    fn server(&self, context: &Context) -> anyhow::Result<ConnectOptions> {
+        let chosen = self.server.borrow().clone();
+        chosen.map_or_else(|| context.connect_options(), Ok)
+    }
+}
+
 /// Runs the command.
 pub async fn run(context: Context) -> anyhow::Result<()> {
     let context = Arc::new(context);
@@ -99,7 +107,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let seen = watch::Sender::new(Seen::default());
     let state = state::Keeper::start(&context, status.clone(), supervised.clone(), seen.subscribe());
-    let overlap = lineages::keep_overlap(&context, &daemon.lineage, status.clone(), stop.clone())?;
+    let overlap = lineages::keep_overlap(&context, &daemon.lineage, daemon.server.subscribe(), status.clone(), stop.clone())?;
     let watching = Watching {
         context: Arc::clone(&context),
         server: daemon.server.subscribe(),
@@ -229,8 +237,8 @@ async fn connect_and_stream(
     supervision: &watch::Sender<Supervision>,
     stop: &mut watch::Receiver<bool>,
 ) -> anyhow::Result<LaneEnd> {
-    let connect = context.connect_options()?;
-    let client = sql::connect(&connect).await?;
+    // Everything of this turn goes to one server, also when the configuration names several.
+    let (client, connect) = sql::choose(&context.connect_options()?).await?;
     let wal = &context.cluster.wal;
     if !daemon.has_connected {
         for warning in preflight::refuse_errors(&client, &connect).await? {

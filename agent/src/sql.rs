@@ -1,89 +1,17 @@
 //! SQL connections to the server. Names are qualified and the search path is empty, so that no object of a database can stand in.
 
+mod choose;
+
 use anyhow::Context as _;
-use pg::conninfo::{ConnectOptions, Host, SslMode};
+use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
-use tokio_postgres::{Client, Config};
-use tokio_postgres_rustls::MakeRustlsConnect;
+use tokio_postgres::Client;
 
-use crate::exit::Failure;
+pub use choose::choose;
 
-/// Connects; the connection's own task ends with the client.
+/// A session with the server that [`choose`] chooses, for who needs no other connection to the same one.
 pub async fn connect(options: &ConnectOptions) -> anyhow::Result<Client> {
-    let mut config = Config::new();
-    for host in &options.host {
-        match host {
-            Host::Unix(directory) => config.host_path(directory),
-            Host::Tcp(name) => config.host(name),
-        };
-    }
-    config
-        .port(options.port)
-        .user(&options.user)
-        .connect_timeout(options.connect_timeout);
-    config
-        .dbname(options.dbname.as_deref().unwrap_or("postgres"))
-        .application_name(&options.application_name);
-    if let Some(password) = &options.password {
-        config.password(password.expose());
-    }
-    config.ssl_mode(match options.sslmode {
-        SslMode::Disable => tokio_postgres::config::SslMode::Disable,
-        SslMode::Prefer => tokio_postgres::config::SslMode::Prefer,
-        SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull => tokio_postgres::config::SslMode::Require,
-    });
-    let tls = pg::tls::client_config(options.sslmode, options.sslrootcert.as_deref()).context("cannot set up TLS")?;
-    let (client, connection) = config
-        .connect(MakeRustlsConnect::new(tls))
-        .await
-        .map_err(|error| unreachable_or_refused(&error, options))?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "SQL connection ended");
-        }
-    });
-    client
-        .batch_execute("SET search_path = ''; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
-        .await
-        .context("cannot prepare the SQL session")?;
-    Ok(client)
-}
-
-fn unreachable_or_refused(error: &tokio_postgres::Error, options: &ConnectOptions) -> Failure {
-    // 57P: starting up, shutting down; 53: out of connections. All of them pass.
-    let passes = |code: &str| code.starts_with("57P") || code.starts_with("53");
-    if let Some(refusal) = error.as_db_error()
-        && !passes(refusal.code().code())
-    {
-        let hint = match refusal.code().code() {
-            "28P01" | "28000" => {
-                "Check the role and its password (password_file or .pgpass), and its line in pg_hba.conf.".to_owned()
-            }
-            "3D000" => "Set dbname in [cluster.<name>.postgres] to a database that exists.".to_owned(),
-            _ => "See the server's log.".to_owned(),
-        };
-        return Failure::refused(
-            format!("PostgreSQL refused the connection: {}", refusal.message()),
-            hint,
-        );
-    }
-    let cause = error.as_db_error().map(|refusal| refusal.message().to_owned());
-    let cause = cause
-        .or_else(|| std::error::Error::source(error).map(ToString::to_string))
-        .unwrap_or_else(|| error.to_string());
-    Failure::unreachable(
-        format!("cannot connect to PostgreSQL at {}: {cause}", place(options)),
-        "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?",
-    )
-}
-
-/// Where the server was looked for.
-fn place(options: &ConnectOptions) -> String {
-    let hosts = options.host.iter().map(|host| match host {
-        Host::Unix(directory) => directory.display().to_string(),
-        Host::Tcp(name) => name.clone(),
-    });
-    format!("{}, port {}", hosts.collect::<Vec<_>>().join(", "), options.port)
+    Ok(choose(options).await?.0)
 }
 
 /// What the server says about a physical slot.

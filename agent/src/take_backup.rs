@@ -39,8 +39,7 @@ pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progre
     let keys = context.host_keys()?;
     let repository = context.repository(backup_policy(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
-    let connect = context.connect_options()?;
-    let client = sql::connect(&connect).await?;
+    let (client, connect) = sql::choose(&context.connect_options()?).await?;
     preflight::refuse_errors(&client, &connect).await?;
     same_history(&connect, &repository, &lineage, &client).await?;
     agent_streams(context, &client).await?;

@@ -2,6 +2,8 @@
 
 use std::collections::BTreeMap;
 
+use pg::conninfo::{ConninfoError, parse_servers};
+
 use crate::Passwords;
 use crate::checked::{
     Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Retained,
@@ -88,17 +90,38 @@ fn cluster(raw: &Raw, name: &str, passwords: Passwords, out: &mut Outcome) -> Cl
 
 fn postgres(reader: &mut Reader<'_>, passwords: Passwords) -> Postgres {
     let mut options = BTreeMap::new();
-    for name in ["host", "user", "dbname", "sslmode", "sslrootcert"] {
+    let texts = [
+        "host",
+        "port",
+        "target_session_attrs",
+        "user",
+        "dbname",
+        "sslmode",
+        "sslrootcert",
+        "channel_binding",
+    ];
+    for name in texts {
         if let Some(text) = reader.text(name) {
             options.insert(name.to_owned(), text);
         }
     }
-    let port = reader.count("port").and_then(|port| u16::try_from(port).ok());
-    if let Some(port) = port {
-        options.insert("port".to_owned(), port.to_string());
+    for name in ["sslcert", "sslkey"] {
+        if let Some(path) = reader.path(name) {
+            options.insert(name.to_owned(), path.display().to_string());
+        }
     }
     if let Some(seconds) = reader.count("connect_timeout") {
         options.insert("connect_timeout".to_owned(), seconds.to_string());
+    }
+    if let (Some(host), Some(port)) = (options.get("host"), options.get("port"))
+        && let Err(error) = parse_servers(Some(host), Some(port))
+    {
+        let name = if matches!(error, ConninfoError::PortCount { .. }) {
+            "port"
+        } else {
+            "host"
+        };
+        reader.complain(name, &format!("does not fit: {error}"), error.hint());
     }
     let password = match passwords {
         Passwords::Read => reader.secret("password_file"),
@@ -109,7 +132,6 @@ fn postgres(reader: &mut Reader<'_>, passwords: Passwords) -> Postgres {
     };
     Postgres {
         options,
-        port,
         password,
         passfile: reader.path("passfile"),
         bin_directory: reader.path("bin_directory"),

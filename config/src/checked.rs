@@ -97,11 +97,9 @@ pub struct Cluster {
 /// `[cluster.<name>.postgres]`: how to reach the server, with libpq's names.
 #[derive(Debug, Clone)]
 pub struct Postgres {
-    /// `host`, `port`, `user`, `dbname`, `sslmode`, `sslrootcert`, `connect_timeout` as libpq wants
-    /// them, where set. `dbname` is always there: postgres, which every cluster has.
+    /// Those that are libpq's, as libpq wants them, where set (see `pg::conninfo::KEYS`). `dbname` is
+    /// always there: postgres, which every cluster has.
     pub options: BTreeMap<String, String>,
-    /// `port` again, as a number.
-    pub port: Option<u16>,
     /// `data_directory`; asked from the server when not set.
     pub data_directory: Option<PathBuf>,
     /// `bin_directory`: the server's programs, for proofs and drills.

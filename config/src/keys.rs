@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use pg::conninfo::{ChannelBinding, SslMode, TargetSessionAttrs};
+
 use crate::units::ByteSize;
 
 /// What a value may be.
@@ -30,8 +32,19 @@ pub(crate) enum Kind {
     },
     Choice(&'static [&'static str]),
     List,
-    /// A key that people try and that we do not take; the text is the hint.
+    /// One port, or a text with a port for each host.
+    Ports,
+    /// A secret that people put here and that we do not take; the text is the hint.
     Refused(&'static str),
+    /// A key of libpq that we do not have; the text is the hint.
+    Unsupported(&'static str),
+}
+
+impl Kind {
+    /// Whether a key of this kind can be set at all.
+    pub(crate) const fn is_usable(&self) -> bool {
+        !matches!(self, Kind::Refused(_) | Kind::Unsupported(_))
+    }
 }
 
 /// One key of a table.
@@ -62,8 +75,7 @@ impl Section {
 
     /// The names of the keys that can be used.
     pub(crate) fn key_names(&self) -> impl Iterator<Item = &'static str> {
-        let usable = |key: &&Key| !matches!(key.kind, Kind::Refused(_));
-        self.keys.iter().filter(usable).map(|key| key.name)
+        self.keys.iter().filter(|key| key.kind.is_usable()).map(|key| key.name)
     }
 
     /// Every key in this table and below, with the path of its table.
@@ -198,7 +210,18 @@ const POSTGRES: Section = Section {
     name: "postgres",
     keys: &[
         key("host", Kind::Text),
-        key("port", count(1, 65_535)),
+        key("port", Kind::Ports),
+        key(
+            "hostaddr",
+            Kind::Unsupported(
+                "Write the IP address in \"host\"; with sslmode = \"verify-full\" the certificate must name it.",
+            ),
+        ),
+        key("target_session_attrs", Kind::Choice(TargetSessionAttrs::WORDS)),
+        key(
+            "load_balance_hosts",
+            Kind::Unsupported("Leave it out: the servers are tried in the order of \"host\"."),
+        ),
         key("user", Kind::Text),
         key(
             "password",
@@ -209,11 +232,11 @@ const POSTGRES: Section = Section {
         key("password_file", Kind::SecretFile),
         key("passfile", Kind::SecretFile),
         key_or("dbname", Kind::Text, "postgres"),
-        key(
-            "sslmode",
-            Kind::Choice(&["disable", "allow", "prefer", "require", "verify-ca", "verify-full"]),
-        ),
+        key("sslmode", Kind::Choice(SslMode::WORDS)),
         key("sslrootcert", Kind::Text),
+        key("sslcert", Kind::Path),
+        key("sslkey", Kind::SecretFile),
+        key("channel_binding", Kind::Choice(ChannelBinding::WORDS)),
         key("connect_timeout", count(0, 3600)),
         key("bin_directory", Kind::Path),
         key("data_directory", Kind::Path),

@@ -84,8 +84,5 @@ pub fn connect_options(
     if let Some(password) = &postgres.password {
         keys.insert("password".into(), password.expose().to_owned());
     }
-    if let Some(port) = postgres.port {
-        keys.insert("port".into(), port.to_string());
-    }
     ConnectOptions::from_keys(&keys, env, passfile_text)
 }

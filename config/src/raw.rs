@@ -117,6 +117,7 @@ pub(crate) fn refused(key: &Key, full: &str) -> Option<Problem> {
         Kind::Refused(hint) => {
             Some(Problem::new(format!("\"{full}\" is not accepted: a secret has no place here")).hint(hint))
         }
+        Kind::Unsupported(hint) => Some(Problem::new(format!("\"{full}\" is not supported")).hint(hint)),
         _ => None,
     }
 }

@@ -86,7 +86,6 @@ fn a_variable_wins_over_the_file_and_says_so() {
     assert_eq!(main.wal.ship_interval, Duration::from_millis(500));
     assert_eq!(main.backup.jobs, Some(3));
     assert_eq!(main.backup.last_known_good, ["SELECT 1"]);
-    assert_eq!(config.clusters["other"].postgres.port, Some(5433));
     assert_eq!(config.clusters["other"].postgres.options["port"], "5433");
     assert!(config.repository.s3.path_style);
     let variable = "SEAWALL_CLUSTER_MAIN_DB_WAL_SHIP_INTERVAL".to_owned();
@@ -210,6 +209,74 @@ fn numbers_without_a_unit_and_values_out_of_bounds_are_refused() {
     let config = good("[cluster.main.wal]\nship_interval = \"0s\"\n", &[]);
     assert_eq!(config.clusters["main"].wal.ship_interval, Duration::ZERO);
     assert!(bad("[keys]\ndirectory = \"keys\"\n", &[]).contains("is not an absolute path"));
+}
+
+#[test]
+fn several_servers_have_a_port_each_or_one_for_all() {
+    let options = |text: &str| {
+        let config = good(&format!("[cluster.main.postgres]\n{text}\n"), &[]);
+        let env = |name: &str| (name == "PGUSER").then(|| "u".to_owned());
+        let options = open::connect_options(&config.clusters["main"].postgres, &env, None).unwrap();
+        let servers = options.servers.iter().map(ToString::to_string);
+        (servers.collect::<Vec<_>>(), options.target_session_attrs.as_str())
+    };
+    let two = "host = \"a,b\"\ntarget_session_attrs = \"primary\"";
+    for (port, a, b) in [
+        ("5432", "a:5432", "b:5432"),
+        ("\"5433\"", "a:5433", "b:5433"),
+        ("\"1, 2\"", "a:1", "b:2"),
+    ] {
+        let read = options(&format!("{two}\nport = {port}"));
+        assert_eq!(read, (vec![a.to_owned(), b.to_owned()], "primary"), "{port}");
+    }
+    for (lines, words) in [
+        ("port = 0", "is not a port: 0"),
+        ("port = 65536", "is not a port: 65536"),
+        ("port = \"5432;5433\"", "is not a port: \"5432;5433\""),
+        ("port = true", "is not a text"),
+        (
+            "host = \"a\"\nport = \"1,2\"",
+            "port\" does not fit: 2 ports for 1 hosts\nHINT: Name one port",
+        ),
+        ("host = \"a,,b\"\nport = 1", "host\" does not fit: invalid value"),
+        (
+            "hostaddr = \"10.0.0.1\"",
+            "hostaddr\" is not supported\nHINT: Write the IP address in \"host\"",
+        ),
+        ("load_balance_hosts = \"random\"", "HINT: Leave it out"),
+        (
+            "target_session_attrs = \"master\"",
+            "Use any, read-write, read-only, primary,",
+        ),
+        (
+            "sslmode = \"allow\"",
+            "Use disable, prefer, require, verify-ca, verify-full.",
+        ),
+        ("channel_binding = \"on\"", "Use disable, prefer, require."),
+        ("sslkey = \"client.key\"", "is not an absolute path"),
+    ] {
+        let problems = bad(&format!("[cluster.main.postgres]\n{lines}\n"), &[]);
+        assert!(problems.contains(words), "{lines}: {problems}");
+    }
+}
+
+#[test]
+fn the_target_is_left_to_the_environment_when_nobody_sets_it() {
+    let env = |name: &str| {
+        let value = match name {
+            "PGUSER" => "u",
+            "PGTARGETSESSIONATTRS" => "standby",
+            _ => return None,
+        };
+        Some(value.to_owned())
+    };
+    let target = |text: &str| {
+        let config = good(&format!("[cluster.main.postgres]\n{text}\n"), &[]);
+        let options = open::connect_options(&config.clusters["main"].postgres, &env, None).unwrap();
+        options.target_session_attrs.as_str()
+    };
+    assert_eq!(target(""), "standby");
+    assert_eq!(target("target_session_attrs = \"any\""), "any");
 }
 
 #[test]

@@ -91,7 +91,9 @@ pub(crate) fn read(kind: &Kind, value: &Toml) -> Result<Value, Misfit> {
                 None => misfit("is not a list of texts", "Write [\"one\", \"two\"]."),
             }
         }
+        Kind::Ports => ports(value),
         Kind::Refused(hint) => misfit("is not accepted", *hint),
+        Kind::Unsupported(hint) => misfit("is not supported", *hint),
     }
 }
 
@@ -120,6 +122,21 @@ fn count(value: &Toml, min: i64, max: i64) -> Result<Value, Misfit> {
     match u64::try_from(number) {
         Ok(count) if (min..=max).contains(&number) => Ok(Value::Count(count)),
         _ => misfit("is out of range", format!("Use {min} to {max}.")),
+    }
+}
+
+/// One port as a number, or the list of ports as libpq writes it.
+fn ports(value: &Toml) -> Result<Value, Misfit> {
+    let text = match value {
+        Toml::Integer(port) => port.to_string(),
+        other => text(other)?.to_owned(),
+    };
+    match pg::conninfo::parse_ports(Some(&text)) {
+        Ok(_) => Ok(Value::Text(text)),
+        Err(_) => misfit(
+            "is not a port",
+            "Write a number from 1 to 65535, or a text with one for each host: \"5432,5433\".",
+        ),
     }
 }
 

@@ -2,21 +2,26 @@
 //!
 //! Keys, defaults and `PG*` variables: docs, "libpq: Parameter Key Words" and "Environment
 //! Variables". Pure: the environment comes in as a function, the password file as text. Used by
-//! the configuration of the binaries and by [`crate::replication`].
+//! the configuration of the binaries and by [`crate::replication`]. Deviations from libpq: nothing
+//! is read from `~/.postgresql`, and what cannot be meant (a key without its certificate) is refused
+//! instead of ignored.
 
+mod modes;
 mod passfile;
+mod servers;
 
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::str::FromStr;
 use std::time::Duration;
 
 use zeroize::Zeroizing;
 
 use passfile::password_from_file;
 
+pub use modes::{ChannelBinding, SslMode, TargetSessionAttrs};
 pub use passfile::passfile_lookup;
+pub use servers::{Host, Server, parse_ports, parse_servers};
 
 /// Port of a server when nothing is said.
 pub const DEFAULT_PORT: u16 = 5432;
@@ -28,7 +33,7 @@ pub const DEFAULT_CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
 pub const DEFAULT_APPLICATION_NAME: &str = "seawall";
 
 /// The keys that [`ConnectOptions::from_keys`] takes.
-pub const KEYS: [&str; 9] = [
+pub const KEYS: [&str; 13] = [
     "host",
     "port",
     "user",
@@ -36,6 +41,10 @@ pub const KEYS: [&str; 9] = [
     "dbname",
     "sslmode",
     "sslrootcert",
+    "sslcert",
+    "sslkey",
+    "channel_binding",
+    "target_session_attrs",
     "connect_timeout",
     "application_name",
 ];
@@ -62,60 +71,22 @@ impl fmt::Debug for Password {
     }
 }
 
-/// A server's address without its port.
+/// Which certificates are trusted to sign a server's.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Host {
-    /// Directory of the server's socket.
-    Unix(PathBuf),
-    /// Host name or IP address.
-    Tcp(String),
+pub enum RootCert {
+    /// Those of the operating system (`sslrootcert=system`).
+    System,
+    /// Those in a file (PEM).
+    File(PathBuf),
 }
 
-/// How much TLS (docs, "libpq: SSL Support"). libpq's `allow` is left out: it protects nothing.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, Default)]
-pub enum SslMode {
-    /// None.
-    Disable,
-    /// When the server has it.
-    #[default]
-    Prefer,
-    /// Always; the certificate is checked only when `sslrootcert` is set.
-    Require,
-    /// Always, with a certificate of the CA.
-    VerifyCa,
-    /// Always, with a certificate of the CA for this host name.
-    VerifyFull,
-}
-
-impl SslMode {
-    /// libpq's word for the mode.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            SslMode::Disable => "disable",
-            SslMode::Prefer => "prefer",
-            SslMode::Require => "require",
-            SslMode::VerifyCa => "verify-ca",
-            SslMode::VerifyFull => "verify-full",
-        }
-    }
-}
-
-impl fmt::Display for SslMode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
-
-impl FromStr for SslMode {
-    type Err = ConninfoError;
-
-    fn from_str(text: &str) -> Result<Self, ConninfoError> {
-        use SslMode::{Disable, Prefer, Require, VerifyCa, VerifyFull};
-        [Disable, Prefer, Require, VerifyCa, VerifyFull]
-            .into_iter()
-            .find(|mode| mode.as_str() == text)
-            .ok_or_else(|| invalid("sslmode", text))
-    }
+/// What we show a server that asks for a certificate of ours.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ClientCert {
+    /// `sslcert`: the certificate, then those that lead to its root (PEM).
+    pub certificate: PathBuf,
+    /// `sslkey`: its private key (PEM, not encrypted).
+    pub key: PathBuf,
 }
 
 /// Why connection settings were refused.
@@ -138,44 +109,84 @@ pub enum ConninfoError {
     /// No role is named.
     #[error("no user to connect as")]
     NoUser,
+    /// Neither one port nor one for each host.
+    #[error("{ports} ports for {hosts} hosts")]
+    PortCount {
+        /// How many ports.
+        ports: usize,
+        /// How many hosts.
+        hosts: usize,
+    },
+    /// A key that has no meaning without another one.
+    #[error("{key} needs {other}")]
+    Needs {
+        /// What is set.
+        key: &'static str,
+        /// What is not.
+        other: &'static str,
+    },
+    /// A key of libpq that would have us connect to another place than the other keys say.
+    #[error("{key} is not supported")]
+    Unsupported {
+        /// The key or the variable.
+        key: &'static str,
+    },
 }
 
-fn invalid(key: &'static str, value: &str) -> ConninfoError {
-    ConninfoError::InvalidValue {
-        key,
-        value: value.to_owned(),
+impl ConninfoError {
+    fn invalid(key: &'static str, value: &str) -> Self {
+        ConninfoError::InvalidValue {
+            key,
+            value: value.to_owned(),
+        }
+    }
+
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            ConninfoError::UnknownKey { .. } | ConninfoError::InvalidValue { .. } | ConninfoError::NoUser => {
+                "Set host, port and user in [cluster.<name>.postgres]."
+            }
+            ConninfoError::PortCount { .. } => "Name one port, or one for each host: \"5432,5433\".",
+            ConninfoError::Needs { .. } => "Set both, in [cluster.<name>.postgres] or as PG* variables.",
+            ConninfoError::Unsupported { .. } => {
+                "Leave it out: an IP address may stand in host, and a certificate can name it."
+            }
+        }
     }
 }
 
 /// Everything needed to connect.
 #[derive(Clone, Debug)]
 pub struct ConnectOptions {
-    /// Servers, tried in order.
-    pub host: Vec<Host>,
-    /// Port of all of them.
-    pub port: u16,
+    /// To be tried in this order.
+    pub servers: Vec<Server>,
+    /// Which of them will do.
+    pub target_session_attrs: TargetSessionAttrs,
     /// Role.
     pub user: String,
-    /// Its password.
-    pub password: Option<Password>,
     /// Database for SQL connections; a replication connection has none.
     pub dbname: Option<String>,
     /// How much TLS; sockets never use it.
     pub sslmode: SslMode,
-    /// File of trusted certificates (PEM).
-    pub sslrootcert: Option<PathBuf>,
+    /// Whom to believe who the server is.
+    pub sslrootcert: Option<RootCert>,
+    /// Who we say we are.
+    pub client_cert: Option<ClientCert>,
+    /// Whether SCRAM is tied to the TLS connection.
+    pub channel_binding: ChannelBinding,
     /// Name that the server shows.
     pub application_name: String,
-    /// Limit for each host.
+    /// Limit for each address.
     pub connect_timeout: Duration,
 }
 
 impl ConnectOptions {
     /// Settings from libpq keys, then `PG*` variables, then defaults. Empty values count as not
     /// set. The role defaults to `PGUSER`, then `USER`, then `LOGNAME`. Without a password the
-    /// text of the password file is searched for the first host that has a line, with the
-    /// database (default: named like the role), then with `replication`, which is the database
-    /// that libpq looks up for replication connections.
+    /// text of the password file is searched for each server, with the database (default: named
+    /// like the role), then with `replication`, which is the database that libpq looks up for
+    /// replication connections.
     ///
     /// # Errors
     /// [`ConninfoError`] names the key; a password is never part of it.
@@ -187,67 +198,82 @@ impl ConnectOptions {
         if let Some(key) = keys.keys().find(|key| !KEYS.contains(&key.as_str())) {
             return Err(ConninfoError::UnknownKey { key: key.clone() });
         }
+        let set = |text: &String| !text.is_empty();
         let get = |key: &str, variable: &str| {
-            let set = |text: &String| !text.is_empty();
-            keys.get(key)
-                .filter(|text| set(text))
-                .cloned()
-                .or_else(|| env(variable).filter(set))
+            let own = keys.get(key).filter(|text| set(text));
+            own.cloned().or_else(|| env(variable).filter(set))
         };
-        let host = parse_hosts(get("host", "PGHOST").as_deref())?;
-        let port = parse_port(get("port", "PGPORT").as_deref())?;
+        if env("PGHOSTADDR").is_some_and(|text| set(&text)) {
+            return Err(ConninfoError::Unsupported { key: "PGHOSTADDR" });
+        }
+        let mut servers = parse_servers(get("host", "PGHOST").as_deref(), get("port", "PGPORT").as_deref())?;
         let os_user = || env("USER").or_else(|| env("LOGNAME")).filter(|user| !user.is_empty());
         let user = get("user", "PGUSER").or_else(os_user).ok_or(ConninfoError::NoUser)?;
         let dbname = get("dbname", "PGDATABASE");
-        let password = get("password", "PGPASSWORD").map(Password::new).or_else(|| {
+        let password = get("password", "PGPASSWORD").map(Password::new);
+        for server in &mut servers {
             let database = dbname.as_deref().unwrap_or(&user);
-            password_from_file(passfile_text?, &host, port, database, &user)
-        });
+            server.password = password
+                .clone()
+                .or_else(|| password_from_file(passfile_text?, server, database, &user));
+        }
         let sslmode = get("sslmode", "PGSSLMODE").map(|text| text.parse()).transpose()?;
-        let timeout = parse_timeout(get("connect_timeout", "PGCONNECT_TIMEOUT").as_deref())?;
+        let (sslmode, sslrootcert) = trust(sslmode, get("sslrootcert", "PGSSLROOTCERT"))?;
+        let binding = get("channel_binding", "PGCHANNELBINDING").map(|text| text.parse());
+        let target = get("target_session_attrs", "PGTARGETSESSIONATTRS").map(|text| text.parse());
         Ok(ConnectOptions {
-            host,
-            port,
-            password,
+            servers,
+            target_session_attrs: target.transpose()?.unwrap_or_default(),
             dbname,
             user,
-            sslmode: sslmode.unwrap_or_default(),
-            sslrootcert: get("sslrootcert", "PGSSLROOTCERT").map(PathBuf::from),
+            sslmode,
+            sslrootcert,
+            client_cert: client_cert(get("sslcert", "PGSSLCERT"), get("sslkey", "PGSSLKEY"))?,
+            channel_binding: binding.transpose()?.unwrap_or_default(),
             application_name: get("application_name", "PGAPPNAME")
                 .unwrap_or_else(|| DEFAULT_APPLICATION_NAME.to_owned()),
-            connect_timeout: timeout,
+            connect_timeout: parse_timeout(get("connect_timeout", "PGCONNECT_TIMEOUT").as_deref())?,
         })
+    }
+
+    /// The same with one server only, so that a second connection goes where the first went.
+    #[must_use]
+    pub fn only(&self, server: Server) -> Self {
+        ConnectOptions {
+            servers: vec![server],
+            ..self.clone()
+        }
     }
 }
 
-fn parse_hosts(text: Option<&str>) -> Result<Vec<Host>, ConninfoError> {
-    let Some(text) = text else {
-        return Ok(DEFAULT_SOCKET_DIRECTORIES
-            .iter()
-            .map(|dir| Host::Unix(dir.into()))
-            .collect());
-    };
-    text.split(',')
-        .map(|host| match host.trim() {
-            "" => Err(invalid("host", text)),
-            abstract_socket if abstract_socket.starts_with('@') => Err(invalid("host", text)),
-            directory if directory.starts_with('/') => Ok(Host::Unix(directory.into())),
-            name => Ok(Host::Tcp(name.to_owned())),
-        })
-        .collect()
+/// `system` goes with `verify-full` and with nothing less, as in libpq: anybody can get a certificate
+/// that the system trusts.
+fn trust(sslmode: Option<SslMode>, sslrootcert: Option<String>) -> Result<(SslMode, Option<RootCert>), ConninfoError> {
+    match (sslrootcert, sslmode) {
+        (Some(word), None | Some(SslMode::VerifyFull)) if word == "system" => {
+            Ok((SslMode::VerifyFull, Some(RootCert::System)))
+        }
+        (Some(word), Some(_)) if word == "system" => Err(ConninfoError::Needs {
+            key: "sslrootcert = \"system\"",
+            other: "sslmode = \"verify-full\"",
+        }),
+        (file, sslmode) => Ok((
+            sslmode.unwrap_or_default(),
+            file.map(|path| RootCert::File(path.into())),
+        )),
+    }
 }
 
-/// One port, or a list of which all are the same.
-fn parse_port(text: Option<&str>) -> Result<u16, ConninfoError> {
-    let Some(text) = text else {
-        return Ok(DEFAULT_PORT);
-    };
-    let mut ports = text
-        .split(',')
-        .map(|port| port.trim().parse::<u16>().ok().filter(|p| *p > 0));
-    match ports.next().flatten() {
-        Some(first) if ports.all(|port| port == Some(first)) => Ok(first),
-        _ => Err(invalid("port", text)),
+fn client_cert(certificate: Option<String>, key: Option<String>) -> Result<Option<ClientCert>, ConninfoError> {
+    let needs = |key, other| Err(ConninfoError::Needs { key, other });
+    match (certificate, key) {
+        (None, None) => Ok(None),
+        (Some(_), None) => needs("sslcert", "sslkey"),
+        (None, Some(_)) => needs("sslkey", "sslcert"),
+        (Some(certificate), Some(key)) => Ok(Some(ClientCert {
+            certificate: certificate.into(),
+            key: key.into(),
+        })),
     }
 }
 
@@ -256,7 +282,10 @@ fn parse_timeout(text: Option<&str>) -> Result<Duration, ConninfoError> {
     let Some(text) = text else {
         return Ok(DEFAULT_CONNECT_TIMEOUT);
     };
-    let seconds: i32 = text.trim().parse().map_err(|_| invalid("connect_timeout", text))?;
+    let seconds: i32 = text
+        .trim()
+        .parse()
+        .map_err(|_| ConninfoError::invalid("connect_timeout", text))?;
     Ok(match u64::try_from(seconds) {
         Ok(seconds) if seconds > 0 => Duration::from_secs(seconds),
         _ => DEFAULT_CONNECT_TIMEOUT,

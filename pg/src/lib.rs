@@ -7,8 +7,8 @@
 //! 8 KiB blocks.
 //!
 //! Invariants: nothing that comes from a socket or a file can panic; no module reads the
-//! environment, the wall clock or a configuration file (one exception: the CA file named in
-//! [`conninfo::ConnectOptions::sslrootcert`] is read when a connection is made).
+//! environment, the wall clock or a configuration file (one exception: the files of certificates and
+//! the key that [`conninfo::ConnectOptions`] names are read when a connection is made, see [`tls`]).
 
 mod bytes_at;
 pub mod conninfo;

@@ -5,6 +5,10 @@
 //! certificate's name must be in subjectAltName (a common name alone is not looked at), and
 //! `verify-ca`/`verify-full` need a CA file to be named. A server certificate that is itself one
 //! of the trusted certificates is accepted as its own chain, which self-signed servers need.
+//! Files are read anew for every connection, so a certificate can be renewed under a running agent.
+
+mod client_cert;
+mod end_point;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,7 +21,9 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::conninfo::SslMode;
+use crate::conninfo::{ConnectOptions, RootCert, SslMode};
+
+pub(crate) use end_point::server_end_point;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -36,43 +42,118 @@ pub enum TlsError {
         /// The file.
         path: PathBuf,
     },
+    /// The operating system has no certificates that can be used.
+    #[error("the system's store of certificates cannot be used: {reason}")]
+    NoSystemRoots {
+        /// Why.
+        reason: String,
+    },
     /// `verify-ca` and `verify-full` need a CA file.
     #[error("sslmode {sslmode} needs sslrootcert")]
     RootCertNeeded {
         /// The mode.
         sslmode: SslMode,
     },
+    /// The file of `sslcert` or `sslkey` cannot be read.
+    #[error("could not read file \"{}\" of {key}", .path.display())]
+    ClientFile {
+        /// `sslcert` or `sslkey`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's error.
+        source: std::io::Error,
+    },
+    /// There is not in the file what should be.
+    #[error("file \"{}\" of {key} {reason}", .path.display())]
+    ClientFileContent {
+        /// `sslcert` or `sslkey`.
+        key: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: &'static str,
+    },
+    /// Others than its owner can get at the private key.
+    #[error("private key file \"{}\" has mode {mode:04o}, which lets others in", .path.display())]
+    KeyExposed {
+        /// The file.
+        path: PathBuf,
+        /// Its mode.
+        mode: u32,
+    },
+    /// The private key is encrypted.
+    #[error("private key file \"{}\" is encrypted", .path.display())]
+    KeyEncrypted {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The TLS library refused certificate and key.
+    #[error("the certificate of sslcert cannot be used with the key of sslkey")]
+    ClientCert(#[source] rustls::Error),
     /// The TLS library refused the configuration.
     #[error("TLS configuration was refused")]
     Config(#[from] rustls::Error),
 }
 
-/// The configuration of a TLS client for `sslmode`. `require` with a CA file checks the chain, as
-/// libpq does; `require` and `prefer` without one check nothing.
+impl TlsError {
+    /// What to do about it.
+    pub fn hint(&self) -> &'static str {
+        match self {
+            TlsError::RootCert { .. } | TlsError::NoRootCert { .. } => {
+                "sslrootcert names a PEM file with the certificate of the CA that signed the server's; this user must be able to read it."
+            }
+            TlsError::NoSystemRoots { .. } => {
+                "Install the system's certificates (package ca-certificates), or name a CA file in sslrootcert."
+            }
+            TlsError::RootCertNeeded { .. } => {
+                "Name the file with the CA's certificate in sslrootcert, or say \"system\"."
+            }
+            TlsError::ClientFile { .. } | TlsError::ClientFileContent { .. } | TlsError::ClientCert(_) => {
+                "sslcert names a PEM file with our certificate and those up to its root, sslkey one with its private key."
+            }
+            TlsError::KeyExposed { .. } => "Set mode 0600, or 0640 for a key that belongs to root: chmod 0600 FILE.",
+            TlsError::KeyEncrypted { .. } => {
+                "Nobody is there to type a passphrase. Decrypt it into a file with mode 0600: openssl pkey -in FILE -out NEW."
+            }
+            TlsError::Config(_) => "See the detail.",
+        }
+    }
+}
+
+/// The configuration of a TLS client. `require` and `prefer` with a CA file check the chain, as
+/// libpq does; without one they check nothing.
 ///
 /// # Errors
-/// [`TlsError`] when the CA file is missing, unreadable or empty.
-pub fn client_config(sslmode: SslMode, sslrootcert: Option<&Path>) -> Result<ClientConfig, TlsError> {
+/// [`TlsError`] when a file is missing, unreadable or not what it should be.
+pub fn client_config(options: &ConnectOptions) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let trust = match sslrootcert {
-        Some(path) => Some(read_roots(path)?),
+    let sslmode = options.sslmode;
+    let trust = match &options.sslrootcert {
+        Some(RootCert::File(path)) => Some(read_roots(path)?),
+        Some(RootCert::System) => Some(system_roots()?),
         None if matches!(sslmode, SslMode::VerifyCa | SslMode::VerifyFull) => {
             return Err(TlsError::RootCertNeeded { sslmode });
         }
         None => None,
     };
-    let check_name = sslmode == SslMode::VerifyFull;
     let verifier = Arc::new(Verifier {
         algorithms,
         trust,
-        check_name,
+        check_name: sslmode == SslMode::VerifyFull,
     });
-    Ok(ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(verifier)
-        .with_no_client_auth())
+        .with_custom_certificate_verifier(verifier);
+    match &options.client_cert {
+        None => Ok(builder.with_no_client_auth()),
+        Some(files) => {
+            let (chain, key) = client_cert::read(files)?;
+            builder.with_client_auth_cert(chain, key).map_err(TlsError::ClientCert)
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -94,6 +175,23 @@ fn read_roots(path: &Path) -> Result<Trust, TlsError> {
     if added == 0 {
         return Err(TlsError::NoRootCert { path: path.to_owned() });
     }
+    Ok(Trust { roots, certificates })
+}
+
+/// Where the system keeps them, or where `SSL_CERT_FILE` and `SSL_CERT_DIR` say, as with OpenSSL.
+fn system_roots() -> Result<Trust, TlsError> {
+    let found = rustls_native_certs::load_native_certs();
+    let mut roots = RootCertStore::empty();
+    let (added, _) = roots.add_parsable_certificates(found.certs);
+    if added == 0 {
+        let reason = found
+            .errors
+            .first()
+            .map_or("there are none".to_owned(), ToString::to_string);
+        return Err(TlsError::NoSystemRoots { reason });
+    }
+    // A root of the system is no server.
+    let certificates = Vec::new();
     Ok(Trust { roots, certificates })
 }
 
@@ -155,103 +253,37 @@ impl ServerCertVerifier for Verifier {
     }
 }
 
-/// Hash of a certificate for the SCRAM channel binding `tls-server-end-point` (RFC 5929, 4.1): the
-/// hash function of the certificate's signature, SHA-256 in place of MD5 and SHA-1. `None` for a
-/// signature without a hash function of its own (Ed25519) or one that is not known.
-pub(crate) fn server_end_point(certificate: &[u8]) -> Option<Vec<u8>> {
-    use ::aws_lc_rs::digest::{SHA256, SHA384, SHA512, digest};
-    // Certificate ::= SEQUENCE { tbsCertificate, signatureAlgorithm SEQUENCE { OID, .. }, .. }
-    let (certificate_body, _) = der_element(certificate, 0x30)?;
-    let (_, after_tbs) = der_element(certificate_body, 0x30)?;
-    let (algorithm, _) = der_element(after_tbs, 0x30)?;
-    let (oid, _) = der_element(algorithm, 0x06)?;
-    let hash = match oid {
-        // 1.2.840.113549.1.1.{4,5,11,12,13}: RSA with MD5, SHA-1, SHA-256, SHA-384, SHA-512
-        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 4 | 5 | 11] => &SHA256,
-        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 12] => &SHA384,
-        [0x2A, 0x86, 0x48, 0x86, 0xF7, 0x0D, 1, 1, 13] => &SHA512,
-        // 1.2.840.10045.4.1 and .4.3.{2,3,4}: ECDSA with SHA-1, SHA-256, SHA-384, SHA-512
-        [0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 1] | [0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 2] => &SHA256,
-        [0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 3] => &SHA384,
-        [0x2A, 0x86, 0x48, 0xCE, 0x3D, 4, 3, 4] => &SHA512,
-        _ => return None,
-    };
-    Some(digest(hash, certificate).as_ref().to_vec())
-}
-
-/// Content of the DER element of this tag at the start of `der`, and what follows it.
-fn der_element(der: &[u8], tag: u8) -> Option<(&[u8], &[u8])> {
-    let (&found, rest) = der.split_first()?;
-    let (&first, rest) = rest.split_first()?;
-    let (length, rest) = if first < 0x80 {
-        (usize::from(first), rest)
-    } else {
-        let (digits, rest) = rest.split_at_checked(usize::from(first & 0x7F))?;
-        if digits.is_empty() || digits.len() > 4 {
-            return None;
-        }
-        (digits.iter().fold(0, |sum, digit| sum << 8 | usize::from(*digit)), rest)
-    };
-    if found == tag {
-        rest.split_at_checked(length)
-    } else {
-        None
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn options(sslmode: SslMode, sslrootcert: Option<RootCert>) -> ConnectOptions {
+        let keys = [("user".to_owned(), "u".to_owned())].into();
+        let options = ConnectOptions::from_keys(&keys, &|_| None, None).unwrap();
+        ConnectOptions {
+            sslmode,
+            sslrootcert,
+            ..options
+        }
+    }
+
     #[test]
     fn verifying_modes_need_a_ca_file() {
         for sslmode in [SslMode::VerifyCa, SslMode::VerifyFull] {
-            let refused = client_config(sslmode, None);
+            let refused = client_config(&options(sslmode, None));
             assert!(matches!(refused, Err(TlsError::RootCertNeeded { .. })));
         }
-        assert!(client_config(SslMode::Require, None).is_ok());
+        assert!(client_config(&options(SslMode::Require, None)).is_ok());
     }
 
     #[test]
     fn a_ca_file_without_certificates_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        let refused = client_config(SslMode::Require, Some(file.path()));
+        let root = |path: &Path| Some(RootCert::File(path.to_owned()));
+        let refused = client_config(&options(SslMode::Require, root(file.path())));
         assert!(matches!(refused, Err(TlsError::NoRootCert { .. })));
-        let missing = client_config(SslMode::VerifyFull, Some(Path::new("/nonexistent/root.crt")));
+        let missing = root(Path::new("/nonexistent/root.crt"));
+        let missing = client_config(&options(SslMode::VerifyFull, missing));
         assert!(matches!(missing, Err(TlsError::RootCert { .. })));
-    }
-
-    fn certificate(arguments: &str) -> Vec<u8> {
-        let mut openssl = std::process::Command::new("openssl");
-        openssl.args("req -x509 -nodes -days 1 -subj /CN=x -keyout /dev/null -outform DER".split(' '));
-        let output = openssl.args(arguments.split(' ')).output().unwrap();
-        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-        output.stdout
-    }
-
-    #[test]
-    fn the_binding_is_hashed_as_the_certificate_is_signed() {
-        const EC: &str = "-newkey ec -pkeyopt ec_paramgen_curve:P-256";
-        for (arguments, bytes) in [
-            (format!("{EC} -sha1"), 32),
-            (format!("{EC} -sha256"), 32),
-            (format!("{EC} -sha384"), 48),
-            ("-newkey rsa:2048 -sha512".to_owned(), 64),
-        ] {
-            let hash = server_end_point(&certificate(&arguments)).unwrap();
-            assert_eq!(hash.len(), bytes, "{arguments}");
-        }
-        assert_eq!(server_end_point(&certificate("-newkey ed25519")), None);
-    }
-
-    #[test]
-    fn broken_certificates_give_no_binding() {
-        assert_eq!(server_end_point(b""), None);
-        assert_eq!(server_end_point(&[0x30, 0x84, 0xFF, 0xFF, 0xFF, 0xFF]), None);
-        assert_eq!(server_end_point(&[0x30, 0x80]), None);
-        assert_eq!(
-            der_element(&[0x06, 0x81, 0x01, 0x2A, 0x09], 0x06),
-            Some((&[0x2A][..], &[9][..]))
-        );
     }
 }

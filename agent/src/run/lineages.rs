@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Context as _;
+use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
 use pg::segment::{SegmentNumber, SegmentSize};
@@ -25,12 +26,12 @@ const EVERY: Duration = Duration::from_secs(5);
 pub fn keep_overlap(
     context: &Context,
     lineage: &Lineage,
+    server: watch::Receiver<Option<ConnectOptions>>,
     status: watch::Receiver<StreamStatus>,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
     let size = SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
     let slot = init::overlap_slot(&context.cluster.wal.slot);
-    let connect = context.connect_options()?;
     Ok(tokio::spawn(async move {
         let mut advanced = Lsn::ZERO;
         loop {
@@ -40,9 +41,9 @@ pub fn keep_overlap(
             }
             let archived = status.borrow().archived;
             let target = overlap_target(archived, size);
-            if target <= advanced {
+            let Some(connect) = server.borrow().clone().filter(|_| target > advanced) else {
                 continue;
-            }
+            };
             let moved = async { sql::advance_slot(&sql::connect(&connect).await?, &slot, target).await };
             match moved.await {
                 Ok(()) => advanced = target,
@@ -64,14 +65,14 @@ fn overlap_target(archived: Lsn, size: SegmentSize) -> Lsn {
 
 /// Begins a new lineage beside the old one. Loud; a base backup must follow.
 pub async fn begin(
-    context: &Context,
+    server: &ConnectOptions,
     writer: &Writer,
     old: &Lineage,
     reason: &str,
     archived: Lsn,
 ) -> anyhow::Result<Lineage> {
-    let mut session = ReplicationSession::connect(&context.connect_options()?).await?;
-    let server = session.identify_system().await?;
+    let mut session = ReplicationSession::connect(server).await?;
+    let identity = session.identify_system().await?;
     let now_us = output::now_us();
     let id = LineageId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
     let lineage = Lineage {
@@ -80,8 +81,8 @@ pub async fn begin(
         fork_lsn: Some(archived.as_u64()),
         reason: reason.to_owned(),
         created_us: now_us,
-        timeline: server.timeline.as_u32(),
-        begin_lsn: server.flush_lsn.as_u64(),
+        timeline: identity.timeline.as_u32(),
+        begin_lsn: identity.flush_lsn.as_u64(),
         ..old.clone()
     };
     let plain = minicbor::to_vec(&lineage)?;

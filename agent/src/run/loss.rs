@@ -59,7 +59,8 @@ fn refuse_if_told(context: &Context, reason: &str) -> anyhow::Result<()> {
 
 async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, archived: Lsn) -> anyhow::Result<()> {
     refuse_if_told(context, reason)?;
-    daemon.lineage = lineages::begin(context, &daemon.writer, &daemon.lineage, reason, archived).await?;
+    let server = daemon.server(context)?;
+    daemon.lineage = lineages::begin(&server, &daemon.writer, &daemon.lineage, reason, archived).await?;
     daemon.ledger.note(
         Event::NewLineage,
         format!("lineage {} begins at {archived}: {reason}", daemon.lineage.id),
@@ -76,7 +77,7 @@ async fn declare(
     reason: &str,
 ) -> anyhow::Result<()> {
     let size = SegmentSize::new(daemon.lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
-    let client = sql::connect(&context.connect_options()?).await?;
+    let client = sql::connect(&daemon.server(context)?).await?;
     let restart = sql::slot(&client, &context.cluster.wal.slot)
         .await?
         .and_then(|slot| slot.restart);
@@ -97,7 +98,7 @@ async fn declare(
 pub async fn let_go(context: &Context, daemon: &Daemon) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
-        let dropped = async { slots::drop_both(context, &sql::connect(&context.connect_options()?).await?).await };
+        let dropped = async { slots::drop_both(context, &sql::connect(&daemon.server(context)?).await?).await };
         match dropped.await {
             Ok(()) => break,
             // The server's sender needs a moment to see that we have left.

@@ -48,7 +48,7 @@ pub async fn ready(
         }
     }
     if !is_whole {
-        init::create_slots(context).await?;
+        init::create_slots(context, connect).await?;
         crash::point(CrashPoint::AfterSlot);
     }
     sql::slot(client, name).await

@@ -4,7 +4,7 @@
 //! takes the meaning from a following `:` or `\`, and lines that start with `#` are comments. The
 //! first line that matches counts.
 
-use super::{DEFAULT_SOCKET_DIRECTORIES, Host, Password};
+use super::{DEFAULT_SOCKET_DIRECTORIES, Host, Password, Server};
 
 /// The password for a connection, from the text of a password file.
 pub fn passfile_lookup(text: &str, host: &str, port: u16, database: &str, user: &str) -> Option<Password> {
@@ -18,19 +18,13 @@ pub fn passfile_lookup(text: &str, host: &str, port: u16, database: &str, user: 
     })
 }
 
-/// The password for the first host that has a line for the database, or for `replication`.
-pub(super) fn password_from_file(
-    text: &str,
-    hosts: &[Host],
-    port: u16,
-    database: &str,
-    user: &str,
-) -> Option<Password> {
+/// The password for a server that has a line for the database, or for `replication`.
+pub(super) fn password_from_file(text: &str, server: &Server, database: &str, user: &str) -> Option<Password> {
     let find = |name: &str| {
-        passfile_lookup(text, name, port, database, user)
-            .or_else(|| passfile_lookup(text, name, port, "replication", user))
+        passfile_lookup(text, name, server.port, database, user)
+            .or_else(|| passfile_lookup(text, name, server.port, "replication", user))
     };
-    hosts.iter().find_map(|host| match host {
+    match &server.host {
         Host::Tcp(name) => find(name),
         Host::Unix(directory) => {
             let default = DEFAULT_SOCKET_DIRECTORIES
@@ -42,7 +36,7 @@ pub(super) fn password_from_file(
                 find(directory.to_str()?)
             }
         }
-    })
+    }
 }
 
 /// What follows the first field and its colon, when the field matches.

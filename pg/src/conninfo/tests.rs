@@ -10,6 +10,18 @@ fn options(keys: &[(&str, &str)], env: &[(&str, &str)]) -> Result<ConnectOptions
     ConnectOptions::from_keys(&own(keys), &|name| env.get(name).cloned(), Some(PASSFILE))
 }
 
+fn places(options: &ConnectOptions) -> Vec<String> {
+    options.servers.iter().map(ToString::to_string).collect()
+}
+
+fn passwords(options: &ConnectOptions) -> Vec<Option<&str>> {
+    options
+        .servers
+        .iter()
+        .map(|server| server.password.as_ref().map(Password::expose))
+        .collect()
+}
+
 const PASSFILE: &str = "\
 # comment:5432:*:*:no
 db1:5432:app:alice:first
@@ -50,9 +62,9 @@ fn keys_win_over_the_environment_and_both_over_defaults() {
         ],
     )
     .unwrap();
-    let tcp = |name: &str| Host::Tcp(name.to_owned());
-    assert_eq!(opts.host, [tcp("a"), tcp("b"), Host::Unix("/run/pg".into())]);
-    assert_eq!((opts.port, opts.sslmode), (6000, SslMode::VerifyFull));
+    assert_eq!(places(&opts), ["a:6000", "b:6000", "/run/pg/.s.PGSQL.6000"]);
+    assert_eq!(opts.servers[2].host, Host::Unix("/run/pg".into()));
+    assert_eq!(opts.sslmode, SslMode::VerifyFull);
     assert_eq!(
         (opts.application_name.as_str(), opts.dbname.as_deref()),
         ("one", Some("d"))
@@ -63,23 +75,28 @@ fn keys_win_over_the_environment_and_both_over_defaults() {
 #[test]
 fn defaults_are_those_of_a_local_server() {
     let opts = options(&[("host", "")], &[("USER", "bob")]).unwrap();
-    assert_eq!(opts.host.len(), DEFAULT_SOCKET_DIRECTORIES.len());
-    assert_eq!((opts.port, opts.user.as_str()), (5432, "bob"));
-    assert_eq!(opts.sslmode, SslMode::Prefer);
-    assert_eq!(opts.password.unwrap().expose(), "local");
+    assert_eq!(
+        places(&opts),
+        ["/var/run/postgresql/.s.PGSQL.5432", "/tmp/.s.PGSQL.5432"]
+    );
+    assert_eq!((opts.user.as_str(), opts.sslmode), ("bob", SslMode::Prefer));
+    assert_eq!(opts.channel_binding, ChannelBinding::Prefer);
+    assert_eq!(opts.target_session_attrs, TargetSessionAttrs::Any);
+    assert_eq!((opts.sslrootcert.as_ref(), opts.client_cert.as_ref()), (None, None));
+    assert_eq!(passwords(&opts), [Some("local"); 2]);
     assert_eq!(options(&[], &[]).unwrap_err(), ConninfoError::NoUser);
 }
 
 #[test]
 fn a_replication_line_of_the_password_file_is_found() {
     let opts = options(&[("host", "other"), ("user", "seawall")], &[]).unwrap();
-    assert_eq!(opts.password.unwrap().expose(), "repl");
+    assert_eq!(passwords(&opts), [Some("repl")]);
 }
 
 #[test]
 fn another_socket_directory_is_looked_up_by_its_path() {
     let opts = options(&[("host", "/run/my sock"), ("user", "bob")], &[]).unwrap();
-    assert_eq!(opts.password.unwrap().expose(), "by-dir");
+    assert_eq!(passwords(&opts), [Some("by-dir")]);
 }
 
 #[test]
@@ -91,9 +108,11 @@ fn bad_values_name_their_key() {
         ("host", "a,,b"),
         ("host", "@abstract"),
         ("port", "0"),
-        ("port", "5432,5433"),
+        ("port", "5432,x"),
         ("port", "65536"),
         ("sslmode", "allow"),
+        ("channel_binding", "yes"),
+        ("target_session_attrs", "master"),
         ("connect_timeout", "soon"),
     ] {
         let error = options(&[user, (key, value)], &[]).unwrap_err();
@@ -101,6 +120,107 @@ fn bad_values_name_their_key() {
             matches!(error, ConninfoError::InvalidValue { key: k, .. } if k == key),
             "{key}"
         );
+    }
+}
+
+#[test]
+fn each_host_has_its_port_or_all_have_one() {
+    let list = |host, port| options(&[("user", "u"), ("host", host), ("port", port)], &[]);
+    let opts = list("a, ::1,/run/pg,10.0.0.1", "5432, 6000,,7000").unwrap();
+    assert_eq!(
+        places(&opts),
+        ["a:5432", "[::1]:6000", "/run/pg/.s.PGSQL.5432", "10.0.0.1:7000"]
+    );
+    assert_eq!(places(&list("a,b", "7000").unwrap()), ["a:7000", "b:7000"]);
+    for (host, port, ports, hosts) in [("a", "1,2", 2, 1), ("a,b,c", "1,2", 2, 3), ("", "1,2,3", 3, 2)] {
+        let error = list(host, port).unwrap_err();
+        assert_eq!(error, ConninfoError::PortCount { ports, hosts }, "{host} {port}");
+    }
+    let mut pinned = opts.servers[0].clone();
+    pinned.ip = Some([10, 0, 0, 9].into());
+    let only = opts.only(pinned);
+    assert_eq!(places(&only), ["a:5432 (10.0.0.9)"]);
+    assert_eq!(only.user, opts.user);
+}
+
+#[test]
+fn each_host_has_its_own_line_of_the_password_file() {
+    let opts = options(&[("user", "bob"), ("host", "db1,localhost,/run/my sock")], &[]).unwrap();
+    assert_eq!(passwords(&opts), [None, Some("local"), Some("by-dir")]);
+    let all = options(&[("user", "bob"), ("host", "db1,localhost")], &[("PGPASSWORD", "p")]).unwrap();
+    assert_eq!(passwords(&all), [Some("p"); 2]);
+}
+
+#[test]
+fn certificates_binding_and_target_come_from_keys_or_the_environment() {
+    let keys = [
+        ("user", "u"),
+        ("sslcert", "/c"),
+        ("sslkey", "/k"),
+        ("channel_binding", "require"),
+        ("target_session_attrs", "prefer-standby"),
+    ];
+    let env = [
+        ("PGUSER", "u"),
+        ("PGSSLCERT", "/c"),
+        ("PGSSLKEY", "/k"),
+        ("PGCHANNELBINDING", "require"),
+        ("PGTARGETSESSIONATTRS", "prefer-standby"),
+    ];
+    let files = ClientCert {
+        certificate: "/c".into(),
+        key: "/k".into(),
+    };
+    for opts in [options(&keys, &[]).unwrap(), options(&[], &env).unwrap()] {
+        assert_eq!(opts.client_cert.as_ref(), Some(&files));
+        assert_eq!(opts.channel_binding, ChannelBinding::Require);
+        assert_eq!(opts.target_session_attrs, TargetSessionAttrs::PreferStandby);
+    }
+    for (key, value, other) in [("sslcert", "/c", "sslkey"), ("sslkey", "/k", "sslcert")] {
+        let error = options(&[("user", "u"), (key, value)], &[]).unwrap_err();
+        assert_eq!(error, ConninfoError::Needs { key, other });
+    }
+    let elsewhere = options(&[("user", "u"), ("host", "a")], &[("PGHOSTADDR", "10.0.0.1")]);
+    assert_eq!(elsewhere.unwrap_err(), ConninfoError::Unsupported { key: "PGHOSTADDR" });
+}
+
+#[test]
+fn the_systems_certificates_go_with_verify_full_only() {
+    let with = |sslmode: &str| {
+        let keys = [("user", "u"), ("sslrootcert", "system"), ("sslmode", sslmode)];
+        options(&keys, &[])
+    };
+    for sslmode in ["", "verify-full"] {
+        let opts = with(sslmode).unwrap();
+        assert_eq!(
+            (opts.sslmode, opts.sslrootcert),
+            (SslMode::VerifyFull, Some(RootCert::System))
+        );
+    }
+    for sslmode in ["disable", "prefer", "require", "verify-ca"] {
+        assert!(matches!(with(sslmode), Err(ConninfoError::Needs { .. })), "{sslmode}");
+    }
+    let file = options(&[("user", "u"), ("sslrootcert", "./system")], &[]).unwrap();
+    assert_eq!(file.sslrootcert, Some(RootCert::File("./system".into())));
+}
+
+#[test]
+fn each_word_of_target_session_attrs_wants_what_libpq_wants() {
+    use TargetSessionAttrs::{Any, Primary, ReadOnly, ReadWrite, Standby};
+    // A primary, a primary whose sessions are read-only by default, a standby.
+    let servers = [(false, false), (false, true), (true, true)];
+    for (wanted, accepted) in [
+        (Any, [true, true, true]),
+        (ReadWrite, [true, false, false]),
+        (ReadOnly, [false, true, true]),
+        (Primary, [true, true, false]),
+        (Standby, [false, false, true]),
+    ] {
+        assert_eq!(
+            servers.map(|(standby, read_only)| wanted.accepts(standby, read_only)),
+            accepted
+        );
+        assert_eq!(wanted.as_str().parse(), Ok(wanted));
     }
 }
 

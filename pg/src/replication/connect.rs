@@ -18,9 +18,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsConnector;
 
 use super::auth;
-use super::error::ReplicationError;
+use super::error::{ReplicationError, ServerFailure};
 use super::wire::{Socket, Wire};
-use crate::conninfo::{ConnectOptions, Host, SslMode};
+use crate::conninfo::{ConnectOptions, Host, Server, SslMode};
 use crate::identity::ServerVersion;
 use crate::tls;
 
@@ -28,36 +28,51 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
 
-/// Tries the hosts in order.
+/// Tries the servers in order. One that cannot be used, for whatever reason, leads to the next.
 pub(super) async fn connect(opts: &ConnectOptions) -> Result<(Wire, ServerVersion), ReplicationError> {
-    let mut last = ReplicationError::protocol("no host to connect to");
-    for host in &opts.host {
+    let mut failures = Vec::new();
+    for server in &opts.servers {
         let after = opts.connect_timeout;
-        let attempt = tokio::time::timeout(after, Box::pin(connect_host(opts, host))).await;
-        match attempt.unwrap_or(Err(ReplicationError::Timeout {
-            what: "connecting",
-            after,
-        })) {
+        let attempt = tokio::time::timeout(after, Box::pin(connect_server(opts, server))).await;
+        let what = "connecting";
+        match attempt.unwrap_or(Err(ReplicationError::Timeout { what, after })) {
             Ok(connected) => return Ok(connected),
-            Err(error) if error.is_transient() => last = error,
-            Err(error) => return Err(error),
+            Err(error) => failures.push(ServerFailure {
+                server: server.to_string(),
+                error,
+            }),
         }
     }
-    Err(last)
+    Err(ReplicationError::of_all(failures))
 }
 
-async fn connect_host(opts: &ConnectOptions, host: &Host) -> Result<(Wire, ServerVersion), ReplicationError> {
-    let socket = match host {
-        Host::Unix(directory) => connect_unix(directory, opts.port).await?,
-        Host::Tcp(name) => match connect_tcp(opts, name, opts.sslmode).await {
+async fn connect_server(opts: &ConnectOptions, server: &Server) -> Result<(Wire, ServerVersion), ReplicationError> {
+    let socket = match &server.host {
+        Host::Unix(directory) => connect_unix(directory, server.port).await?,
+        Host::Tcp(name) => match connect_tcp(opts, server, name, opts.sslmode).await {
             // libpq's "prefer": a failed handshake is tried again in the clear.
             Err(ReplicationError::TlsHandshake { .. }) if opts.sslmode == SslMode::Prefer => {
-                connect_tcp(opts, name, SslMode::Disable).await?
+                connect_tcp(opts, server, name, SslMode::Disable).await?
             }
             other => other?,
         },
     };
     let mut wire = Wire::new(socket);
+    start(&mut wire, opts, server)
+        .await
+        .map(|version| (wire, version))
+        .map_err(|error| match error {
+            // With TLS 1.3 the server looks at our certificate when the handshake is over for us.
+            ReplicationError::Io(source) if source.kind() == io::ErrorKind::InvalidData => {
+                let host = server.to_string();
+                ReplicationError::TlsHandshake { host, source }
+            }
+            error => error,
+        })
+}
+
+/// Introduces us on a connected socket.
+async fn start(wire: &mut Wire, opts: &ConnectOptions, server: &Server) -> Result<ServerVersion, ReplicationError> {
     let parameters = [
         ("user", opts.user.as_str()),
         ("replication", "true"),
@@ -67,17 +82,15 @@ async fn connect_host(opts: &ConnectOptions, host: &Host) -> Result<(Wire, Serve
     frontend::startup_message(parameters, wire.out())
         .map_err(|_| ReplicationError::protocol("startup parameter contains a zero byte"))?;
     wire.flush().await?;
-    auth::authenticate(&mut wire, opts).await?;
+    auth::authenticate(wire, opts, server).await?;
     let version = wire.until_ready().await?;
     if version.is_supported() {
-        Ok((wire, version))
-    } else {
-        let version = version.to_string();
-        Err(ReplicationError::Unsupported {
-            feature: "this server version",
-            version,
-        })
+        return Ok(version);
     }
+    Err(ReplicationError::Unsupported {
+        feature: "this server version",
+        version: version.to_string(),
+    })
 }
 
 async fn connect_unix(directory: &Path, port: u16) -> Result<Socket, ReplicationError> {
@@ -89,18 +102,27 @@ async fn connect_unix(directory: &Path, port: u16) -> Result<Socket, Replication
         .map_err(|source| ReplicationError::Connect { host: host(), source })
 }
 
-async fn connect_tcp(opts: &ConnectOptions, name: &str, sslmode: SslMode) -> Result<Socket, ReplicationError> {
-    let host = format!("{name}:{}", opts.port);
+async fn connect_tcp(
+    opts: &ConnectOptions,
+    server: &Server,
+    name: &str,
+    sslmode: SslMode,
+) -> Result<Socket, ReplicationError> {
+    let host = server.to_string();
     let failed = |source| ReplicationError::Connect {
         host: host.clone(),
         source,
     };
-    let stream = TcpStream::connect((name, opts.port)).await.map_err(failed)?;
+    let stream = match server.ip {
+        Some(ip) => TcpStream::connect((ip, server.port)).await,
+        None => TcpStream::connect((name, server.port)).await,
+    };
+    let stream = stream.map_err(failed)?;
     keep_alive(&stream).map_err(failed)?;
     if sslmode == SslMode::Disable {
         return Ok(Socket::Tcp(stream));
     }
-    let config = tls::client_config(sslmode, opts.sslrootcert.as_deref()).map_err(|source| ReplicationError::Tls {
+    let config = tls::client_config(opts).map_err(|source| ReplicationError::Tls {
         host: host.clone(),
         source,
     })?;
@@ -116,10 +138,10 @@ async fn connect_tcp(opts: &ConnectOptions, name: &str, sslmode: SslMode) -> Res
         host: host.clone(),
         source,
     };
-    let server = ServerName::try_from(name.to_owned())
+    let name = ServerName::try_from(name.to_owned())
         .map_err(|error| handshake(io::Error::new(io::ErrorKind::InvalidInput, error)))?;
     let connector = TlsConnector::from(Arc::new(config));
-    let stream = connector.connect(server, stream).await.map_err(handshake)?;
+    let stream = connector.connect(name, stream).await.map_err(handshake)?;
     Ok(Socket::Tls(Box::new(stream)))
 }
 

@@ -50,6 +50,18 @@ pub enum ReplicationError {
         /// The server's code, when it was the server who refused.
         sqlstate: Option<String>,
     },
+    /// The server lets us in, but not tied to the TLS connection as `channel_binding` demands.
+    #[error("channel binding is required, but {reason}")]
+    ChannelBinding {
+        /// What is missing.
+        reason: &'static str,
+    },
+    /// None of several servers can be used.
+    #[error("none of {} servers can be used: {}", .failures.len(), each(.failures))]
+    NoServer {
+        /// In the order of the attempts.
+        failures: Vec<ServerFailure>,
+    },
     /// The server answered with an error.
     #[error("{severity} {sqlstate} from the server: {message}")]
     Server {
@@ -97,6 +109,24 @@ pub enum ReplicationError {
     },
 }
 
+/// One server that could not be used.
+#[derive(Debug)]
+pub struct ServerFailure {
+    /// Which.
+    pub server: String,
+    /// Why.
+    pub error: ReplicationError,
+}
+
+fn each(failures: &[ServerFailure]) -> String {
+    let line = |failure: &ServerFailure| {
+        let cause = std::error::Error::source(&failure.error);
+        let cause = cause.map_or_else(String::new, |cause| format!(": {cause}"));
+        format!("{}: {}{cause}", failure.server, failure.error)
+    };
+    failures.iter().map(line).collect::<Vec<_>>().join("; ")
+}
+
 impl From<ServerMessage> for ReplicationError {
     fn from(message: ServerMessage) -> Self {
         let ServerMessage {
@@ -119,6 +149,18 @@ impl From<ServerMessage> for ReplicationError {
 impl ReplicationError {
     pub(super) fn protocol(detail: impl Into<String>) -> Self {
         ReplicationError::Protocol { detail: detail.into() }
+    }
+
+    /// The error of the only server, or of all of them.
+    pub(super) fn of_all(mut failures: Vec<ServerFailure>) -> Self {
+        match (failures.pop(), failures.is_empty()) {
+            (Some(only), true) => only.error,
+            (Some(last), false) => {
+                failures.push(last);
+                ReplicationError::NoServer { failures }
+            }
+            (None, _) => ReplicationError::protocol("no server to connect to"),
+        }
     }
 
     /// The server's error code, when the server refused.
@@ -198,9 +240,11 @@ impl ReplicationError {
                     || matches!(sqlstate.as_str(), "57P01" | "57P02" | "57P03" | "57P05" | "55006")
             }
             ReplicationError::TlsHandshake { source, .. } => source.kind() != std::io::ErrorKind::InvalidData,
+            ReplicationError::NoServer { failures } => failures.iter().any(|failure| failure.error.is_transient()),
             ReplicationError::Tls { .. }
             | ReplicationError::TlsNotOffered { .. }
             | ReplicationError::Authentication { .. }
+            | ReplicationError::ChannelBinding { .. }
             | ReplicationError::Frame(_)
             | ReplicationError::Protocol { .. }
             | ReplicationError::Unsupported { .. } => false,
@@ -257,5 +301,31 @@ mod tests {
         assert!(!server("42704", "slot does not exist", None).is_transient());
         assert!(ReplicationError::Closed.is_transient());
         assert!(!ReplicationError::protocol("x").is_transient());
+    }
+
+    #[test]
+    fn the_error_of_several_servers_names_each_with_its_reason() {
+        let failure = |server: &str, error| ServerFailure {
+            server: server.to_owned(),
+            error,
+        };
+        let down = || ReplicationError::Connect {
+            host: "a:1".to_owned(),
+            source: std::io::Error::from_raw_os_error(111),
+        };
+        let one = ReplicationError::of_all(vec![failure("a:1", down())]);
+        assert!(matches!(one, ReplicationError::Connect { .. }), "{one}");
+        let refused = ReplicationError::ChannelBinding { reason: "why" };
+        let both = ReplicationError::of_all(vec![failure("a:1", down()), failure("b:2", refused)]);
+        assert!(both.is_transient());
+        let text = both.to_string();
+        for part in [
+            "none of 2 servers",
+            "a:1: could not connect",
+            "refused (os error",
+            "b:2: channel",
+        ] {
+            assert!(text.contains(part), "{part}: {text}");
+        }
     }
 }

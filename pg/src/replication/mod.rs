@@ -19,7 +19,7 @@ mod slot;
 mod wal_stream;
 mod wire;
 
-pub use error::ReplicationError;
+pub use error::{ReplicationError, ServerFailure};
 pub use frame::{ServerMessage, StandbyStatus};
 pub use session::{ReplicationSession, SystemIdentity};
 pub use slot::{SlotCreation, SlotName, SlotNameError, SlotState};

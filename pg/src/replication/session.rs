@@ -47,12 +47,12 @@ pub struct ReplicationSession {
 }
 
 impl ReplicationSession {
-    /// Connects to the first host that answers, with TLS as `sslmode` says, and authenticates.
-    /// Later hosts are tried when one cannot be reached or says that it may work later, not when
-    /// it refuses us. `connect_timeout` applies to each host.
+    /// Connects to the first server that lets us in, with TLS as `sslmode` says. `connect_timeout`
+    /// applies to each. `target_session_attrs` is not looked at, because that takes SQL: who wants
+    /// it chooses the server first and comes with [`ConnectOptions::only`] that one.
     ///
     /// # Errors
-    /// The error of the last host tried.
+    /// The error of the only server, or [`ReplicationError::NoServer`] with that of each.
     pub async fn connect(opts: &ConnectOptions) -> Result<Self, ReplicationError> {
         let (wire, server_version) = connect::connect(opts).await?;
         Ok(ReplicationSession {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use pg::conninfo::{ConnectOptions, Host, SslMode};
+use pg::conninfo::{ConnectOptions, Host, RootCert, Server, SslMode};
 use pg::replication::{ReplicationError, ReplicationSession};
 
 use super::LIMIT;
@@ -24,19 +24,17 @@ async fn passwords_and_certificates_are_checked() {
         assert_eq!(error.sqlstate(), Some("28P01"), "{user}: {error}");
         assert!(matches!(error, ReplicationError::Authentication { .. }) && !error.is_transient());
     }
-    let silent = ConnectOptions {
-        password: None,
-        ..cluster.by_tcp("scram", "")
-    };
+    let mut silent = cluster.by_tcp("scram", "");
+    silent.servers[0].password = None;
     assert!(matches!(
         refused(&silent).await,
         ReplicationError::Authentication { .. }
     ));
 
     let tls = |host: &str, sslmode, ca: Option<&str>| ConnectOptions {
-        host: vec![Host::Tcp(host.to_owned())],
+        servers: vec![cluster.at(host, "secret")],
         sslmode,
-        sslrootcert: ca.map(|name| cluster.directory.path().join(name)),
+        sslrootcert: ca.map(|name| RootCert::File(cluster.directory.path().join(name))),
         ..cluster.by_tcp("tls", "secret")
     };
     let plain = refused(&tls("127.0.0.1", SslMode::Disable, None)).await;
@@ -63,7 +61,7 @@ async fn passwords_and_certificates_are_checked() {
         assert!(!error.is_transient());
     }
     let wrong = ConnectOptions {
-        password: cluster.by_tcp("tls", "wrong").password,
+        servers: cluster.by_tcp("tls", "wrong").servers,
         ..tls("127.0.0.1", SslMode::Require, None)
     };
     assert_eq!(refused(&wrong).await.sqlstate(), Some("28P01"));
@@ -73,13 +71,28 @@ async fn passwords_and_certificates_are_checked() {
 async fn hosts_are_tried_in_order_and_a_silent_one_times_out() {
     let cluster = Cluster::start();
     let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let closed = ConnectOptions {
-        host: vec![Host::Unix("/nonexistent".into()), cluster.by_socket().host.remove(0)],
-        ..cluster.by_socket()
-    };
+    let mut closed = cluster.by_socket();
+    closed
+        .servers
+        .insert(0, Server::new(Host::Unix("/nonexistent".into()), 5432));
     assert!(ReplicationSession::connect(&closed).await.is_ok());
+    // One that refuses us leads to the next as well.
+    closed.servers[0] = cluster.at("127.0.0.1", "");
+    assert!(ReplicationSession::connect(&closed).await.is_ok());
+    closed.servers.pop();
+    closed
+        .servers
+        .push(Server::new(Host::Unix("/nonexistent".into()), 5432));
+    let error = refused(&closed).await;
+    assert!(
+        matches!(&error, ReplicationError::NoServer { failures } if failures.len() == 2),
+        "{error}"
+    );
     let opts = ConnectOptions {
-        port: silent.local_addr().unwrap().port(),
+        servers: vec![Server::new(
+            Host::Tcp("127.0.0.1".to_owned()),
+            silent.local_addr().unwrap().port(),
+        )],
         connect_timeout: Duration::from_millis(200),
         sslmode: SslMode::Require,
         ..cluster.by_tcp("scram", "secret")

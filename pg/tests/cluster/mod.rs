@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pg::conninfo::{ConnectOptions, Host, Password, SslMode};
+use pg::conninfo::{ChannelBinding, ConnectOptions, Host, Password, Server, SslMode, TargetSessionAttrs};
 
 pub(crate) struct Cluster {
     pub(crate) directory: tempfile::TempDir,
@@ -190,14 +190,16 @@ impl Cluster {
     }
 
     pub(crate) fn by_socket(&self) -> ConnectOptions {
+        let socket = Host::Unix(self.directory.path().to_owned());
         ConnectOptions {
-            host: vec![Host::Unix(self.directory.path().to_owned())],
-            port: self.port,
+            servers: vec![Server::new(socket, self.port)],
+            target_session_attrs: TargetSessionAttrs::Any,
             user: "postgres".to_owned(),
-            password: None,
             dbname: None,
             sslmode: SslMode::Prefer,
             sslrootcert: None,
+            client_cert: None,
+            channel_binding: ChannelBinding::Prefer,
             application_name: "pg tests".to_owned(),
             connect_timeout: Duration::from_secs(10),
         }
@@ -205,11 +207,18 @@ impl Cluster {
 
     pub(crate) fn by_tcp(&self, user: &str, password: &str) -> ConnectOptions {
         ConnectOptions {
-            host: vec![Host::Tcp("127.0.0.1".to_owned())],
+            servers: vec![self.at("127.0.0.1", password)],
             user: user.to_owned(),
-            password: Some(Password::new(password.to_owned())),
             sslmode: SslMode::Disable,
             ..self.by_socket()
+        }
+    }
+
+    /// This server by a host name.
+    pub(crate) fn at(&self, host: &str, password: &str) -> Server {
+        Server {
+            password: Some(Password::new(password.to_owned())),
+            ..Server::new(Host::Tcp(host.to_owned()), self.port)
         }
     }
 }
