@@ -82,7 +82,11 @@ fn next_start(file: &SegmentFile, end: Lsn) -> Lsn {
         return end;
     }
     let is_segment = end.as_u64().is_multiple_of(file.config.segment_size.bytes());
-    let header = if is_segment { LONG_HEADER_BYTES } else { SHORT_HEADER_BYTES };
+    let header = if is_segment {
+        LONG_HEADER_BYTES
+    } else {
+        SHORT_HEADER_BYTES
+    };
     end.saturating_add(header as u64)
 }
 

@@ -108,7 +108,11 @@ fn the_pieces_of_a_file_are_those_of_a_stream() {
         let before = (number > 1).then(|| segment(&wal, number - 1));
         let surveyed = survey(&file, before.as_deref(), &bytes);
         assert_eq!(surveyed.whole(), Ok(()));
-        assert_eq!(surveyed.valid_end == file.end(), number == 3, "only the switch ends there");
+        assert_eq!(
+            surveyed.valid_end == file.end(),
+            number == 3,
+            "only the switch ends there"
+        );
         let pieces = cut(&file, before.as_deref(), &bytes, file.end());
         let [piece] = pieces.as_slice() else {
             panic!("{} pieces", pieces.len())
@@ -151,7 +155,10 @@ fn a_file_of_another_length_cluster_size_or_place_is_refused() {
         Err(SegmentFileError::Head(WalPageError::Magic { .. }))
     ));
     let none = file(2).check_head(SEGMENT, &[]);
-    assert!(matches!(none, Err(SegmentFileError::Head(WalPageError::Truncated { .. }))));
+    assert!(matches!(
+        none,
+        Err(SegmentFileError::Head(WalPageError::Truncated { .. }))
+    ));
 }
 
 #[test]
@@ -276,7 +283,11 @@ fn a_segment_of_another_history_is_told_by_its_first_record() {
                 let surveyed = survey(&file, before.as_deref(), &bytes);
                 let splice = check_splice(&file, head, &surveyed, file.start(), &archived);
                 let expected = last_is_same && other_crosses == crosses && other_left == left;
-                assert_eq!(splice.is_ok(), expected, "{left} {crosses} {other_left} {other_crosses}");
+                assert_eq!(
+                    splice.is_ok(),
+                    expected,
+                    "{left} {crosses} {other_left} {other_crosses}"
+                );
             }
         }
     }
