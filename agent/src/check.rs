@@ -7,11 +7,12 @@ use pg::lsn::Lsn;
 use pg::preflight::Severity;
 use serde_json::json;
 use store::object::probe::probe_create_only;
+use tokio_postgres::error::SqlState;
 
 use crate::cli::Global;
 use crate::exit::Failure;
 use crate::open::{Context, command_policy, current_lineage, load_config};
-use crate::{output, preflight, sql};
+use crate::{archiver, output, preflight, sql, status};
 
 /// How long the record may take to be archived.
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(30);
@@ -35,7 +36,9 @@ pub fn print_config(global: &Global, as_json: bool) -> anyhow::Result<()> {
 /// Runs the command.
 pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let (client, options) = sql::choose(&context.connect_options()?).await?;
-    let findings = preflight::findings(&client, &options).await?;
+    // Where the daemon runs it is the daemon that is tested; else the archiver, if it pushes.
+    let pushes = !status::is_running(context) && archiver::pushing(&client).await?.is_some();
+    let findings = preflight::findings(&client, &options, !pushes).await?;
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
@@ -66,11 +69,15 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
         }
     }
     if findings.iter().any(|finding| finding.severity == Severity::Error) {
-        preflight::refuse_errors(&client, &options).await?;
+        preflight::refuse(findings)?;
+        return Ok(());
     }
     let begun = Instant::now();
     let target = write_record(&client).await?;
-    wait_until_archived(&repository, lineage.id, target, begun).await?;
+    if pushes {
+        end_segment(&client).await?;
+    }
+    wait_until_archived(&repository, lineage.id, target, begun, pushes).await?;
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if as_json {
         let findings: Vec<_> = findings
@@ -99,11 +106,28 @@ async fn write_record(client: &tokio_postgres::Client) -> anyhow::Result<Lsn> {
     sql::flush_lsn(client).await
 }
 
+/// Only whole segments are pushed: without a switch the record would wait for `archive_timeout`.
+async fn end_segment(client: &tokio_postgres::Client) -> anyhow::Result<()> {
+    if sql::is_standby(client).await? {
+        return Ok(());
+    }
+    match client.query_one("SELECT pg_catalog.pg_switch_wal()::text", &[]).await {
+        Ok(_) => Ok(()),
+        Err(error) if error.code() == Some(&SqlState::INSUFFICIENT_PRIVILEGE) => Err(Failure::refused(
+            "the role may not end a WAL segment, so there is nothing that archive_command could push now",
+            "GRANT EXECUTE ON FUNCTION pg_switch_wal() to the role, or look at pg_stat_archiver instead.",
+        )
+        .into()),
+        Err(error) => Err(error).context("cannot end the WAL segment"),
+    }
+}
+
 async fn wait_until_archived(
     repository: &store::repository::Repository,
     lineage: store::id::LineageId,
     target: Lsn,
     begun: Instant,
+    pushes: bool,
 ) -> anyhow::Result<()> {
     loop {
         let coverage = repository.coverage(lineage).await?;
@@ -120,7 +144,11 @@ async fn wait_until_archived(
                     "a WAL record at {target} was not archived within {} s; archived so far: {reached}",
                     ARCHIVE_LIMIT.as_secs()
                 ),
-                "Is `wal-agent run` running? Its log and `wal-agent status` say what holds it up.",
+                if pushes {
+                    "The server's log has the answers of archive_command; `wal-agent status` shows since when it fails."
+                } else {
+                    "Is `wal-agent run` running? Its log and `wal-agent status` say what holds it up."
+                },
             )
             .into());
         }

@@ -33,6 +33,11 @@ pub enum Command {
     Run,
     /// Take a base backup now
     Backup(BackupOptions),
+    /// Archive one file of pg_wal: archive_command = 'wal-agent archive-push %p'
+    ArchivePush {
+        /// The file; PostgreSQL gives it relative to the data directory, in which it runs the command
+        path: PathBuf,
+    },
     /// Backups, recoverable windows, holes
     List {
         /// Print JSON
@@ -69,6 +74,9 @@ pub struct InitOptions {
     /// The restore key will be copied to another place: do not ask
     #[arg(long, conflicts_with = "single_host")]
     pub confirm_key_copied: bool,
+    /// Make no slots: WAL will be pushed by archive_command instead of being streamed by `wal-agent run`
+    #[arg(long)]
+    pub no_slots: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -7,6 +7,7 @@ use pg::tls::TlsError;
 use store::StoreError;
 use store::object::{ErrorClass, ObjectError};
 
+use crate::archive_push::PushError;
 use crate::backup::BackupError;
 
 /// Done.
@@ -94,6 +95,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(backup) = cause.downcast_ref::<BackupError>() {
             return backup.hint();
         }
+        if let Some(push) = cause.downcast_ref::<PushError>() {
+            return push.hint();
+        }
         if let Some(object) = cause.downcast_ref::<ObjectError>() {
             return object.hint().map(str::to_owned);
         }
@@ -146,6 +150,9 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
             BackupError::Identity { .. } | BackupError::Unsupported { .. } => Some(REFUSED),
             _ => None,
         };
+    }
+    if let Some(push) = cause.downcast_ref::<PushError>() {
+        return push.code();
     }
     if let Some(store) = cause.downcast_ref::<StoreError>() {
         return match store {

@@ -1,4 +1,4 @@
-//! `wal-agent init`: repository, keys, slots, first lineage. Everything is looked at before anything is made.
+//! `wal-agent init`: repository, keys, slots (or none, for `archive_command`), first lineage. Everything is looked at before anything is made.
 
 use std::io::{BufRead, IsTerminal, Write};
 use std::path::Path;
@@ -27,7 +27,7 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         return adopt(context, options).await;
     }
     may_finish(options)?;
-    let (server, connect) = look_at_server(context).await?;
+    let (server, connect) = look_at_server(context, options.no_slots).await?;
     let store = config::open::create_object_store(&context.config.repository, command_policy(), 1)
         .with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
@@ -49,7 +49,9 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         .await
         .map_err(explain_existing)?;
     let lineage = first_lineage(&repository, &created, &server, now_us).await?;
-    create_slots(context, &connect).await?;
+    if !options.no_slots {
+        create_slots(context, &connect).await?;
+    }
     report(context, options, &created, lineage)?;
     confirm_copied(context, options)
 }
@@ -60,7 +62,7 @@ async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
     let repository = context.repository(command_policy(), &keys).await.context(
         "this host has keys already, but the repository does not know them; if an earlier init was interrupted, move the keys directory away",
     )?;
-    let (server, connect) = look_at_server(context).await?;
+    let (server, connect) = look_at_server(context, options.no_slots).await?;
     match repository
         .lineages()
         .await?
@@ -84,13 +86,17 @@ async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
         }
         Some(_) => {}
     }
-    create_slots(context, &connect).await?;
+    if !options.no_slots {
+        create_slots(context, &connect).await?;
+    }
     if options.json {
         return output::print_json(&serde_json::json!({ "cluster": context.cluster.name, "created": false }));
     }
     println!(
-        "Cluster \"{}\" is initialised already at {}; its slots are there.",
-        context.cluster.name, context.config.repository.url
+        "Cluster \"{}\" is initialised already at {}{}.",
+        context.cluster.name,
+        context.config.repository.url,
+        if options.no_slots { "" } else { "; its slots are there" }
     );
     Ok(())
 }
@@ -115,9 +121,14 @@ struct Server {
 }
 
 /// What the chosen server is, and how to reach that one again.
-async fn look_at_server(context: &Context) -> anyhow::Result<(Server, ConnectOptions)> {
+async fn look_at_server(context: &Context, no_slots: bool) -> anyhow::Result<(Server, ConnectOptions)> {
     let (client, options) = crate::sql::choose(&context.connect_options()?).await?;
-    for warning in crate::preflight::refuse_errors(&client, &options).await? {
+    let warnings = if no_slots {
+        crate::preflight::refuse_errors_without_slots(&client, &options).await?
+    } else {
+        crate::preflight::refuse_errors(&client, &options).await?
+    };
+    for warning in warnings {
         tracing::warn!(problem = %warning.problem, hint = %warning.hint, "preflight");
     }
     let version = crate::preflight::show(&client, "server_version_num").await?;
@@ -273,7 +284,14 @@ fn report(context: &Context, options: &InitOptions, created: &Created, lineage: 
         "  {HOST_KEY:16} {}  stays here; can add backups, cannot decrypt any.",
         file(&keys.host_key)
     );
-    println!("Next: start `wal-agent run`, then take the first backup with `wal-agent backup`.");
+    if options.no_slots {
+        println!(
+            "Next: set archive_mode = on (it needs a restart), archive_command = 'wal-agent archive-push %p' and archive_timeout,"
+        );
+        println!("then take the first backup with `wal-agent backup`.");
+    } else {
+        println!("Next: start `wal-agent run`, then take the first backup with `wal-agent backup`.");
+    }
     Ok(())
 }
 

@@ -2,6 +2,8 @@
 //!
 //! parse → config → run → exit code. `run` is the daemon (WAL lane), `backup` the base backup lane, the rest looks or prepares.
 
+mod archive_push;
+mod archiver;
 mod backup;
 mod check;
 mod cli;
@@ -67,6 +69,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Init(options) => init::run(&context, &options).await,
         Command::Run => run::run(context).await,
         Command::Backup(options) => take_backup::run(&context, &options).await,
+        Command::ArchivePush { path } => archive_push::run(&context, &path).await,
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,
         Command::Check { json, .. } => check::run(&context, json).await,

@@ -11,14 +11,27 @@ use tokio_postgres::Client;
 use crate::exit::Failure;
 
 /// All findings, errors first.
-pub async fn findings(client: &Client, options: &ConnectOptions) -> anyhow::Result<Vec<Finding>> {
-    Ok(check_settings(&settings(client, options).await?))
+pub async fn findings(client: &Client, options: &ConnectOptions, needs_slots: bool) -> anyhow::Result<Vec<Finding>> {
+    let settings = Settings {
+        needs_slots,
+        ..settings(client, options).await?
+    };
+    Ok(check_settings(&settings))
+}
+
+/// As [`refuse`], of what is found now.
+pub async fn refuse_errors(client: &Client, options: &ConnectOptions) -> anyhow::Result<Vec<Finding>> {
+    refuse(findings(client, options, true).await?)
+}
+
+/// The same where WAL arrives by `archive_command` and no slot is used.
+pub async fn refuse_errors_without_slots(client: &Client, options: &ConnectOptions) -> anyhow::Result<Vec<Finding>> {
+    refuse(findings(client, options, false).await?)
 }
 
 /// Warnings, or the errors as one failure.
-pub async fn refuse_errors(client: &Client, options: &ConnectOptions) -> anyhow::Result<Vec<Finding>> {
-    let (errors, warnings): (Vec<_>, Vec<_>) = findings(client, options)
-        .await?
+pub fn refuse(findings: Vec<Finding>) -> anyhow::Result<Vec<Finding>> {
+    let (errors, warnings): (Vec<_>, Vec<_>) = findings
         .into_iter()
         .partition(|finding| finding.severity == Severity::Error);
     if errors.is_empty() {
@@ -64,6 +77,7 @@ async fn settings(client: &Client, options: &ConnectOptions) -> anyhow::Result<S
         wal_level: get("wal_level").unwrap_or_default(),
         max_wal_senders: small(positive("max_wal_senders")),
         max_replication_slots: small(positive("max_replication_slots")),
+        needs_slots: true,
         full_page_writes: is_on("full_page_writes"),
         data_checksums: is_on("data_checksums"),
         fsync: is_on("fsync"),

@@ -4,8 +4,10 @@
 
 use std::path::PathBuf;
 
+use comfy_table::Table;
 use serde::{Deserialize, Serialize};
 
+use crate::archiver::{self, Archiver};
 use crate::open::{Context, command_policy};
 use crate::{output, sql};
 
@@ -100,6 +102,7 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     let running = state
         .as_ref()
         .is_some_and(|state| output::now_us() - state.written_us < STALE_US);
+    let has_run = state.is_some();
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;
     let newest = match repository.backup_ids().await?.last() {
@@ -108,11 +111,16 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     };
     let lineages = repository.lineages().await?;
     let current = lineages.iter().map(|lineage| lineage.id).max();
-    let slot = slot(context).await;
+    let (slot, archiver) = ask_server(context).await;
     let key_here = context.config.keys.restore_key.exists();
     let mut warnings = Vec::new();
-    if !running {
+    if let Some(since) = archiver.as_ref().and_then(|archiver| archiver.failing_since.as_ref()) {
+        warnings.push(format!("archive_command fails since {since}: see the server's log"));
+    }
+    if !running && archiver.is_none() {
         warnings.push("no agent is running: WAL is not being archived".to_owned());
+    } else if !running && has_run {
+        warnings.push("no agent is running: archive_command archives whole segments only".to_owned());
     }
     match &newest {
         None => warnings.push("there is no backup yet: run `wal-agent backup`".to_owned()),
@@ -163,6 +171,7 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
                 })
             })
             .into();
+        value["archive_command"] = archiver.as_ref().map(Archiver::json).into();
         value["warnings"] = warnings.into();
         return output::print_json(&value);
     }
@@ -178,10 +187,45 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     table.add_row(["agent", agent]);
     let rpo = if running {
         format!("{} ms (age of the oldest commit not archived)", state.rpo_ms)
+    } else if archiver.is_some() {
+        "not measured: what archive_command has not pushed yet, at most archive_timeout if that is set".to_owned()
     } else {
         "unknown: no agent runs; every commit since it stopped is unprotected".to_owned()
     };
     table.add_row(["RPO now", &rpo]);
+    if has_run {
+        add_daemon_rows(&mut table, &state);
+    }
+    let slot_text = slot.map_or(
+        "unknown: the server does not answer or has no such slot".into(),
+        |slot| {
+            let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
+            format!(
+                "{} at {restart}, WAL {status}, {}",
+                context.cluster.wal.slot,
+                if slot.active { "in use" } else { "not in use" }
+            )
+        },
+    );
+    table.add_row(["slot", &slot_text]);
+    if let Some(archiver) = &archiver {
+        table.add_row(["archive_command", &archiver.to_string()]);
+    }
+    let last = newest.map_or("none".into(), |manifest| {
+        format!("{} ({})", manifest.backup, output::time_us(manifest.finished_us))
+    });
+    table.add_row(["newest backup", &last]);
+    println!("{table}");
+    for warning in warnings {
+        println!("WARNING: {warning}");
+    }
+    if let Some(error) = state.error {
+        println!("ERROR: {error}");
+    }
+    Ok(())
+}
+
+fn add_daemon_rows(table: &mut Table, state: &DaemonState) {
     table.add_row([
         "archived",
         &format!(
@@ -200,30 +244,6 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         ),
     ]);
     table.add_row(["lineage", &state.lineage]);
-    let slot_text = slot.map_or(
-        "unknown: the server does not answer or has no such slot".into(),
-        |slot| {
-            let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
-            format!(
-                "{} at {restart}, WAL {status}, {}",
-                context.cluster.wal.slot,
-                if slot.active { "in use" } else { "not in use" }
-            )
-        },
-    );
-    table.add_row(["slot", &slot_text]);
-    let last = newest.map_or("none".into(), |manifest| {
-        format!("{} ({})", manifest.backup, output::time_us(manifest.finished_us))
-    });
-    table.add_row(["newest backup", &last]);
-    println!("{table}");
-    for warning in warnings {
-        println!("WARNING: {warning}");
-    }
-    if let Some(error) = state.error {
-        println!("ERROR: {error}");
-    }
-    Ok(())
 }
 
 /// What is not as it should be with commits that wait for us.
@@ -240,10 +260,17 @@ fn of_commits(state: &DaemonState) -> Vec<String> {
     warnings
 }
 
-/// The slot as the server sees it, where the server can be asked.
-async fn slot(context: &Context) -> Option<sql::Slot> {
-    let client = sql::connect(&context.connect_options().ok()?).await.ok()?;
-    sql::slot(&client, &context.cluster.wal.slot).await.ok()?
+/// Slot and archiver as the server sees them, where the server can be asked.
+async fn ask_server(context: &Context) -> (Option<sql::Slot>, Option<Archiver>) {
+    let Ok(options) = context.connect_options() else {
+        return (None, None);
+    };
+    let Ok(client) = sql::connect(&options).await else {
+        return (None, None);
+    };
+    let slot = sql::slot(&client, &context.cluster.wal.slot).await;
+    let archiver = archiver::pushing(&client).await;
+    (slot.ok().flatten(), archiver.ok().flatten())
 }
 
 fn ms(us: u64) -> u64 {

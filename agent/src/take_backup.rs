@@ -13,6 +13,7 @@ use store::records::Lineage;
 use store::repository::Repository;
 use wal::lineage::{Overlap, Resume, compare_overlap, plan_resume};
 
+use crate::archiver::{self, Archiver};
 use crate::backup::{self, BackupInputs, BackupReport, Progress};
 use crate::cli::BackupOptions;
 use crate::exit::Failure;
@@ -40,9 +41,13 @@ pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progre
     let repository = context.repository(backup_policy(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
     let (client, connect) = sql::choose(&context.connect_options()?).await?;
-    preflight::refuse_errors(&client, &connect).await?;
-    same_history(&connect, &repository, &lineage, &client).await?;
-    agent_streams(context, &client).await?;
+    let archiver = archiver::pushing(&client).await?;
+    match archiver {
+        None => drop(preflight::refuse_errors(&client, &connect).await?),
+        Some(_) => drop(preflight::refuse_errors_without_slots(&client, &connect).await?),
+    }
+    same_history(&connect, &repository, &lineage, &client, archiver.is_some()).await?;
+    wal_arrives(context, &client, archiver.as_ref()).await?;
     let data_directory = match &context.cluster.postgres.data_directory {
         Some(directory) => directory.clone(),
         None => preflight::show(&client, "data_directory").await?.into(),
@@ -72,16 +77,31 @@ pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progre
     Ok(backup::run(inputs).await?)
 }
 
-/// Without the daemon the WAL of the backup would never be archived: better said now than after the copy.
-async fn agent_streams(context: &Context, client: &tokio_postgres::Client) -> anyhow::Result<()> {
+/// Without the daemon, or an archiver that pushes, the WAL of the backup would never be archived: better said now than after the copy.
+async fn wal_arrives(
+    context: &Context,
+    client: &tokio_postgres::Client,
+    archiver: Option<&Archiver>,
+) -> anyhow::Result<()> {
     let slot = context.cluster.wal.slot.as_str();
     let begun = std::time::Instant::now();
     // A daemon that is between two attempts is told apart from none at all: what keeps it from streaming will speak for itself.
     while !status::is_running(context) && !sql::slot(client, slot).await?.is_some_and(|slot| slot.active) {
+        match archiver.map(|archiver| archiver.failing_since.as_deref()) {
+            Some(None) => return Ok(()),
+            Some(Some(since)) => {
+                return Err(Failure::refused(
+                    format!("archive_command fails since {since}: the WAL of a backup would not be archived"),
+                    "The server's log has its answer. Once it succeeds (pg_stat_archiver), take the backup again.",
+                )
+                .into());
+            }
+            None => {}
+        }
         if begun.elapsed() > AGENT_WAIT {
             return Err(Failure::refused(
                 format!("nobody streams from slot \"{slot}\": the WAL of a backup would not be archived"),
-                "Start `wal-agent run` first.",
+                "Start `wal-agent run` first, or let archive_command push it (docs/OPERATIONS.md, \"Without a slot\").",
             )
             .into());
         }
@@ -97,6 +117,7 @@ async fn same_history(
     repository: &Repository,
     lineage: &Lineage,
     client: &tokio_postgres::Client,
+    is_pushed: bool,
 ) -> anyhow::Result<()> {
     // First what is archived, then the server's position: the daemon goes on meanwhile.
     let coverage = repository.coverage(lineage.id).await?;
@@ -128,7 +149,8 @@ async fn same_history(
             "Start `wal-agent run`: it begins a new lineage; then take the backup.",
         )
     };
-    let timeline = match plan_resume(&server, sql::is_standby(client).await?, &history, &coverage, None) {
+    let is_standby = sql::is_standby(client).await?;
+    let timeline = match plan_resume(&server, is_standby, &history, &coverage, None) {
         // Nothing is archived yet, or a standby is behind: the end of the backup waits for the WAL.
         Resume::Fresh | Resume::Wait(_) => return Ok(()),
         Resume::Diverged(reason) => return Err(diverged(reason).into()),
@@ -137,6 +159,12 @@ async fn same_history(
     let until = history.switch_point_after(timeline).unwrap_or(Lsn::new(u64::MAX));
     match compare_overlap(session, repository, &coverage, timeline, until, size).await? {
         Overlap::Same { .. } => Ok(()),
+        // No slot keeps the newest archived segment on the server. But the backup begins behind it, and each push from there on is
+        // refused unless it goes on where the archive ends.
+        Overlap::Gone(reason) if is_pushed && !is_standby => {
+            tracing::debug!(%reason, "nothing is left on the server to compare with");
+            Ok(())
+        }
         Overlap::Different(reason) | Overlap::Gone(reason) => Err(diverged(reason).into()),
     }
 }

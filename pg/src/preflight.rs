@@ -60,6 +60,8 @@ pub struct Settings {
     pub max_wal_senders: u32,
     /// `max_replication_slots`
     pub max_replication_slots: u32,
+    /// WAL is streamed from a slot; false where it arrives by `archive_command`.
+    pub needs_slots: bool,
     /// `full_page_writes`
     pub full_page_writes: bool,
     /// `data_checksums`
@@ -158,7 +160,7 @@ fn check_wal(settings: &Settings, findings: &mut Vec<Finding>) {
             "ALTER SYSTEM SET max_wal_senders = 10; then restart the server.",
         ));
     }
-    if settings.max_replication_slots == 0 {
+    if settings.needs_slots && settings.max_replication_slots == 0 {
         findings.push(error(
             "max_replication_slots is 0",
             "Without a slot the server may remove WAL before it is archived.",

@@ -22,6 +22,7 @@
 // A test library: to stop with a message is what it is for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod archiver;
 pub mod case;
 pub mod child;
 pub mod cluster;

@@ -63,6 +63,10 @@ impl Program {
         &self.path
     }
 
+    pub fn config(&self) -> &Path {
+        &self.config
+    }
+
     /// The command, not started: with the configuration, without colours.
     pub fn command(&self, args: &[&str]) -> Command {
         let mut command = user::command(&self.path);
@@ -77,7 +81,14 @@ impl Program {
 
     /// Runs to the end, whatever the end is.
     pub async fn run(&self, args: &[&str]) -> Result<Output> {
-        let output = user::output(self.command(args), COMMAND_DEADLINE).await?;
+        self.run_in(Path::new("/"), args).await
+    }
+
+    /// The same in a directory.
+    pub async fn run_in(&self, directory: &Path, args: &[&str]) -> Result<Output> {
+        let mut command = self.command(args);
+        command.current_dir(directory);
+        let output = user::output(command, COMMAND_DEADLINE).await?;
         Ok(Output {
             status: output.status,
             stdout: String::from_utf8_lossy(&output.stdout).into_owned(),

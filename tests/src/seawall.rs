@@ -41,11 +41,15 @@ impl Seawall {
 
     /// With a repository in a new bucket of `weed`; initialised, not running.
     pub async fn s3(scratch: &Scratch, cluster: &Cluster, weed: &Weed) -> Result<Self> {
-        weed.create_bucket("seawall").await?;
-        let config = ConfigFile::s3(scratch, weed, "seawall", "e2e")?;
-        let seawall = Self::configure(complete(config, scratch, cluster)?)?;
+        let seawall = Self::configure(Self::s3_config(scratch, cluster, weed).await?)?;
         seawall.init().await?;
         Ok(seawall)
+    }
+
+    /// The configuration of [`Seawall::s3`], and its bucket.
+    pub async fn s3_config(scratch: &Scratch, cluster: &Cluster, weed: &Weed) -> Result<ConfigFile> {
+        weed.create_bucket("seawall").await?;
+        complete(ConfigFile::s3(scratch, weed, "seawall", "e2e")?, scratch, cluster)
     }
 
     /// The configuration of [`Seawall::local`], for a test that changes it.

@@ -17,4 +17,5 @@ pub mod progress;
 pub mod reader;
 pub mod receive;
 pub mod record;
+pub mod segment_file;
 pub mod ship;

@@ -266,4 +266,4 @@ fn first_non_zero(bytes: &[u8]) -> Option<usize> {
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

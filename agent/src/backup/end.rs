@@ -96,7 +96,7 @@ pub(super) async fn judge(
     Ok(())
 }
 
-/// Waits until every byte of WAL from start to end is in the repository (B17).
+/// Waits until every byte of WAL from start to end is in the repository (B17), for as long as more of it arrives within `patience`.
 pub(super) async fn wait_for_wal(
     repository: &Repository,
     lineage: LineageId,
@@ -104,17 +104,19 @@ pub(super) async fn wait_for_wal(
     range: (Lsn, Lsn),
     patience: Duration,
 ) -> Result<(), BackupError> {
-    let begun = Instant::now();
+    let mut begun = Instant::now();
+    let mut reached = None;
     let (start, end) = range;
     let mut pause = POLL.0;
     loop {
-        if repository
-            .coverage(lineage)
-            .await?
-            .cover(timeline, start, end)
-            .is_some()
-        {
+        let coverage = repository.coverage(lineage).await?;
+        if coverage.cover(timeline, start, end).is_some() {
             return Ok(());
+        }
+        let contiguous = coverage.contiguous_end(timeline, start);
+        if contiguous > reached {
+            reached = contiguous;
+            begun = Instant::now();
         }
         if begun.elapsed() >= patience {
             return Err(BackupError::WalMissing {

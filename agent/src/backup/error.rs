@@ -136,7 +136,7 @@ impl BackupError {
             }
             BackupError::WalMissing { .. } => {
                 "The backup is not listed, because it could not be recovered. Check that `wal-agent run` is running and streams from this \
-                 cluster (`wal-agent status`), then take the backup again."
+                 cluster (`wal-agent status`), or that archive_command succeeds (pg_stat_archiver), then take the backup again."
             }
             BackupError::TooLong { .. } => {
                 "Raise backup.duration_max or backup.jobs in the config, or check what slows the data directory or the repository down."

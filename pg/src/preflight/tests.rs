@@ -8,6 +8,7 @@ fn good() -> Settings {
         wal_level: "replica".to_owned(),
         max_wal_senders: 10,
         max_replication_slots: 10,
+        needs_slots: true,
         full_page_writes: true,
         data_checksums: true,
         fsync: true,

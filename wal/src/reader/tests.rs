@@ -1,6 +1,6 @@
 //! The reader against WAL built by hand: splits, damage, crashes, boundaries.
 
-mod build;
+pub(crate) mod build;
 mod crash;
 mod damage;
 

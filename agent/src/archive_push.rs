@@ -1,0 +1,220 @@
+//! `wal-agent archive-push PATH`: one file of `pg_wal` into the repository, for `archive_command`.
+//!
+//! The way of those who cannot use a slot: the same objects as the daemon makes, verified the same way, in epoch 0, so that the name of
+//! an object is a function of the WAL in it. It takes no lease and makes no connection; everything comes from the file, and a daemon
+//! may stream the same cluster meanwhile. Exit code 0 is a promise: PostgreSQL recycles the file. So it is given only when every byte
+//! is durable and its header was read again. Nothing is written of a file that is refused.
+//!
+//! A crash anywhere leaves objects that the next push of the same file finds and does not write again.
+
+mod archived;
+mod error;
+mod file;
+mod history;
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use archived::{Archived, Place, timeline_before};
+pub(crate) use error::PushError;
+use file::{Candidate, Planned, Verified};
+use history::History;
+use pg::segment::{SegmentNumber, SegmentSize, WalFileName};
+use pg::timeline::TimelineId;
+use store::crash::{self, CrashPoint};
+use store::keys::Recipient;
+use store::records::Lineage;
+use store::repository::{Repository, Writer};
+use store::retry::RetryPolicy;
+use store::session::{self, Purpose, Session};
+use store::wal_object;
+use tokio::task::JoinSet;
+use wal::segment_file::{SegmentFile, check_splice};
+
+use crate::open::{Context, current_lineage};
+use crate::output;
+
+/// How long a request is repeated: the archiver waits for the answer, and offers the file again by itself.
+const RETRY_FOR: Duration = Duration::from_secs(60);
+
+/// Objects of an `archive_command` are fenced by no epoch.
+const EPOCH: u64 = 0;
+
+struct Push {
+    writer: Arc<Writer>,
+    recipients: Vec<Recipient>,
+    lineage: Lineage,
+    size: SegmentSize,
+    uploads_in_flight: usize,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
+    let keys = context.host_keys()?;
+    let repository = context.repository(RetryPolicy::bounded(RETRY_FOR), &keys).await?;
+    let lineage = current_lineage(&repository).await?;
+    let push = Push {
+        writer: Arc::new(Writer::new(repository, Arc::new(keys.signing), EPOCH)),
+        recipients: keys.recipients,
+        size: SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?,
+        lineage,
+        uploads_in_flight: context.cluster.wal.uploads_in_flight,
+    };
+    Ok(push.file(path).await?)
+}
+
+impl Push {
+    fn repository(&self) -> &Arc<Repository> {
+        self.writer.repository()
+    }
+
+    /// Each kind of file that PostgreSQL gives to its `archive_command`.
+    async fn file(&self, path: &Path) -> Result<(), PushError> {
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        match WalFileName::parse(name, self.size) {
+            Some(WalFileName::Segment { timeline, number }) => self.segment(path, timeline, number, false).await,
+            Some(WalFileName::Partial { timeline, number }) => self.segment(path, timeline, number, true).await,
+            Some(WalFileName::History { timeline }) => self.history(path, timeline).await,
+            Some(WalFileName::BackupHistory { .. }) => {
+                tracing::debug!(file = name, "a backup history file says nothing that a restore needs");
+                Ok(())
+            }
+            None => Err(PushError::Name { path: path.to_owned() }),
+        }
+    }
+
+    async fn history(&self, path: &Path, timeline: TimelineId) -> Result<(), PushError> {
+        let file = std::fs::read(path).map_err(|source| PushError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        let history = History::of_file(self.repository(), self.lineage.id, timeline, file).await?;
+        history.archive(&self.writer, self.lineage.id).await
+    }
+
+    /// A segment, or the valid part of one that its timeline left unfinished.
+    async fn segment(
+        &self,
+        path: &Path,
+        timeline: TimelineId,
+        number: SegmentNumber,
+        is_partial: bool,
+    ) -> Result<(), PushError> {
+        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        let refused = |source| PushError::File {
+            name: name.clone(),
+            source,
+        };
+        let segment = SegmentFile::new(&self.lineage, timeline, number).map_err(refused)?;
+        let candidate = Candidate::open(path, segment)?;
+        let history = History::of_segment(self.repository(), self.lineage.id, timeline, path).await?;
+        let before = timeline_before(&history.parsed, &segment);
+        let file = Arc::new(self.verify(candidate, is_partial, before).await?);
+
+        // Everything is held against what is archived before anything is written.
+        let place = Place {
+            repository: self.repository(),
+            lineage: self.lineage.id,
+            size: self.size,
+            history: &history.parsed,
+        };
+        let archived = Archived::look(place, &segment, file.planned_end()).await?;
+        archived.compare(self.repository(), &file)?;
+        if let Some((end, facts)) = &archived.before {
+            check_splice(&segment, file.head, &file.surveyed, *end, facts).map_err(refused)?;
+        }
+
+        history.archive(&self.writer, self.lineage.id).await?;
+        let missing: Vec<Planned> = archived.missing(&file.pieces).cloned().collect();
+        let written = missing.len();
+        self.store(&file, missing).await?;
+        tracing::debug!(file = name, objects = written, lsn = %file.planned_end(), "archived");
+        Ok(())
+    }
+
+    async fn verify(&self, candidate: Candidate, is_partial: bool, before: TimelineId) -> Result<Verified, PushError> {
+        let (repository, size) = (Arc::clone(self.repository()), self.size);
+        tokio::task::spawn_blocking(move || candidate.verify(is_partial, before, size, repository.keys()))
+            .await
+            .map_err(|_| PushError::Stopped("verify"))?
+    }
+
+    /// Stores pieces, some at a time.
+    async fn store(&self, file: &Arc<Verified>, missing: Vec<Planned>) -> Result<(), PushError> {
+        if missing.is_empty() {
+            return Ok(());
+        }
+        let session = Arc::new(self.session()?);
+        let mut uploads = JoinSet::new();
+        for piece in missing {
+            if uploads.len() >= self.uploads_in_flight.max(1) {
+                finished(uploads.join_next().await)?;
+            }
+            let (writer, session) = (Arc::clone(&self.writer), Arc::clone(&session));
+            uploads.spawn(put(writer, session, self.size, Arc::clone(file), piece));
+        }
+        while let Some(upload) = uploads.join_next().await {
+            finished(Some(upload))?;
+        }
+        Ok(())
+    }
+
+    fn session(&self) -> Result<Session, PushError> {
+        let place = session::Place {
+            repository: self.repository().id(),
+            cluster: self.repository().cluster(),
+            lineage: Some(self.lineage.id),
+        };
+        let keys = self.repository().keys();
+        Ok(Session::begin(keys, &self.recipients, place, Purpose::Wal)?)
+    }
+}
+
+fn finished(upload: Option<Result<Result<(), PushError>, tokio::task::JoinError>>) -> Result<(), PushError> {
+    match upload {
+        None => Ok(()),
+        Some(ended) => ended.map_err(|_| PushError::Stopped("upload"))?,
+    }
+}
+
+/// Encodes a piece, creates its object and reads the header of that again.
+async fn put(
+    writer: Arc<Writer>,
+    session: Arc<Session>,
+    size: SegmentSize,
+    file: Arc<Verified>,
+    piece: Planned,
+) -> Result<(), PushError> {
+    let (range, digest) = (piece.range, piece.digest);
+    let encoder = Arc::clone(&writer);
+    crash::point(CrashPoint::BeforeEncode);
+    let encoded = tokio::task::spawn_blocking(move || {
+        let bytes = file.bytes(range.start, range.end)?;
+        let now_us = output::now_us();
+        let encoded = wal_object::encode(&encoder, &session, &range, size, piece.facts, &bytes, now_us)?;
+        Ok::<_, PushError>(encoded)
+    })
+    .await
+    .map_err(|_| PushError::Stopped("encode"))??;
+    let object = encoded.name.to_string();
+    if encoded.digest != digest {
+        let reason = "the file changed while it was read";
+        return Err(PushError::ReadBack { object, reason });
+    }
+    crash::point(CrashPoint::BeforePut);
+    writer.create(&encoded.name, encoded.bytes, encoded.digest).await?;
+    crash::point(CrashPoint::AfterPut);
+    match writer.repository().read_wal_header(&range, size).await? {
+        Some(header) if header.digest == digest => Ok(()),
+        Some(_) => {
+            let reason = "its header names another content";
+            Err(PushError::ReadBack { object, reason })
+        }
+        None => {
+            let reason = "it is not there";
+            Err(PushError::ReadBack { object, reason })
+        }
+    }
+}
