@@ -82,7 +82,11 @@ async fn whole_story(scratch: &Scratch, major: u32, segment_mib: u32) -> Result<
     let now = story.history.expected_now();
     let after = lsn_text(story.after.lsn);
     for (name, target, expected) in [
-        ("time", ["--target-time", story.between.time.as_str()], &story.between.expected),
+        (
+            "time",
+            ["--target-time", story.between.time.as_str()],
+            &story.between.expected,
+        ),
         ("lsn", ["--target-lsn", after.as_str()], &story.after.expected),
         ("latest", ["--target", "latest"], &now),
     ] {
@@ -110,7 +114,9 @@ async fn live(seawall: &Seawall, cluster: &Cluster, mut agent: Child) -> Result<
     let between = oracle.mark(None).await?;
     oracle.wait_for(50).await?;
 
-    cluster.exec("update mix set amount = amount + 1 where id % 100 = 0").await?;
+    cluster
+        .exec("update mix set amount = amount + 1 where id % 100 = 0")
+        .await?;
     let second = seawall.backup().await?;
     assert_eq!(json_str(&second, "parent")?, json_str(&first, "backup")?);
     let (new, all) = (json_u64(&second, "new_pages")?, json_u64(&second, "pages")?);
