@@ -13,6 +13,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use anyhow::Result;
+use tests::scratch::write_private;
 use tests::seed::Rng;
 use tests::wait::within;
 use tests::{Scratch, Weed, case};
@@ -21,35 +22,69 @@ use wal_get_stage::{Fault, Stage, change_byte, replace_file};
 #[test]
 fn postgres_15_never_promotes_early_when_the_repository_fails() {
     case("wal_get_repository_15", async |scratch| {
-        Box::pin(repository_faults(&scratch, 15)).await
+        let stage = Stage::local(&scratch, 15).await?;
+        stage.answers_when_all_is_well().await?;
+        Box::pin(repository_faults(&stage)).await
     });
 }
 
 #[test]
 fn postgres_17_never_promotes_early_when_the_repository_fails() {
     case("wal_get_repository_17", async |scratch| {
-        Box::pin(repository_faults(&scratch, 17)).await
+        let stage = Stage::local(&scratch, 17).await?;
+        stage.answers_when_all_is_well().await?;
+        Box::pin(repository_faults(&stage)).await
     });
 }
 
 #[test]
 fn postgres_15_never_promotes_early_when_the_tool_fails() {
     case("wal_get_tool_15", async |scratch| {
-        Box::pin(tool_faults(&scratch, 15)).await
+        let stage = Stage::local(&scratch, 15).await?;
+        Box::pin(tool_faults(&stage)).await
     });
 }
 
 #[test]
 fn postgres_17_never_promotes_early_when_the_tool_fails() {
     case("wal_get_tool_17", async |scratch| {
-        Box::pin(tool_faults(&scratch, 17)).await
+        let stage = Stage::local(&scratch, 17).await?;
+        Box::pin(tool_faults(&stage)).await
     });
 }
 
-/// Store down, access refused, object missing, truncated, flipped.
-async fn repository_faults(scratch: &Scratch, major: u32) -> Result<()> {
-    let stage = Stage::local(scratch, major).await?;
+#[test]
+fn postgres_13_never_promotes_early_whatever_fails() {
+    case("wal_get_13", async |scratch| Box::pin(all_faults(&scratch, 13)).await);
+}
+
+#[test]
+fn postgres_14_never_promotes_early_whatever_fails() {
+    case("wal_get_14", async |scratch| Box::pin(all_faults(&scratch, 14)).await);
+}
+
+#[test]
+fn postgres_16_never_promotes_early_whatever_fails() {
+    case("wal_get_16", async |scratch| Box::pin(all_faults(&scratch, 16)).await);
+}
+
+#[test]
+fn postgres_18_never_promotes_early_whatever_fails() {
+    case("wal_get_18", async |scratch| Box::pin(all_faults(&scratch, 18)).await);
+}
+
+/// The same faults, one after the other on the same two directories.
+async fn all_faults(scratch: &Scratch, major: u32) -> Result<()> {
+    let stage = Stage::shared(scratch, major).await?;
     stage.answers_when_all_is_well().await?;
+    repository_faults(&stage).await?;
+    tool_faults(&stage).await?;
+    stage.end().await
+}
+
+/// Store down, access refused, object missing, truncated, flipped.
+async fn repository_faults(stage: &Stage) -> Result<()> {
+    let scratch = stage.scratch();
     let repository = stage.seawall.repository();
     let away = scratch.join("away");
     stage
@@ -96,8 +131,8 @@ async fn repository_faults(scratch: &Scratch, major: u32) -> Result<()> {
 }
 
 /// Wrong key, configuration gone, killed half-way.
-async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
-    let stage = Stage::local(scratch, major).await?;
+async fn tool_faults(stage: &Stage) -> Result<()> {
+    let scratch = stage.scratch();
     let config = scratch.join("etc/seawall.toml");
     let good = fs::read(&config)?;
     stage
@@ -122,21 +157,13 @@ async fn tool_faults(scratch: &Scratch, major: u32) -> Result<()> {
         )
         .await?;
 
-    // As the kernel does it when memory is short: in the middle of one segment.
-    let script = format!(
-        "#!/bin/sh\nif [ \"$2\" = {} ] && [ -e {} ]; then\n  {program} \"$@\" & kill -9 $!\n  wait $!\n  exit $?\nfi\nexec {program} \"$@\"\n",
-        stage.segment,
-        scratch.join("kill").display(),
-        program = stage.seawall.restore.path().display(),
-    );
-    let wrapper = scratch.write("etc/wrapper.sh", script)?;
-    fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700))?;
+    // As the kernel does it when memory is short.
+    let wrapper = stage.wrapper()?;
     let fault = Fault::new(
-        || scratch.write("kill", "").map(drop),
-        || Ok(fs::remove_file(scratch.join("kill"))?),
+        || write_private(&stage.killing(), b""),
+        || Ok(fs::remove_file(stage.killing())?),
     );
-    let command = wrapper.display().to_string();
-    stage.survives_with("killed", &fault.indirect(), Some(&command)).await
+    stage.survives_with("killed", &fault.indirect(), Some(&wrapper)).await
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 use std::cell::Cell;
 use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -46,6 +47,8 @@ pub(crate) struct Stage {
     base: PathBuf,
     scratch: Scratch,
     copies: Cell<u32>,
+    /// Two copies, with a target and with an open end, that every fault is tried on; none: each fault has copies of its own.
+    shared: Option<[Cluster; 2]>,
 }
 
 impl Stage {
@@ -59,6 +62,18 @@ impl Stage {
         let cluster = create(scratch, major).await?;
         let seawall = Seawall::s3(scratch, &cluster, weed).await?;
         Self::set(scratch, seawall, cluster).await
+    }
+
+    /// The cheaper one: each fault is tried on the same two directories, and these recover at the end, in [`Stage::end`].
+    pub(crate) async fn shared(scratch: &Scratch, major: u32) -> Result<Self> {
+        let mut stage = Self::local(scratch, major).await?;
+        let program = stage.wrapper()?;
+        let copies = [
+            stage.copy("with a target", Some(&program), false).await?,
+            stage.copy("with an open end", Some(&program), true).await?,
+        ];
+        stage.shared = Some(copies);
+        Ok(stage)
     }
 
     async fn set(scratch: &Scratch, seawall: Seawall, cluster: Cluster) -> Result<Self> {
@@ -89,7 +104,30 @@ impl Stage {
             base,
             scratch: scratch.clone(),
             copies: Cell::new(0),
+            shared: None,
         })
+    }
+
+    /// A program that ends as the kernel ends one when memory is short, in the middle of one segment, while the file
+    /// [`Stage::killing`] exists. Otherwise it is `wal-restore`.
+    pub(crate) fn wrapper(&self) -> Result<String> {
+        let script = format!(
+            "#!/bin/sh\nif [ \"$2\" = {} ] && [ -e {} ]; then\n  {program} \"$@\" & kill -9 $!\n  wait $!\n  exit $?\nfi\nexec {program} \"$@\"\n",
+            self.segment,
+            self.killing().display(),
+            program = self.seawall.restore.path().display(),
+        );
+        let wrapper = self.scratch.write("etc/wrapper.sh", script)?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o700))?;
+        Ok(wrapper.display().to_string())
+    }
+
+    pub(crate) fn scratch(&self) -> &Scratch {
+        &self.scratch
+    }
+
+    pub(crate) fn killing(&self) -> PathBuf {
+        self.scratch.join("kill")
     }
 
     /// The object that holds the segment.
@@ -150,27 +188,48 @@ impl Stage {
                 (fault.repair)()?;
                 self.get(&self.segment, 0).await?;
             }
-            for open_end in [false, true] {
+            for (at, open_end) in [false, true].into_iter().enumerate() {
                 (fault.set)()?;
-                let failed = self.fail(name, command, open_end).await?;
-                (fault.repair)()?;
-                self.recovers(failed).await?;
+                if let Some(copies) = &self.shared {
+                    self.fail_on(&copies[at], name, open_end).await?;
+                    (fault.repair)()?;
+                } else {
+                    let failed = self.fail(name, command, open_end).await?;
+                    (fault.repair)()?;
+                    self.recovers(failed).await?;
+                }
             }
             anyhow::Ok(())
         };
         Box::pin(run).await.with_context(|| name.to_owned())
     }
 
+    /// After all faults the shared copies recover as if nothing had been.
+    pub(crate) async fn end(self) -> Result<()> {
+        let copies = self.shared.as_ref().context("nothing is shared")?;
+        for copy in copies {
+            self.recover(copy).await?;
+        }
+        Ok(())
+    }
+
     /// Starts a copy into the fault. It ends or it waits; it has not promoted.
     pub(crate) async fn fail(&self, name: &str, command: Option<&str>, open_end: bool) -> Result<Cluster> {
         let server = self.copy(name, command, open_end).await?;
+        self.fail_on(&server, name, open_end).await?;
+        Ok(server)
+    }
+
+    async fn fail_on(&self, server: &Cluster, name: &str, open_end: bool) -> Result<()> {
+        let before = server.server_log().len();
+        let log = || server.server_log().split_off(before);
         server.launch().await?;
         wait_until("the server to begin", DEADLINE, async || {
-            server.server_log().contains("starting PostgreSQL")
+            log().contains("starting PostgreSQL")
         })
         .await?;
         let ended = server.wait_down(PATIENCE).await.is_ok();
-        let log = server.server_log();
+        let log = log();
         println!("{name}, open end {open_end}: {}", if ended { "ended" } else { "waits" });
         for line in log.lines().filter(|line| line.contains("FATAL")) {
             println!("  {line}");
@@ -185,11 +244,15 @@ impl Stage {
             // Not killed: that would leave the tool behind, at work in the directory.
             server.stop(StopMode::Immediate).await?;
         }
-        Ok(server)
+        Ok(())
     }
 
     /// After the repair the same directory recovers to the end.
     pub(crate) async fn recovers(&self, server: Cluster) -> Result<()> {
+        self.recover(&server).await
+    }
+
+    async fn recover(&self, server: &Cluster) -> Result<()> {
         server.start().await?;
         server.wait_promoted(DEADLINE).await?;
         let rows = server.query_one("select count(*) from t").await?;

@@ -148,7 +148,21 @@ impl Cluster {
 
     /// One of PostgreSQL's programs, of this version, set to connect to this cluster.
     pub fn tool(&self, program: &str) -> Command {
-        let mut command = user::command(self.bin.join(program));
+        self.program(&self.bin.join(program))
+    }
+
+    /// As [`Cluster::tool`]; PostgreSQL 14 comes as a server alone, and the next major's client programs know it and its
+    /// `pg_control`.
+    pub(crate) fn tool_or_newer(&self, program: &str) -> Result<Command> {
+        let own = self.bin.join(program);
+        if self.major != 14 || own.exists() {
+            return Ok(self.program(&own));
+        }
+        Ok(self.program(&pg_bin(15)?.join(program)))
+    }
+
+    fn program(&self, path: &Path) -> Command {
+        let mut command = user::command(path);
         command
             .env("PGHOST", &self.socket_dir)
             .env("PGPORT", self.port.to_string())

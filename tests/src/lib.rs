@@ -22,6 +22,7 @@
 // A test library: to stop with a message is what it is for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod address;
 pub mod archiver;
 pub mod case;
 pub mod child;
@@ -40,6 +41,7 @@ pub mod user;
 pub mod wait;
 pub mod weed;
 
+pub use address::Address;
 pub use case::case;
 pub use child::Child;
 pub use cluster::{Cluster, StopMode};

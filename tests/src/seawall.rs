@@ -1,5 +1,6 @@
 //! Seawall installed for one cluster: configuration, both programs, and what every test asks of them.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -169,6 +170,41 @@ impl Seawall {
             }
         }
         Ok(bytes)
+    }
+
+    /// The same installation, for the server at another address.
+    pub fn at(&self, host: &Path, port: u16) -> Result<Self> {
+        let config = self.config.clone();
+        Self::configure(
+            config
+                .set("cluster.main.postgres.host", host.display().to_string())?
+                .set("cluster.main.postgres.port", i64::from(port))?,
+        )
+    }
+
+    /// What is stored of one lineage's WAL: the names of all its objects, tails and histories, in a local repository. Nothing is
+    /// ever overwritten, so equal names are equal content.
+    pub fn wal_of(&self, lineage: &str) -> Result<BTreeSet<String>> {
+        let cluster = self.repository().join("clusters").join(CLUSTER);
+        let mut names = BTreeSet::new();
+        for lane in ["wal", "tail"] {
+            let directory = cluster.join(lane).join(lineage);
+            if directory.is_dir() {
+                for file in tree::files(&directory)? {
+                    names.insert(file.strip_prefix(&cluster)?.display().to_string());
+                }
+            }
+        }
+        Ok(names)
+    }
+
+    /// The lineages that the repository knows, oldest first.
+    pub fn lineages(&self) -> Result<Vec<String>> {
+        let directory = self.repository().join("clusters").join(CLUSTER).join("lineages");
+        let name = |file: &PathBuf| file.file_name().map(|name| name.to_string_lossy().into_owned());
+        let mut lineages: Vec<String> = tree::files(&directory)?.iter().filter_map(name).collect();
+        lineages.sort();
+        Ok(lineages)
     }
 
     /// The files of the WAL objects of one segment, in a local repository.

@@ -1,12 +1,14 @@
 //! A place for a server that somebody else makes and starts.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 
 use super::{Cluster, free_ports};
 use crate::scratch::Scratch;
+use crate::user;
+use crate::wait::DEADLINE;
 
 /// Directories and a port that are free: given to a program that restores and starts a server there.
 #[derive(Debug)]
@@ -27,6 +29,16 @@ impl Cluster {
             sockets: scratch.dir(format!("{name}/s"))?,
             port: free_ports(1)?[0],
         })
+    }
+
+    /// Copies the data directory, as a snapshot of its disk would be. The server must be down; there are no tablespaces.
+    pub async fn copy_data_directory(&self, to: &Path) -> Result<()> {
+        ensure!(!self.is_running(), "{} runs", self.name);
+        ensure!(self.tablespaces.is_empty(), "{} has tablespaces", self.name);
+        let mut command = user::command("cp");
+        command.arg("-a").arg(&self.data).arg(to);
+        user::run(command, DEADLINE).await?;
+        Ok(())
     }
 
     /// True when the server is up, or was ever up, with a timeline of its own: promoted.

@@ -58,7 +58,7 @@ impl Cluster {
 
     /// PostgreSQL's own check of all tables and indexes, each index against its table.
     pub async fn amcheck(&self) -> Result<()> {
-        let mut command = self.tool("pg_amcheck");
+        let mut command = self.tool_or_newer("pg_amcheck")?;
         command.args(["--all", "--heapallindexed", "--no-strict-names"]);
         if self.query_one("select pg_is_in_recovery()").await? == "f" {
             command.arg("--install-missing");
@@ -68,14 +68,41 @@ impl Cluster {
         Ok(())
     }
 
+    /// The most that this major's installation can check of tables and indexes: [`Cluster::amcheck`] from 14 on, the indexes alone
+    /// on 13, and nothing on 16, whose package has no extensions. An extension that is missing elsewhere is an error.
+    pub async fn amcheck_if_packed(&self) -> Result<()> {
+        match self.major {
+            16 => {
+                let sql = "select count(*) from pg_available_extensions where name = 'amcheck'";
+                let found = self.query_one(sql).await?;
+                ensure!(found == "0", "PostgreSQL 16 has amcheck here: use it");
+                Ok(())
+            }
+            13 => {
+                let client = self.connect().await?;
+                client.batch_execute("create extension if not exists amcheck").await?;
+                let checked = query_one(&client, CHECK_INDEXES).await?;
+                ensure!(checked.parse::<u32>()? > 100, "only {checked} indexes");
+                Ok(())
+            }
+            _ => self.amcheck().await,
+        }
+    }
+
     /// PostgreSQL's own check of all page checksums. The server must be down.
     pub async fn checksums_clean(&self) -> Result<()> {
-        let mut command = self.tool("pg_checksums");
+        let mut command = self.tool_or_newer("pg_checksums")?;
         command.arg("--check").arg("-D").arg(&self.data);
         user::run(command, Duration::from_secs(300)).await?;
         Ok(())
     }
 }
+
+/// Every B-tree of the database against its table; an error says which is broken.
+const CHECK_INDEXES: &str = "
+    select count(bt_index_check(i.indexrelid, true)) from pg_index i
+    join pg_class c on c.oid = i.indexrelid join pg_am a on a.oid = c.relam
+    where a.amname = 'btree' and c.relpersistence = 'p' and i.indisvalid and i.indisready";
 
 /// Connects; the connection lives until the client is dropped.
 pub async fn connect(config: &tokio_postgres::Config) -> Result<Client> {
