@@ -20,7 +20,7 @@ const FREQUENT: [Fault; 11] = [
     Fault::DamagedOnTheWay,
 ];
 
-/// Of a GET: it is asked for rarely.
+/// Of a GET. Few: a connect compares up to sixteen objects and begins again when one of them cannot be read.
 const OF_BODIES: [Fault; 3] = [Fault::BodyBreaksOff, Fault::BodyTooShort, Fault::BodyFlipped];
 
 /// Rules that together strike 30 to 60 of a hundred requests.
@@ -32,7 +32,7 @@ pub(crate) fn draw(rng: &mut Rng) -> Vec<Rule> {
     rules.push(Rule::new(Fault::Hold).on(Method::Put).percent(5).times(rng.below(5)));
     rules.push(Rule::new(Fault::ListAsOf(Instant::now())).percent(30));
     for fault in OF_BODIES {
-        rules.push(Rule::new(fault).percent(10));
+        rules.push(Rule::new(fault).percent(3));
     }
     let delay = Fault::Delay(Duration::from_millis(rng.between(10, 1000)));
     rules.push(Rule::new(delay).percent(5));

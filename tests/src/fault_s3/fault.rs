@@ -104,6 +104,8 @@ impl Fault {
             | Fault::ConditionIgnored => method == Method::Put,
             Fault::BodyBreaksOff | Fault::BodyTooShort | Fault::BodyFlipped => method == Method::Get,
             Fault::ListAsOf(_) => method == Method::List,
+            // A HEAD has no body.
+            Fault::ErrorInSuccess => method != Method::Head,
             _ => true,
         }
     }
