@@ -107,7 +107,13 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     let seen = watch::Sender::new(Seen::default());
     let state = state::Keeper::start(&context, status.clone(), supervised.clone(), seen.subscribe());
-    let overlap = lineages::keep_overlap(&context, &daemon.lineage, daemon.server.subscribe(), status.clone(), stop.clone())?;
+    let overlap = lineages::keep_overlap(
+        &context,
+        &daemon.lineage,
+        daemon.server.subscribe(),
+        status.clone(),
+        stop.clone(),
+    )?;
     let watching = Watching {
         context: Arc::clone(&context),
         server: daemon.server.subscribe(),

@@ -1,7 +1,8 @@
 //! The only retry loop. [`Retrying`] wraps a store; nothing above or below it repeats a request.
 //!
-//! What is tried again: errors of class `Transient`, and writes and deletions whose outcome is unknown. Everything else goes to
-//! the caller at once. The delay doubles up to a limit and is jittered (a fleet of agents must not come back in step).
+//! What is tried again: errors of class `Transient`, and writes and deletions whose outcome is unknown. An answer to a GET that is
+//! damaged or does not fit may have been spoilt on the way: it is asked for [`READ_ATTEMPTS`] times before it is believed. Everything
+//! else goes to the caller at once. The delay doubles up to a limit and is jittered (a fleet of agents must not come back in step).
 //!
 //! After a put whose outcome is unknown, `AlreadyExists` may be the echo of our own first attempt: the object is read and
 //! compared. The same bytes mean that it is there as wished (`Created`), others that someone else was first.
@@ -11,7 +12,7 @@
 use std::fmt;
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -22,6 +23,9 @@ use crate::object::{
     ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation,
     Outcome, PutNew,
 };
+
+/// So many damaged answers to one GET mean that the object is damaged, or that the service works like that.
+pub const READ_ATTEMPTS: u32 = 3;
 
 /// When to try again, and when to give up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -142,13 +146,18 @@ impl<S: ObjectStore> Retrying<S> {
     {
         let start = Instant::now();
         let mut number = 1;
+        let mut damaged = 0;
         loop {
             self.stats.attempts.fetch_add(1, Ordering::Relaxed);
             let error = match attempt().await {
                 Ok(value) => return Ok(value),
-                Err(error) if !is_retryable(&error) => return Err(error),
                 Err(error) => error,
             };
+            damaged += u32::from(is_damaged_answer(&error));
+            let is_doubtful = is_damaged_answer(&error) && damaged < READ_ATTEMPTS;
+            if !is_retryable(&error) && !is_doubtful {
+                return Err(error);
+            }
             let Some(delay) = self.policy.next(number, start.elapsed(), self.jitter.next()) else {
                 self.stats.given_up.fetch_add(1, Ordering::Relaxed);
                 return Err(error);
@@ -176,16 +185,18 @@ impl<S: ObjectStore> Retrying<S> {
                     Ok(PutNew::Created)
                 }
                 Ok(_) => Ok(PutNew::AlreadyExists),
-                Err(error) => Err(undecided(name, error)),
+                Err(error) => Err(undecided(name, error, in_doubt)),
             },
             Ok(answer) => Ok(answer),
         }
     }
 }
 
-/// The put is answered, but what it left cannot be read: still unknown, and of the reader's class (gone again: try again).
-fn undecided(name: &ObjectName, error: ObjectError) -> ObjectError {
-    let class = if error.is_not_found() {
+/// The put is answered, but what it left cannot be read: still unknown, and of the reader's class (gone again, or perhaps spoilt on
+/// the way: try again).
+fn undecided(name: &ObjectName, error: ObjectError, doubt: &Doubt) -> ObjectError {
+    let is_doubtful = is_damaged_answer(&error) && doubt.count_damaged() < READ_ATTEMPTS;
+    let class = if error.is_not_found() || is_doubtful {
         ErrorClass::Transient
     } else {
         error.class()
@@ -194,17 +205,29 @@ fn undecided(name: &ObjectName, error: ObjectError) -> ObjectError {
     ObjectError::new(Operation::PutNew, name, Outcome::Unknown, class, detail).with_source(error)
 }
 
-/// Whether an attempt of unknown outcome lies behind.
+/// Whether an attempt of unknown outcome lies behind, and how often what it left could not be read.
 #[derive(Default)]
-struct Doubt(std::sync::atomic::AtomicBool);
+struct Doubt {
+    raised: AtomicBool,
+    damaged: AtomicU32,
+}
 
 impl Doubt {
     fn raise(&self) {
-        self.0.store(true, Ordering::Relaxed);
+        self.raised.store(true, Ordering::Relaxed);
     }
     fn is_raised(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+        self.raised.load(Ordering::Relaxed)
     }
+    /// Counts one more and returns how many there are.
+    fn count_damaged(&self) -> u32 {
+        self.damaged.fetch_add(1, Ordering::Relaxed) + 1
+    }
+}
+
+/// Read, and not what was asked for: damaged on the way, or stored like that, or the service works like that.
+fn is_damaged_answer(error: &ObjectError) -> bool {
+    error.operation() == Operation::Get && matches!(error.class(), ErrorClass::Corrupt | ErrorClass::Misconfigured)
 }
 
 fn is_retryable(error: &ObjectError) -> bool {

@@ -11,7 +11,7 @@ use store::object::memory::MemoryStore;
 use store::object::{
     ByteRange, ErrorClass, ObjectError, ObjectName, ObjectStore, Operation, Outcome, PutNew, list_all,
 };
-use store::retry::{RetryPolicy, Retrying};
+use store::retry::{READ_ATTEMPTS, RetryPolicy, Retrying};
 use store::testing::{Fault, RecordingStore, ScriptedStore};
 use tokio::time::Instant;
 
@@ -120,6 +120,10 @@ async fn errors_that_a_repetition_cannot_cure_are_told_at_once() {
     use ErrorClass::{Corrupt, Full, Misconfigured, NotFound, Permanent};
     for operation in OPERATIONS {
         for class in [NotFound, Permanent, Corrupt, Misconfigured, Full] {
+            // Perhaps spoilt on the way: see the next test.
+            if operation == Operation::Get && matches!(class, Corrupt | Misconfigured) {
+                continue;
+            }
             let store = stack(RetryPolicy::patient());
             store.inner().push(operation, "", Fault::FailWith(class));
             let error = run(&store, operation).await.unwrap_err();
@@ -128,6 +132,29 @@ async fn errors_that_a_repetition_cannot_cure_are_told_at_once() {
                 (class, operation, 1)
             );
         }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_is_damaged_or_does_not_fit_is_asked_for_three_times_before_it_is_believed() {
+    for class in [ErrorClass::Corrupt, ErrorClass::Misconfigured] {
+        for times in 0..5 {
+            let store = stack(RetryPolicy::patient());
+            for _ in 0..times {
+                store.inner().push(Operation::Get, "", Fault::FailWith(class));
+            }
+            // Other failures in between do not count.
+            store.inner().push(Operation::Get, "", Fault::FailBefore);
+            let answer = run(&store, Operation::Get).await.map_err(|error| error.class());
+            if times < u64::from(READ_ATTEMPTS) {
+                assert_eq!((answer, attempts(&store)), (Ok(()), times + 2));
+            } else {
+                assert_eq!((answer, attempts(&store)), (Err(class), u64::from(READ_ATTEMPTS)));
+            }
+        }
+        let impatient = stack(RetryPolicy::never());
+        impatient.inner().push(Operation::Get, "", Fault::FailWith(class));
+        assert_eq!(run(&impatient, Operation::Get).await.unwrap_err().class(), class);
     }
 }
 
@@ -202,18 +229,24 @@ async fn the_comparison_after_a_lost_answer_is_repeated_too() {
     run(&store, Operation::PutNew).await.unwrap();
     assert_eq!(store.inner().pending(), 0);
     assert_eq!(store.stats().lost_answers.load(Ordering::Relaxed), 1);
-    let denied = stack(RetryPolicy::patient());
-    denied
-        .inner()
-        .push(Operation::PutNew, "new", Fault::FailAfterItHappened);
-    denied
-        .inner()
-        .push(Operation::Get, "new", Fault::FailWith(ErrorClass::Misconfigured));
-    let error = run(&denied, Operation::PutNew).await.unwrap_err();
-    assert_eq!(
-        (error.class(), error.outcome()),
-        (ErrorClass::Misconfigured, Outcome::Unknown)
-    );
+    for class in [ErrorClass::Misconfigured, ErrorClass::Corrupt] {
+        for times in [1, READ_ATTEMPTS] {
+            let denied = stack(RetryPolicy::patient());
+            denied
+                .inner()
+                .push(Operation::PutNew, "new", Fault::FailAfterItHappened);
+            for _ in 0..times {
+                denied.inner().push(Operation::Get, "new", Fault::FailWith(class));
+            }
+            let answer = run(&denied, Operation::PutNew).await;
+            if times < READ_ATTEMPTS {
+                answer.unwrap();
+                continue;
+            }
+            let error = answer.unwrap_err();
+            assert_eq!((error.class(), error.outcome()), (class, Outcome::Unknown));
+        }
+    }
 }
 
 #[tokio::test(start_paused = true)]

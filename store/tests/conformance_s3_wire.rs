@@ -285,6 +285,29 @@ async fn only_the_service_itself_can_say_that_an_object_does_not_exist() {
 }
 
 #[tokio::test]
+async fn what_a_head_refuses_without_a_word_is_asked_for_with_a_get() {
+    use ErrorClass::{Misconfigured, Transient};
+    let silent = |status: &str| format!("HTTP/1.1 {status}\r\nConnection: close\r\n\r\n");
+    for (status, code, class) in [
+        ("403 Forbidden", "RequestTimeTooSkewed", Transient),
+        ("403 Forbidden", "AccessDenied", Misconfigured),
+        ("400 Bad Request", "ExpiredToken", Transient),
+    ] {
+        let server = serve(&[&silent(status), &refusal(status, code)]).await;
+        let error = server.store().head(&name()).await.unwrap_err();
+        assert_eq!((error.class(), server.requests()), (class, 2), "{code}: {error:?}");
+        assert!(error.to_string().contains(code), "{error}");
+    }
+    // A status that says enough costs no second request.
+    let server = serve(&[&silent("503 Service Unavailable")]).await;
+    assert_eq!(server.store().head(&name()).await.unwrap_err().class(), Transient);
+    assert_eq!(server.requests(), 1);
+    let there = answer("206 Partial Content", "Content-Range: bytes 0-0/10\r\n", "0");
+    let server = serve(&[&silent("403 Forbidden"), &there]).await;
+    assert_eq!(server.store().head(&name()).await.unwrap_err().class(), Transient);
+}
+
+#[tokio::test]
 async fn a_listing_that_is_empty_cut_or_endless_is_an_error() {
     let page = |rest: &str| {
         let object = "<Contents><Key>a</Key><LastModified>2026-11-21T05:24:00Z</LastModified><Size>1</Size></Contents>";

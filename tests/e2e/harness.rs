@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tests::wait::DEADLINE;
-use tests::{Child, Cluster, Scratch, StopMode, Weed, case, install, pgbench, tree, user, wait_until};
+use tests::{Child, Cluster, S3Server, Scratch, StopMode, Weed, case, install, pgbench, tree, user, wait_until};
 
 /// Copies a stopped cluster, as the simplest restore there is.
 async fn copy(cluster: &Cluster, scratch: &Scratch, name: &str) -> Result<std::path::PathBuf> {

@@ -12,7 +12,7 @@ use anyhow::{Result, ensure};
 use tests::seawall::CLUSTER;
 use tests::seed::Rng;
 use tests::wait::{DEADLINE, Pace};
-use tests::{Cluster, Scratch, Seawall, Weed, case, tree};
+use tests::{Cluster, S3Server, Scratch, Seawall, Weed, case, tree};
 
 const PASSWORD: &str = "tide-Table-9-moorings";
 const NEEDLE: &str = "the gull over the third buoy knows the harbour master";

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use toml::{Table, Value};
 
 use crate::cluster::Cluster;
+use crate::s3_server::S3Server;
 use crate::scratch::Scratch;
-use crate::weed::Weed;
 
 /// A configuration in the making. Any key can be set; the usual ones have a method.
 #[derive(Debug, Clone)]
@@ -22,15 +22,15 @@ impl ConfigFile {
         Self::empty(scratch)?.set("repository.url", format!("file://{}", directory.display()))
     }
 
-    /// Repository in a bucket of `weed`; `prefix` without slashes at its ends.
-    pub fn s3(scratch: &Scratch, weed: &Weed, bucket: &str, prefix: &str) -> Result<Self> {
-        let secret = scratch.write("etc/s3-secret", weed.secret_access_key())?;
+    /// Repository in a bucket of `server`; `prefix` without slashes at its ends.
+    pub fn s3(scratch: &Scratch, server: &impl S3Server, bucket: &str, prefix: &str) -> Result<Self> {
+        let secret = scratch.write("etc/s3-secret", server.secret_access_key())?;
         let config = Self::empty(scratch)?
             .set("repository.url", format!("s3://{bucket}/{prefix}"))?
-            .set("repository.s3.endpoint", weed.endpoint())?
+            .set("repository.s3.endpoint", server.endpoint())?
             .set("repository.s3.region", "us-east-1")?
             .set("repository.s3.path_style", true)?
-            .set("repository.s3.access_key_id", weed.access_key_id())?;
+            .set("repository.s3.access_key_id", server.access_key_id())?;
         config.set("repository.s3.secret_access_key_file", secret.display().to_string())
     }
 

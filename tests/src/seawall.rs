@@ -12,16 +12,20 @@ use crate::cluster::{Cluster, parse_lsn};
 use crate::config_file::ConfigFile;
 use crate::install;
 use crate::program::{Output, Program};
+use crate::s3_server::S3Server;
 use crate::scratch::Scratch;
 use crate::tree;
 use crate::wait::{DEADLINE, wait_for};
-use crate::weed::Weed;
 
 /// A recovery of a test's cluster takes seconds; one that takes this long has failed.
 const RECOVERY_DEADLINE: Duration = Duration::from_secs(120);
 
 /// The name of the cluster in the configuration.
 pub const CLUSTER: &str = "main";
+
+/// Where a repository on S3 is.
+pub const BUCKET: &str = "seawall";
+pub const PREFIX: &str = "e2e";
 
 /// One installation. Its repository is `<scratch>/repo`, or a bucket.
 #[derive(Debug, Clone)]
@@ -40,22 +44,23 @@ impl Seawall {
         Ok(seawall)
     }
 
-    /// With a repository in a new bucket of `weed`; initialised, not running.
-    pub async fn s3(scratch: &Scratch, cluster: &Cluster, weed: &Weed) -> Result<Self> {
-        let seawall = Self::configure(Self::s3_config(scratch, cluster, weed).await?)?;
+    /// With a repository in a new bucket of `server`; initialised, not running.
+    pub async fn s3(scratch: &Scratch, cluster: &Cluster, server: &impl S3Server) -> Result<Self> {
+        let seawall = Self::configure(Self::s3_config(scratch, cluster, server).await?)?;
         seawall.init().await?;
         Ok(seawall)
-    }
-
-    /// The configuration of [`Seawall::s3`], and its bucket.
-    pub async fn s3_config(scratch: &Scratch, cluster: &Cluster, weed: &Weed) -> Result<ConfigFile> {
-        weed.create_bucket("seawall").await?;
-        complete(ConfigFile::s3(scratch, weed, "seawall", "e2e")?, scratch, cluster)
     }
 
     /// The configuration of [`Seawall::local`], for a test that changes it.
     pub fn local_config(scratch: &Scratch, cluster: &Cluster) -> Result<ConfigFile> {
         let config = ConfigFile::local(scratch, &scratch.join("repo"))?;
+        complete(config, scratch, cluster)
+    }
+
+    /// The configuration of [`Seawall::s3`] and its bucket, for a test that changes it.
+    pub async fn s3_config(scratch: &Scratch, cluster: &Cluster, server: &impl S3Server) -> Result<ConfigFile> {
+        server.create_bucket(BUCKET).await?;
+        let config = ConfigFile::s3(scratch, server, BUCKET, PREFIX)?;
         complete(config, scratch, cluster)
     }
 

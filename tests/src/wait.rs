@@ -39,6 +39,11 @@ pub async fn within<T>(what: &str, deadline: Duration, future: impl Future<Outpu
         .with_context(|| format!("{what} took longer than {deadline:.0?}"))
 }
 
+/// Time that a fault takes. Not for waiting until something has happened.
+pub async fn delay(duration: Duration) {
+    tokio::time::sleep(duration).await;
+}
+
 /// A steady beat for load generators. The first tick is immediate; a missed one is not made up.
 #[derive(Debug)]
 pub struct Pace(tokio::time::Interval);

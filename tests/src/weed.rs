@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use crate::child::Child;
 use crate::cluster::free_ports;
 use crate::install::weed_bin;
+use crate::s3_server::S3Server;
 use crate::scratch::Scratch;
 use crate::user;
 use crate::wait::{DEADLINE, wait_until, within};
@@ -123,34 +124,9 @@ impl Weed {
         Ok(command)
     }
 
-    /// The URL that a client is given.
-    pub fn endpoint(&self) -> String {
-        match self.certificate {
-            Some(_) => format!("https://localhost:{}", self.ports.https),
-            None => format!("http://127.0.0.1:{}", self.ports.s3),
-        }
-    }
-
     /// The certificate to trust, with TLS only.
     pub fn certificate(&self) -> Option<&PathBuf> {
         self.certificate.as_ref()
-    }
-
-    pub fn access_key_id(&self) -> &'static str {
-        ACCESS_KEY_ID
-    }
-
-    pub fn secret_access_key(&self) -> &'static str {
-        SECRET_ACCESS_KEY
-    }
-
-    /// Makes an empty bucket. Its name has 3 to 63 characters.
-    pub async fn create_bucket(&self, name: &str) -> Result<()> {
-        // A bucket is a directory of the filer: no signature is needed there.
-        let path = format!("/buckets/{name}/");
-        let status = http(self.ports.filer, "POST", &path).await?;
-        ensure!(status == 201 || status == 200, "bucket {name}: HTTP {status}");
-        Ok(())
     }
 
     pub async fn has_bucket(&self, name: &str) -> Result<bool> {
@@ -176,6 +152,31 @@ impl Weed {
 
     pub fn kill9(&mut self) -> Result<()> {
         self.child.take().context("weed is down")?.kill9()
+    }
+}
+
+impl S3Server for Weed {
+    fn endpoint(&self) -> String {
+        match self.certificate {
+            Some(_) => format!("https://localhost:{}", self.ports.https),
+            None => format!("http://127.0.0.1:{}", self.ports.s3),
+        }
+    }
+
+    fn access_key_id(&self) -> &str {
+        ACCESS_KEY_ID
+    }
+
+    fn secret_access_key(&self) -> &str {
+        SECRET_ACCESS_KEY
+    }
+
+    async fn create_bucket(&self, name: &str) -> Result<()> {
+        // A bucket is a directory of the filer: no signature is needed there.
+        let path = format!("/buckets/{name}/");
+        let status = http(self.ports.filer, "POST", &path).await?;
+        ensure!(status == 201 || status == 200, "bucket {name}: HTTP {status}");
+        Ok(())
     }
 }
 

@@ -1,8 +1,9 @@
 //! Objects in a bucket of S3 or of a service that speaks its protocol.
 //!
 //! `<prefix>/<name>` is the key. One request a call and no retries: [`crate::retry`] does that, with what `s3_error` says about
-//! each failure. The extra requests: an object that seems missing in a HEAD (which has no error body) is asked for with a GET, because
-//! a missing bucket must not look like a missing object; and where the service has no conditional PUT, a put looks first.
+//! each failure. The extra requests: what a HEAD refuses (it has no error body) is asked for with a GET, because a missing bucket must
+//! not look like a missing object, nor a skewed clock like a missing right; and where the service has no conditional PUT, a put
+//! looks first.
 //!
 //! Objects are created with one PUT, never in parts, so a crash leaves no unfinished upload. The body carries a CRC32 that the
 //! service checks; over TLS it is not hashed a second time for the signature.
@@ -19,7 +20,7 @@ use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, StorageClass};
 use bytes::{Bytes, BytesMut};
 
-use super::s3_error::{Reason, S3Failure, failure, failure_of_body, reason_of};
+use super::s3_error::{Reason, S3Failure, failure, failure_of_body, is_unexplained, reason_of};
 use super::{
     ByteRange, Capabilities, ErrorClass, LIST_PAGE_MAX, ListPage, OBJECT_BYTES_MAX, ObjectError, ObjectMeta,
     ObjectName, ObjectStore, Operation, Outcome, PutNew,
@@ -185,7 +186,7 @@ impl S3Store {
         ))
     }
 
-    /// HEAD, and a GET where HEAD says "not found": only that tells a missing object from a missing bucket.
+    /// HEAD, and a GET where HEAD refuses: only that says why.
     async fn find(&self, operation: Operation, name: &ObjectName) -> Result<Option<ObjectMeta>, ObjectError> {
         let client = self.client();
         let head = client.head_object().bucket(&self.options.bucket).key(self.key(name));
@@ -196,14 +197,14 @@ impl S3Store {
             }
             Err(error) => error,
         };
-        if reason_of(&failed) != Reason::NotFoundWithoutBody {
+        if !is_unexplained(&failed) {
             return Err(failure(operation, name, failed));
         }
         match self.get_request(name, ByteRange::Slice { start: 0, len: 1 }).await {
             Err(error) if error.is_not_found() => Ok(None),
             Err(error) => Err(error),
             Ok(_) => {
-                let detail = "it appeared between two requests";
+                let detail = "it was refused in one request and there in the next";
                 Err(ObjectError::new(
                     operation,
                     name,

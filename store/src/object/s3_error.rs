@@ -192,6 +192,21 @@ pub(super) fn reason_of<E: ProvideErrorMetadata + Error + 'static>(failure: &S3F
     }
 }
 
+/// Did the service refuse without a word? A HEAD has no error body: its 403 may be a skewed clock, its 400 expired keys, and its 404
+/// a missing bucket.
+pub(super) fn is_unexplained<E: ProvideErrorMetadata + Error + 'static>(failure: &S3Failure<E>) -> bool {
+    let has_code = match failure {
+        S3Failure::Sdk(error) => error.code().is_some(),
+        S3Failure::Deadline(_) => false,
+    };
+    match reason_of(failure) {
+        // The SDK gives the 404 of a HEAD a code of its own.
+        Reason::NotFoundWithoutBody => true,
+        Reason::AccessDenied | Reason::Refused => !has_code,
+        _ => false,
+    }
+}
+
 fn reason_of_garbled(status: u16) -> Reason {
     if status < 300 {
         Reason::Garbled
