@@ -4,21 +4,52 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
-/// How long, and how fast.
+/// Which question is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Scenario {
+    /// How long after a commit it is archived.
+    Lag,
+    /// Commits a second as a synchronous standby, beside `pg_receivewal --synchronous`.
+    Synchronous,
+}
+
+/// What, how long, and how fast.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arguments {
+    pub(crate) scenario: Scenario,
     pub(crate) duration: Duration,
     /// Commits a second.
     pub(crate) rate: u32,
+    /// WAL in a second, at least; small rows only when 0.
+    pub(crate) wal_mb_s: u32,
+    /// `wal.ship_interval`.
+    pub(crate) interval: Duration,
+    /// Clients of pgbench.
+    pub(crate) clients: u32,
 }
 
+const USAGE: &str = "HINT: loadtest [lag | synchronous] [--seconds 1..86400] [--rate 1..10000] [--wal-mb-s 0..1000] \
+                     [--interval-ms 0..60000] [--clients 1..50]";
+
 impl Arguments {
-    /// `--seconds N --rate N`, each optional.
-    pub(crate) fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
+    /// Everything is optional.
+    pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self> {
         let mut arguments = Self {
+            scenario: Scenario::Lag,
             duration: Duration::from_secs(20),
             rate: 200,
+            wal_mb_s: 0,
+            interval: Duration::from_secs(1),
+            clients: 16,
         };
+        let mut words = words.peekable();
+        if let Some(word) = words.next_if(|word| !word.starts_with('-')) {
+            arguments.scenario = match word.as_str() {
+                "lag" => Scenario::Lag,
+                "synchronous" => Scenario::Synchronous,
+                _ => bail!("unknown scenario {word}\n{USAGE}"),
+            };
+        }
         while let Some(name) = words.next() {
             let value = words.next().with_context(|| format!("{name} needs a value"))?;
             let number: u32 = value
@@ -27,7 +58,10 @@ impl Arguments {
             match (name.as_str(), number) {
                 ("--seconds", 1..=86_400) => arguments.duration = Duration::from_secs(number.into()),
                 ("--rate", 1..=10_000) => arguments.rate = number,
-                _ => bail!("unknown argument {name} {value}\nHINT: loadtest [--seconds 1..86400] [--rate 1..10000]"),
+                ("--wal-mb-s", 0..=1000) => arguments.wal_mb_s = number,
+                ("--interval-ms", 0..=60_000) => arguments.interval = Duration::from_millis(number.into()),
+                ("--clients", 1..=50) => arguments.clients = number,
+                _ => bail!("unknown argument {name} {value}\n{USAGE}"),
             }
         }
         Ok(arguments)
@@ -43,10 +77,16 @@ mod tests {
     }
 
     #[test]
-    fn both_flags_are_read_and_anything_else_is_refused() {
+    fn flags_are_read_and_anything_else_is_refused() {
         let arguments = parse("--rate 50 --seconds 3").unwrap();
         assert_eq!((arguments.rate, arguments.duration.as_secs()), (50, 3));
-        for text in ["--rate", "--rate x", "--rate 0", "--speed 1", "5"] {
+        assert_eq!(arguments.scenario, Scenario::Lag);
+        let arguments = parse("synchronous --clients 4 --interval-ms 0").unwrap();
+        assert_eq!(
+            (arguments.scenario, arguments.clients, arguments.interval),
+            (Scenario::Synchronous, 4, Duration::ZERO)
+        );
+        for text in ["--rate", "--rate x", "--rate 0", "--speed 1", "5", "other"] {
             assert!(parse(text).is_err(), "{text}");
         }
     }

@@ -6,6 +6,7 @@
 
 mod arguments;
 mod lag;
+mod synchronous;
 mod writer;
 
 use std::fs;
@@ -18,7 +19,7 @@ use serde_json::{Value, json};
 use tests::wait::{DEADLINE, within};
 use tests::{Cluster, Scratch, Seawall};
 
-use crate::arguments::Arguments;
+use crate::arguments::{Arguments, Scenario};
 use crate::lag::Lag;
 use crate::writer::Writer;
 
@@ -49,8 +50,13 @@ fn run(arguments: Arguments) -> Result<()> {
         .enable_all()
         .build()?;
     let measured = runtime.block_on(async {
-        let all = Box::pin(measure(&scratch, arguments));
-        within("the load test", arguments.duration + OVERHEAD, all).await?
+        let all = Box::pin(async {
+            match arguments.scenario {
+                Scenario::Lag => measure(&scratch, arguments).await,
+                Scenario::Synchronous => write(&synchronous::measure(&scratch, arguments).await?),
+            }
+        });
+        within("the load test", arguments.duration * 9 + OVERHEAD, all).await?
     });
     if measured.is_err() {
         eprintln!("{}", scratch.log_tails());
@@ -60,18 +66,23 @@ fn run(arguments: Arguments) -> Result<()> {
 
 async fn measure(scratch: &Scratch, arguments: Arguments) -> Result<()> {
     let cluster = Cluster::builder(15).create(scratch, "main").await?;
-    let seawall = Seawall::local(scratch, &cluster).await?;
+    let interval = format!("{}ms", arguments.interval.as_millis());
+    let config = Seawall::local_config(scratch, &cluster)?.set("cluster.main.wal.ship_interval", interval)?;
+    let seawall = Seawall::configure(config)?;
+    seawall.init().await?;
     let agent = seawall.run().await?;
     cluster.exec(writer::TABLE).await?;
     seawall.backup().await?;
     seawall.wait_archived(&cluster).await?;
     println!(
-        "{} commits a second for {:.0?}, wal.ship_interval 1s",
-        arguments.rate, arguments.duration
+        "{} commits and {} MB of WAL a second for {:.0?}, wal.ship_interval {:?}",
+        arguments.rate, arguments.wal_mb_s, arguments.duration, arguments.interval
     );
+    let wal_before = cluster.current_lsn().await?;
     let lag = Lag::watch(&cluster).await?;
-    let writer = Writer::start(&cluster, arguments.rate, lag.sender()).await?;
+    let writer = Writer::start(&cluster, arguments.rate, arguments.wal_mb_s, lag.sender()).await?;
     let committed = writer.stop_after(arguments.duration).await?;
+    let wal_bytes = cluster.current_lsn().await? - wal_before;
     let figures = lag.finish(DEADLINE).await?;
     // Its state file is at most a second old.
     seawall.wait_archived(&cluster).await?;
@@ -89,6 +100,8 @@ async fn measure(scratch: &Scratch, arguments: Arguments) -> Result<()> {
         "commits": committed,
         "commits_per_second": committed as f64 / arguments.duration.as_secs_f64(),
         "seconds": arguments.duration.as_secs(),
+        "wal_mb_s": wal_bytes as f64 / 1e6 / arguments.duration.as_secs_f64(),
+        "interval_ms": arguments.interval.as_millis(),
         "p50_ms": ms(figures.value_at_quantile(0.50)),
         "p99_ms": ms(figures.value_at_quantile(0.99)),
         "max_ms": ms(figures.max()),
@@ -99,6 +112,10 @@ async fn measure(scratch: &Scratch, arguments: Arguments) -> Result<()> {
 }
 
 fn print(summary: &Value) {
+    println!(
+        "WAL written: {:.1} MB/s",
+        summary["wal_mb_s"].as_f64().unwrap_or_default()
+    );
     let outside = |key: &str| format!("{:.1}", summary[key].as_f64().unwrap_or_default());
     let own = |key: &str| {
         let us = summary["agent"][key].as_f64().unwrap_or_default();

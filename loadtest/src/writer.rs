@@ -1,10 +1,12 @@
 //! A steady writer: one small row a commit, a fixed number of commits a second.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use tests::Cluster;
 use tests::cluster::parse_lsn;
+use tests::seed::Rng;
 use tests::wait::{Pace, within};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::task::JoinSet;
@@ -30,23 +32,34 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    pub(crate) async fn start(cluster: &Cluster, rate: u32, commits: UnboundedSender<Commit>) -> Result<Self> {
+    /// `wal_mb_s`: as much WAL beside the rows, of text that compresses about two to one.
+    pub(crate) async fn start(
+        cluster: &Cluster,
+        rate: u32,
+        wal_mb_s: u32,
+        commits: UnboundedSender<Commit>,
+    ) -> Result<Self> {
+        let bytes = u64::from(wal_mb_s) * 1_000_000 / u64::from(rate);
+        let filler: Arc<str> = random_text(usize::try_from(bytes)?).into();
         let stop = tokio::sync::watch::Sender::new(false);
         let mut connections = JoinSet::new();
         let interval = Duration::from_secs(1) * CONNECTIONS / rate;
         for _ in 0..CONNECTIONS {
             let client = cluster.connect().await?;
             let insert = client
-                .prepare("insert into load (payload) values (repeat(md5(random()::text), 8))")
+                .prepare(
+                    "with filler as materialized (select pg_logical_emit_message(true, 'load', $1::text) as lsn) \
+                     insert into load (payload) select repeat(md5(random()::text), 8) from filler where lsn is not null",
+                )
                 .await?;
             let after = client.prepare("select pg_current_wal_flush_lsn()::text").await?;
-            let (commits, stopped) = (commits.clone(), stop.subscribe());
+            let (commits, stopped, filler) = (commits.clone(), stop.subscribe(), Arc::clone(&filler));
             connections.spawn(async move {
                 let mut pace = Pace::every(interval);
                 let mut count = 0;
                 while !*stopped.borrow() {
                     pace.tick().await;
-                    client.execute(&insert, &[]).await?;
+                    client.execute(&insert, &[&&*filler]).await?;
                     let acknowledged = Instant::now();
                     let row = client.query_one(&after, &[]).await?;
                     let lsn = parse_lsn(row.get(0))?;
@@ -73,4 +86,11 @@ impl Writer {
         }
         Ok(count)
     }
+}
+
+fn random_text(bytes: usize) -> String {
+    let mut rng = Rng::named("filler");
+    (0..bytes)
+        .map(|_| char::from(b"0123456789abcdef"[usize::try_from(rng.below(16)).unwrap_or(0)]))
+        .collect()
 }

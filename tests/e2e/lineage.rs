@@ -30,7 +30,10 @@ async fn lost_branch(scratch: &Scratch, major: u32) -> Result<(Before, Child)> {
         .setting("wal_keep_size", "256MB")
         .create(scratch, "main")
         .await?;
-    let seawall = Seawall::local(scratch, &cluster).await?;
+    // Not by itself: what is refused before there is a backup of the new history is looked at too.
+    let config = Seawall::local_config(scratch, &cluster)?.set("cluster.main.backup.after_loss", "manual")?;
+    let seawall = Seawall::configure(config)?;
+    seawall.init().await?;
     let agent = seawall.run().await?;
     cluster.exec("create table t (branch text, i int)").await?;
     seawall.backup().await?;
