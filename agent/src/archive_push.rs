@@ -21,7 +21,8 @@ use archived::{Archived, Place, timeline_before};
 pub(crate) use error::PushError;
 use file::{Candidate, Planned, Verified};
 use history::History;
-use pg::segment::{SegmentNumber, SegmentSize, WalFileName};
+use pg::lsn::Lsn;
+use pg::segment::{SegmentNumber, SegmentSize, WalFileName, segment_name};
 use pg::timeline::TimelineId;
 use store::crash::{self, CrashPoint};
 use store::keys::Recipient;
@@ -31,7 +32,7 @@ use store::retry::RetryPolicy;
 use store::session::{self, Purpose, Session};
 use store::wal_object;
 use tokio::task::JoinSet;
-use wal::segment_file::{SegmentFile, check_splice};
+use wal::segment_file::{SegmentFile, SegmentFileError, check_splice};
 
 use crate::open::{Context, current_lineage};
 use crate::output;
@@ -102,43 +103,14 @@ impl Push {
         number: SegmentNumber,
         is_partial: bool,
     ) -> Result<(), PushError> {
-        let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        let refused = |source| PushError::File {
-            name: name.clone(),
-            source,
-        };
-        let segment = SegmentFile::new(&self.lineage, timeline, number).map_err(refused)?;
-        let candidate = Candidate::open(path, segment)?;
-        let history = History::of_segment(self.repository(), self.lineage.id, timeline, path).await?;
-        let before = timeline_before(&history.parsed, &segment);
-        let file = Arc::new(self.verify(candidate, is_partial, before).await?);
-
-        // Everything is held against what is archived before anything is written.
-        let place = Place {
-            repository: self.repository(),
-            lineage: self.lineage.id,
-            size: self.size,
-            history: &history.parsed,
-        };
-        let archived = Archived::look(place, &segment, file.planned_end()).await?;
-        archived.compare(self.repository(), &file)?;
-        if let Some((end, facts)) = &archived.before {
-            check_splice(&segment, file.head, &file.surveyed, *end, facts).map_err(refused)?;
-        }
-
+        let segment = SegmentFile::new(&self.lineage, timeline, number).map_err(refused(path))?;
+        let examined = examine(self.repository(), segment, path, is_partial).await?;
+        let Examined { file, history, missing } = examined;
         history.archive(&self.writer, self.lineage.id).await?;
-        let missing: Vec<Planned> = archived.missing(&file.pieces).cloned().collect();
         let written = missing.len();
         self.store(&file, missing).await?;
-        tracing::debug!(file = name, objects = written, lsn = %file.planned_end(), "archived");
+        tracing::debug!(file = %path.display(), objects = written, lsn = %file.planned_end(), "archived");
         Ok(())
-    }
-
-    async fn verify(&self, candidate: Candidate, is_partial: bool, before: TimelineId) -> Result<Verified, PushError> {
-        let (repository, size) = (Arc::clone(self.repository()), self.size);
-        tokio::task::spawn_blocking(move || candidate.verify(is_partial, before, size, repository.keys()))
-            .await
-            .map_err(|_| PushError::Stopped("verify"))?
     }
 
     /// Stores pieces, some at a time.
@@ -169,6 +141,71 @@ impl Push {
         };
         let keys = self.repository().keys();
         Ok(Session::begin(keys, &self.recipients, place, Purpose::Wal)?)
+    }
+}
+
+/// A file that may be archived.
+struct Examined {
+    file: Arc<Verified>,
+    history: History,
+    /// What of it is not archived yet.
+    missing: Vec<Planned>,
+}
+
+/// Verifies a file and holds it against everything that is archived. Writes nothing.
+async fn examine(
+    repository: &Arc<Repository>,
+    segment: SegmentFile,
+    path: &Path,
+    is_partial: bool,
+) -> Result<Examined, PushError> {
+    let (lineage, size) = (segment.lineage(), segment.size());
+    let candidate = Candidate::open(path, segment)?;
+    let history = History::of_segment(repository, lineage, segment.timeline(), path).await?;
+    let before = timeline_before(&history.parsed, &segment);
+    let keys = Arc::clone(repository);
+    let verify = move || candidate.verify(is_partial, before, keys.keys());
+    let verified = tokio::task::spawn_blocking(verify).await;
+    let file = Arc::new(verified.map_err(|_| PushError::Stopped("verify"))??);
+    let place = Place {
+        repository,
+        lineage,
+        size,
+        history: &history.parsed,
+    };
+    let archived = Archived::look(place, &segment, file.planned_end()).await?;
+    archived.compare(repository, &file)?;
+    if let Some((end, facts)) = &archived.before {
+        check_splice(&segment, file.head, &file.surveyed, *end, facts).map_err(refused(path))?;
+    }
+    let missing = archived.missing(&file.pieces).cloned().collect();
+    Ok(Examined { file, history, missing })
+}
+
+/// Insists that a finished segment is archived as the server has it. A server does not remove a file that its archiver has not pushed, so
+/// one that is gone is archived.
+pub(crate) async fn compare_segment(
+    repository: &Arc<Repository>,
+    lineage: &Lineage,
+    timeline: TimelineId,
+    end: Lsn,
+    pg_wal: &Path,
+) -> Result<(), PushError> {
+    let size = SegmentSize::new(lineage.segment_bytes).map_err(|error| refused(pg_wal)(error.into()))?;
+    let last = size.segment_of(Lsn::new(end.as_u64().saturating_sub(1)));
+    let path = pg_wal.join(segment_name(timeline, last, size));
+    let segment = SegmentFile::new(lineage, timeline, last).map_err(refused(&path))?;
+    match examine(repository, segment, &path, false).await {
+        Ok(_) => Ok(()),
+        Err(PushError::Read { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+    }
+}
+
+fn refused(path: &Path) -> impl Fn(SegmentFileError) -> PushError + '_ {
+    move |source| PushError::File {
+        name: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
+        source,
     }
 }
 

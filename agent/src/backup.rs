@@ -36,6 +36,8 @@ use store::pipeline::{Clock, Outcome, commit};
 use store::records::{Intent, Lineage};
 use store::repository::{Repository, Writer};
 
+use crate::archive_push;
+
 /// Everything a backup needs.
 pub(crate) struct BackupInputs {
     /// Where it goes.
@@ -68,8 +70,10 @@ pub(crate) struct BackupInputs {
     pub(crate) host_name: String,
     /// Microseconds since 1970.
     pub(crate) now_us: Clock,
-    /// How long to wait at the end for the backup's WAL to be archived.
+    /// How long to wait at the end for more of the backup's WAL to be archived.
     pub(crate) wal_wait: Duration,
+    /// WAL arrives by `archive_command`, not from a slot.
+    pub(crate) is_pushed: bool,
 }
 
 /// Facts that go into the manifest and do not come from the pipeline.
@@ -157,6 +161,11 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
         inputs.wal_wait,
     )
     .await?;
+    if inputs.is_pushed && !server.is_standby {
+        // Whatever is archived under the last segment's name must be this server's: no stream ties the two. `pg_backup_stop` ended it.
+        let pg_wal = data_directory.join("pg_wal");
+        archive_push::compare_segment(repository, lineage, stopped.label.start_timeline, range.1, &pg_wal).await?;
+    }
     outcome.corrupt_pages.extend(checker.impossible_pages(stopped.end_lsn));
     let tablespaces = listing.tablespaces;
     let configuration = configuration.paths;

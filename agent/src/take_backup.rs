@@ -47,7 +47,7 @@ pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progre
         Some(_) => drop(preflight::refuse_errors_without_slots(&client, &connect).await?),
     }
     same_history(&connect, &repository, &lineage, &client, archiver.is_some()).await?;
-    wal_arrives(context, &client, archiver.as_ref()).await?;
+    let arrival = wal_arrives(context, &client, archiver.as_ref()).await?;
     let data_directory = match &context.cluster.postgres.data_directory {
         Some(directory) => directory.clone(),
         None => preflight::show(&client, "data_directory").await?.into(),
@@ -73,8 +73,18 @@ pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progre
         host_name: host_name(),
         now_us: Arc::new(output::now_us),
         wal_wait: WAL_WAIT,
+        is_pushed: arrival == Arrival::Pushed,
     };
     Ok(backup::run(inputs).await?)
+}
+
+/// How WAL comes into the repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Arrival {
+    /// From the slot, by the daemon.
+    Streamed,
+    /// From the server's archiver, by `archive_command`.
+    Pushed,
 }
 
 /// Without the daemon, or an archiver that pushes, the WAL of the backup would never be archived: better said now than after the copy.
@@ -82,13 +92,13 @@ async fn wal_arrives(
     context: &Context,
     client: &tokio_postgres::Client,
     archiver: Option<&Archiver>,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Arrival> {
     let slot = context.cluster.wal.slot.as_str();
     let begun = std::time::Instant::now();
     // A daemon that is between two attempts is told apart from none at all: what keeps it from streaming will speak for itself.
     while !status::is_running(context) && !sql::slot(client, slot).await?.is_some_and(|slot| slot.active) {
         match archiver.map(|archiver| archiver.failing_since.as_deref()) {
-            Some(None) => return Ok(()),
+            Some(None) => return Ok(Arrival::Pushed),
             Some(Some(since)) => {
                 return Err(Failure::refused(
                     format!("archive_command fails since {since}: the WAL of a backup would not be archived"),
@@ -107,7 +117,7 @@ async fn wal_arrives(
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
-    Ok(())
+    Ok(Arrival::Streamed)
 }
 
 /// The server must be the one whose WAL is archived: after a rollback of its data directory the archive holds another history, and a
@@ -149,6 +159,12 @@ async fn same_history(
             "Start `wal-agent run`: it begins a new lineage; then take the backup.",
         )
     };
+    if let Some(archived) = coverage.histories.get(&server.timeline)
+        && *archived != history
+    {
+        let timeline = server.timeline;
+        return Err(diverged(format!("the archived history of timeline {timeline} is another one")).into());
+    }
     let is_standby = sql::is_standby(client).await?;
     let timeline = match plan_resume(&server, is_standby, &history, &coverage, None) {
         // Nothing is archived yet, or a standby is behind: the end of the backup waits for the WAL.
@@ -159,8 +175,8 @@ async fn same_history(
     let until = history.switch_point_after(timeline).unwrap_or(Lsn::new(u64::MAX));
     match compare_overlap(session, repository, &coverage, timeline, until, size).await? {
         Overlap::Same { .. } => Ok(()),
-        // No slot keeps the newest archived segment on the server. But the backup begins behind it, and each push from there on is
-        // refused unless it goes on where the archive ends.
+        // No slot keeps the newest archived segment on the server. The backup begins behind it, and at its end the server's own file is
+        // held against what is archived.
         Overlap::Gone(reason) if is_pushed && !is_standby => {
             tracing::debug!(%reason, "nothing is left on the server to compare with");
             Ok(())

@@ -6,7 +6,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use anyhow::Result;
-use tests::wait::DEADLINE;
+use tests::seawall::json_array;
+use tests::wait::{DEADLINE, wait_for};
 use tests::{Cluster, Scratch, Seawall, StopMode, case, user};
 
 const FAILED: i32 = 1;
@@ -224,6 +225,52 @@ fn a_valid_segment_of_another_history_is_never_spliced_in() {
         segment(&cluster, "ours", 10).await?;
         push_all(&seawall, &cluster).await?;
         assert!(seawall.objects(&["wal"])?.len() > written.len());
+        Ok(())
+    });
+}
+
+#[test]
+fn a_backup_is_refused_when_another_server_archived_its_last_segment() {
+    case("push_split", async |scratch| {
+        let (cluster, seawall) = by_hand(&scratch, 15, 1).await?;
+        segment(&cluster, "common", 2_000).await?;
+        push_all(&seawall, &cluster).await?;
+        // An archiver that neither fails nor gets anything done.
+        cluster.append_setting("archive_command", "sleep 600 # archive-push %p")?;
+        cluster.stop(StopMode::Fast).await?;
+        let copy = scratch.dir("two")?.join("data");
+        let mut command = user::command("cp");
+        command.arg("-a").arg(cluster.data_directory()).arg(&copy);
+        user::run(command, DEADLINE).await?;
+        let other = Cluster::adopt(&scratch, "two", &copy)?;
+        cluster.start().await?;
+        other.start().await?;
+        let waiting = other.unpushed()?;
+        for name in &waiting {
+            seawall.push(&other, name).await?.assert_code(0)?;
+        }
+
+        // A backup ends a segment when it begins and one when it ends. Then the other server's segments of those names are archived, and all
+        // WAL of the backup seems to be there.
+        let (backup, pushed) = tokio::join!(seawall.agent.run(&["backup"]), async {
+            let ended = wait_for("the backup to end", DEADLINE, async || {
+                let unpushed = cluster.unpushed().ok()?;
+                let has_ended = unpushed.iter().any(|name| name.ends_with(".backup"));
+                let new = unpushed
+                    .into_iter()
+                    .filter(|name| !waiting.contains(name) && name.len() == 24);
+                has_ended.then(|| new.collect::<Vec<_>>())
+            });
+            for name in ended.await? {
+                assert_eq!(segment(&other, "theirs", 10).await?, name);
+                seawall.push(&other, &name).await?.assert_code(0)?;
+            }
+            anyhow::Ok(())
+        });
+        pushed?;
+        backup?.assert_refused(DAMAGED, &["not this server's", "other content"])?;
+        let list = seawall.list().await?;
+        assert_eq!(json_array(&list, "backups")?.len(), 0, "{list}");
         Ok(())
     });
 }

@@ -101,6 +101,18 @@ impl SegmentFile {
         })
     }
 
+    /// Its lineage.
+    #[must_use]
+    pub fn lineage(&self) -> LineageId {
+        self.lineage
+    }
+
+    /// Its size.
+    #[must_use]
+    pub fn size(&self) -> SegmentSize {
+        self.config.segment_size
+    }
+
     /// Its timeline.
     #[must_use]
     pub fn timeline(&self) -> TimelineId {

@@ -94,7 +94,7 @@ impl Archived {
                 return Err(PushError::Conflict {
                     start: range.start,
                     end: range.end,
-                    object: repository.layout().wal(range, file.size())?.to_string(),
+                    object: repository.layout().wal(range, file.segment.size())?.to_string(),
                 });
             }
         }

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use pg::lsn::Lsn;
-use pg::segment::{SegmentSize, segment_name};
+use pg::segment::segment_name;
 use pg::timeline::TimelineId;
 use store::envelope::{Kind, WalFacts};
 use store::id::Digest;
@@ -41,7 +41,6 @@ pub(super) struct Verified {
     pub(super) surveyed: Surveyed,
     /// What is to be stored of it, in order.
     pub(super) pieces: Vec<Planned>,
-    size: SegmentSize,
     file: Opened,
 }
 
@@ -127,14 +126,13 @@ impl Candidate {
         self,
         is_partial: bool,
         before: TimelineId,
-        size: SegmentSize,
         keys: &ClusterKeys,
     ) -> Result<Verified, PushError> {
         let Candidate { segment, head, file } = self;
         // Only a record that crosses the boundary needs the segment before.
         let mut before = head
             .continues
-            .then(|| find_before(&file.path, &segment, before, size))
+            .then(|| find_before(&file.path, &segment, before))
             .flatten();
         let mut surveyed = survey(&segment, before.as_ref(), &file)?;
         if surveyed.is_none() && before.take().is_some() {
@@ -154,14 +152,14 @@ impl Candidate {
             head,
             surveyed,
             pieces,
-            size,
             file,
         })
     }
 }
 
 /// The file of the segment before, in the same directory; `None` when it is not there any more or is something else.
-fn find_before(path: &Path, segment: &SegmentFile, timeline: TimelineId, size: SegmentSize) -> Option<Opened> {
+fn find_before(path: &Path, segment: &SegmentFile, timeline: TimelineId) -> Option<Opened> {
+    let size = segment.size();
     let number = segment.previous()?;
     let before = path.with_file_name(segment_name(timeline, number, size));
     let opened = Opened::open(&before, size.start_of(number)).ok()?;
@@ -215,11 +213,6 @@ impl Verified {
     pub(super) fn bytes(&self, start: Lsn, end: Lsn) -> Result<Vec<u8>, PushError> {
         let bytes = usize::try_from(end.distance_from(start)).unwrap_or(usize::MAX);
         self.file.read(start.distance_from(self.file.start), bytes)
-    }
-
-    /// Segment size of the file's cluster.
-    pub(super) fn size(&self) -> SegmentSize {
-        self.size
     }
 
     /// Where what is planned ends.

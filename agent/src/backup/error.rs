@@ -8,6 +8,8 @@ use pg::label::LabelError;
 use pg::lsn::Lsn;
 use store::StoreError;
 
+use crate::archive_push::PushError;
+
 /// A backup that failed. `Display` prints this error only.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum BackupError {
@@ -40,6 +42,9 @@ pub(crate) enum BackupError {
     /// The repository failed.
     #[error("the repository failed")]
     Store(#[from] StoreError),
+    /// What is archived is not this server's WAL.
+    #[error("the archived WAL is not this server's")]
+    Pushed(#[from] PushError),
     /// `pg_control` makes no sense.
     #[error("cannot use pg_control of \"{}\"", directory.display())]
     Control {
@@ -120,6 +125,7 @@ impl BackupError {
     pub(crate) fn hint(&self) -> Option<String> {
         let text = match self {
             BackupError::Store(error) => return error.hint(),
+            BackupError::Pushed(error) => return error.hint(),
             BackupError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 "Run the agent as the operating-system user that owns the data directory, usually postgres."
             }
