@@ -27,6 +27,7 @@ pub mod child;
 pub mod cluster;
 pub mod config_file;
 pub mod install;
+pub mod kill_loop;
 pub mod oracle;
 pub mod pgbench;
 pub mod program;
