@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo bench loadtest
+.PHONY: help setup build lint test demo kill-loop bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -12,13 +12,15 @@ export PATH := $(CARGO_HOME)/bin:$(PATH)
 REPO ?= local
 MAJORS ?= 15 17
 ARGS ?=
+N ?= 60
+SEED ?=
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
 # Where the servers are; written by `make setup`.
 WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install test servers and build tools (MAJORS="15 17"; also 13 14 16 18)
 	@tests/setup/install.sh $(MAJORS)
@@ -36,6 +38,9 @@ test: setup build ## all tests, with real servers (ARGS="-p wal" for a part)
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 	cargo build --release -p agent -p restore
 	$(WITH_SERVERS) cargo run --release -p tests --bin demo -- --repo $(REPO) $(ARGS)
+
+kill-loop: setup build ## kill agent and server N times, add up what was lost (N=60 SEED=... ARGS="--major 17 --fresh")
+	$(WITH_SERVERS) target/debug/kill_loop --cycles $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
 bench: ## how fast is one part (offline)
 	cargo bench -p bench $(ARGS)

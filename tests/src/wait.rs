@@ -59,3 +59,10 @@ impl Pace {
         self.0.tick().await;
     }
 }
+
+/// The drawn moment at which a fault strikes: the one pause that waits for nothing.
+pub async fn moment(after: Duration) {
+    let mut beat = Pace::every(after.max(Duration::from_millis(1)));
+    beat.tick().await;
+    beat.tick().await;
+}
