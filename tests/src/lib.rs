@@ -22,7 +22,9 @@
 // A test library: to stop with a message is what it is for.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+pub mod between;
 pub mod case;
+pub mod certificates;
 pub mod child;
 pub mod cluster;
 pub mod config_file;
@@ -32,6 +34,7 @@ pub mod pgbench;
 pub mod program;
 pub mod scratch;
 pub mod seawall;
+pub mod secured;
 pub mod seed;
 pub mod tmpfs;
 pub mod tree;
@@ -39,7 +42,9 @@ pub mod user;
 pub mod wait;
 pub mod weed;
 
+pub use between::Between;
 pub use case::case;
+pub use certificates::Certificates;
 pub use child::Child;
 pub use cluster::{Cluster, StopMode};
 pub use config_file::ConfigFile;
@@ -47,6 +52,7 @@ pub use oracle::Oracle;
 pub use program::Program;
 pub use scratch::Scratch;
 pub use seawall::Seawall;
+pub use secured::Secured;
 pub use tmpfs::Tmpfs;
 pub use wait::wait_until;
 pub use weed::Weed;
