@@ -119,9 +119,7 @@ fn replication_hint(error: &ReplicationError) -> Option<String> {
         ReplicationError::Connect { .. } | ReplicationError::Timeout { .. } => {
             "Is PostgreSQL running, and do host and port in [cluster.<name>.postgres] name it?".into()
         }
-        ReplicationError::Authentication {
-            sqlstate: Some(code), ..
-        } if code == "08P01" => BETWEEN_HINT.into(),
+        ReplicationError::Authentication { reason, .. } if reason.contains("channel binding") => BETWEEN_HINT.into(),
         ReplicationError::ChannelBinding { .. } => CHANNEL_BINDING_HINT.into(),
         ReplicationError::TlsHandshake { .. } | ReplicationError::TlsNotOffered { .. } => TLS_HINT.into(),
         ReplicationError::Authentication { .. } => {

@@ -15,6 +15,7 @@ use pg::replication::{
     ReplicationError, ReplicationSession, SlotCreation, SlotName, StandbyStatus, StreamEvent, WalStream,
 };
 use pg::segment::SegmentSize;
+use pg::standby_names::StandbyNames;
 use pg::timeline::{TimelineHistory, TimelineId};
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -212,6 +213,78 @@ async fn streamed_wal_is_pg_wal_and_feedback_moves_the_slot() {
     let cluster = stopping.await.unwrap();
     files::control_file_says_what_pg_controldata_says(&cluster);
     files::every_page_has_its_checksum(&cluster);
+}
+
+#[test]
+fn the_server_reads_synchronous_standby_names_as_we_do() {
+    let cluster = Cluster::start();
+    let set = |text: &str| {
+        let value = text.replace('\'', "''");
+        cluster.accepts(&format!("ALTER SYSTEM SET synchronous_standby_names = '{value}'"))
+    };
+    let (mut good, mut bad) = (0, 0);
+    for text in [
+        "",
+        " ",
+        "a",
+        "*",
+        "\"*\"",
+        "a, b",
+        "a,",
+        ",a",
+        "a b",
+        "1",
+        "1, 2",
+        "1a",
+        "a1$",
+        "a-b",
+        "_a",
+        "$a",
+        "any",
+        "\"any\"",
+        "anyone",
+        "FIRST",
+        "first, a",
+        "ANY 1 (a)",
+        "any 1(a,*)",
+        "ANY (a)",
+        "ANY 1 a",
+        "ANY 1 ()",
+        "2 (a, b)",
+        "2(1, 2)",
+        "2 (a) b",
+        "0 (a)",
+        "00 (a)",
+        "007 (a)",
+        "FIRST 2147483647 (a)",
+        "FIRST 2147483648 (a)",
+        "(a)",
+        "a;",
+        "'a'",
+        "\"",
+        "\"a",
+        "\"a\"\"b\"",
+        "\"\"",
+        "\"(,)\", \"x y\"",
+        "größe, \"Ä\"",
+        "a\n,\tb\u{B}\u{C}\r",
+        "a\u{A0}b",
+        "ANY 1 (a,)",
+    ] {
+        let ours = text.parse::<StandbyNames>();
+        assert_eq!(set(text), ours.is_ok(), "{text:?}: {ours:?}");
+        match ours {
+            Ok(names) => {
+                good += 1;
+                assert!(set(&names.to_string()), "{names}");
+                if let Some(rest) = names.without("a") {
+                    assert!(set(&rest), "{rest}");
+                }
+            }
+            Err(_) => bad += 1,
+        }
+    }
+    assert!(good > 20 && bad > 15, "{good} {bad}");
 }
 
 #[tokio::test]

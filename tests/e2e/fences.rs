@@ -23,13 +23,14 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// One job, one crate. `bench` has compressor and hash to compare with, and nothing of what it makes is ever stored.
-const FENCED: [(&str, &[&str]); 9] = [
+const FENCED: [(&str, &[&str]); 10] = [
     ("aws-sdk-s3", &["store"]),
     ("zstd", &["store", "bench"]),
     ("blake3", &["store", "bench"]),
     ("hpke", &["store"]),
     ("aws-lc-rs", &["store", "pg"]),
     ("postgres-protocol", &["pg"]),
+    ("rustls-native-certs", &["pg"]),
     ("tokio-postgres", &["agent", "restore", "bench", "loadtest", "tests"]),
     ("clap", &["agent", "restore", "bench", "loadtest", "tests"]),
     ("anyhow", &["agent", "restore", "bench", "loadtest", "tests"]),

@@ -24,7 +24,9 @@
 
 pub mod address;
 pub mod archiver;
+pub mod between;
 pub mod case;
+pub mod certificates;
 pub mod child;
 pub mod cluster;
 pub mod config_file;
@@ -37,6 +39,7 @@ pub mod program;
 pub mod s3_server;
 pub mod scratch;
 pub mod seawall;
+pub mod secured;
 pub mod seed;
 pub mod stored_wal;
 pub mod tmpfs;
@@ -46,7 +49,9 @@ pub mod wait;
 pub mod weed;
 
 pub use address::Address;
+pub use between::Between;
 pub use case::case;
+pub use certificates::Certificates;
 pub use child::Child;
 pub use cluster::{Cluster, StopMode};
 pub use config_file::ConfigFile;
@@ -56,6 +61,7 @@ pub use program::Program;
 pub use s3_server::S3Server;
 pub use scratch::Scratch;
 pub use seawall::Seawall;
+pub use secured::Secured;
 pub use tmpfs::Tmpfs;
 pub use wait::wait_until;
 pub use weed::Weed;

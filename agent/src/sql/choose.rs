@@ -230,7 +230,12 @@ impl Refusal {
             && !passes(answer.code().code())
         {
             let detail = answer.detail().map_or_else(String::new, |detail| format!(": {detail}"));
-            return refused(format!("{}{detail}", answer.message()), hint_for(answer.code().code()));
+            // The server's word that it does not see the connection that we see.
+            let hint = match answer.message().contains("channel binding") {
+                true => exit::BETWEEN_HINT,
+                false => hint_for(answer.code().code()),
+            };
+            return refused(format!("{}{detail}", answer.message()), hint);
         }
         let cause = error.as_db_error().map(|answer| answer.message().to_owned());
         let cause = cause
@@ -253,8 +258,6 @@ fn hint_for(sqlstate: &str) -> &'static str {
             "Check the role and its password (password_file or .pgpass) or certificate (sslcert), and its line in pg_hba.conf."
         }
         "3D000" => "Set dbname in [cluster.<name>.postgres] to a database that exists.",
-        // What a server says to a channel binding that does not fit.
-        "08P01" => exit::BETWEEN_HINT,
         _ => "See the server's log.",
     }
 }

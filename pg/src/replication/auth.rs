@@ -84,9 +84,10 @@ async fn next_request(wire: &mut Wire, opts: &ConnectOptions) -> Result<Authenti
                 // Class 28 is "Invalid Authorization Specification"; anything else, such as a
                 // server that is starting up, is not about us.
                 return Err(if message.sqlstate.starts_with("28") {
+                    let detail = message.detail.map_or_else(String::new, |detail| format!(": {detail}"));
                     ReplicationError::Authentication {
                         user: opts.user.clone(),
-                        reason: message.message,
+                        reason: format!("{}{detail}", message.message),
                         sqlstate: Some(message.sqlstate),
                     }
                 } else {
@@ -167,7 +168,7 @@ async fn step(
     wanted: fn(Authentication) -> Option<Bytes>,
 ) -> Result<Bytes, ReplicationError> {
     let request = match next_request(wire, opts).await {
-        // The server's answer to a binding that is not what it would be without somebody in between.
+        // In an exchange about who we are, a message that the server cannot read is no trouble that passes.
         Err(ReplicationError::Server {
             sqlstate,
             message,

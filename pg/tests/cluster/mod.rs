@@ -172,12 +172,22 @@ impl Cluster {
 
     /// Runs SQL as superuser; the answer is unaligned text.
     pub(crate) fn sql(&self, text: &str) -> String {
+        run(&mut self.psql(text)).trim().to_owned()
+    }
+
+    fn psql(&self, text: &str) -> Command {
         let mut psql = command("psql");
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]);
         psql.arg("-h")
             .arg(self.directory.path())
             .args(["-p", &self.port.to_string()]);
-        run(psql.args(["-d", "postgres", "-c", text])).trim().to_owned()
+        psql.args(["-d", "postgres", "-c", text]);
+        psql
+    }
+
+    /// Whether the server accepts a statement.
+    pub(crate) fn accepts(&self, text: &str) -> bool {
+        self.psql(text).output().unwrap().status.success()
     }
 
     /// Output of `pg_controldata` for the label, without blanks around it.
