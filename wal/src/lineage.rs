@@ -370,6 +370,29 @@ mod tests {
     }
 
     #[test]
+    fn the_stream_goes_on_behind_a_declared_hole() {
+        let mut coverage = archived(1, 0x300);
+        coverage.add_hole(store::catalog::Hole {
+            timeline: timeline(1),
+            start: Lsn::new(0x300),
+            end: Lsn::new(0x800),
+        });
+        let root = TimelineHistory::root(timeline(1));
+        let resume = |slot: Option<u64>| plan_resume(&server(1, 0x900), false, &root, &coverage, slot.map(Lsn::new));
+        let behind = Resume::GoOn {
+            timeline: timeline(1),
+            archived: Lsn::new(0x800),
+        };
+        assert_eq!(resume(None), behind);
+        assert_eq!(resume(Some(0x800)), behind);
+        assert_eq!(
+            resume(Some(0x200)),
+            behind,
+            "also with a slot that was made again too far back"
+        );
+    }
+
+    #[test]
     fn a_timeline_is_followed_only_along_the_servers_history() {
         let child = history(2, 1, 0x300);
         let switch = Resume::Switch {

@@ -20,6 +20,7 @@ pub struct Fence {
     repository: Arc<Repository>,
     epoch: u64,
     looked: Mutex<Instant>,
+    age_max: Duration,
 }
 
 impl Fence {
@@ -30,6 +31,7 @@ impl Fence {
             repository,
             epoch,
             looked: Mutex::new(Instant::now()),
+            age_max: LOOK_AGE_MAX,
         }
     }
 
@@ -56,6 +58,63 @@ impl Fence {
     /// As [`Fence::look`].
     pub async fn pass(&self) -> Result<(), StoreError> {
         let age = self.looked.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
-        if age <= LOOK_AGE_MAX { Ok(()) } else { self.look().await }
+        if age <= self.age_max { Ok(()) } else { self.look().await }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::envelope::Kind;
+    use crate::keys::SigningKey;
+    use crate::object::memory::MemoryStore;
+    use crate::object::{ErrorClass, Operation};
+    use crate::repository::{NewObject, NewRepository, Writer, create};
+    use crate::testing::{Fault, ScriptedStore};
+
+    async fn fixture() -> (Arc<ScriptedStore<MemoryStore>>, Arc<Repository>, Writer) {
+        let store = Arc::new(ScriptedStore::new(MemoryStore::default()));
+        let new = NewRepository {
+            cluster: "main",
+            host: "h",
+            now_us: 1,
+            now_text: "2026-09-21T00:00:00Z",
+            creator: "test",
+        };
+        let (created, repository) = create(Arc::clone(&store) as _, new, |_| Ok(())).await.unwrap();
+        let signing = SigningKey::from_seed(created.host.signing.seed().clone()).unwrap();
+        let writer = Writer::new(Arc::clone(&repository), Arc::new(signing), 0);
+        (store, repository, writer)
+    }
+
+    async fn take(writer: &Writer, epoch: u64) {
+        let name = writer.repository().layout().lease(epoch).unwrap();
+        writer
+            .put(&name, NewObject::metadata(Kind::Lease, b"x", 1))
+            .await
+            .unwrap();
+    }
+
+    #[tokio::test]
+    async fn who_was_taken_over_while_it_slept_does_not_pass() {
+        let (_, repository, writer) = fixture().await;
+        take(&writer, 1).await;
+        let mut fence = Fence::new(repository, 1);
+        fence.look().await.unwrap();
+        take(&writer, 2).await;
+        fence.pass().await.expect("its look is fresh");
+        fence.age_max = Duration::ZERO;
+        let error = fence.pass().await.unwrap_err();
+        assert!(matches!(error, StoreError::TakenOver { epoch: 1, by: 2 }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nobody_passes_on_an_old_look_when_the_store_cannot_be_asked() {
+        let (store, repository, _) = fixture().await;
+        let mut fence = Fence::new(repository, 1);
+        fence.age_max = Duration::ZERO;
+        store.push(Operation::Head, "leases/", Fault::FailWith(ErrorClass::Transient));
+        assert!(matches!(fence.pass().await, Err(StoreError::Object(_))));
+        fence.pass().await.unwrap();
     }
 }
