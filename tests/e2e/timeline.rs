@@ -6,32 +6,11 @@ use anyhow::Result;
 use tests::cluster::lsn_text;
 use tests::seawall::{json_array, json_lsn, json_u64};
 use tests::wait::DEADLINE;
-use tests::{Cluster, Scratch, Seawall, StopMode, case, user, wait_until};
+use tests::{Cluster, Seawall, StopMode, case};
 
 const SLOTS: &str = "
     select pg_create_physical_replication_slot('seawall', true);
     select pg_create_physical_replication_slot('seawall_overlap', true);";
-
-/// A standby of `primary` that has replayed all of it.
-async fn standby(scratch: &Scratch, primary: &Cluster) -> Result<Cluster> {
-    let data = scratch.dir("standby")?.join("data");
-    let mut command = primary.tool("pg_basebackup");
-    command
-        .args(["--checkpoint=fast", "--write-recovery-conf", "--no-sync", "-D"])
-        .arg(&data);
-    user::run(command, DEADLINE).await?;
-    let standby = Cluster::adopt(scratch, "standby", &data)?;
-    standby.start().await?;
-    Ok(standby)
-}
-
-async fn caught_up(standby: &Cluster, lsn: u64) -> Result<()> {
-    wait_until("the standby to catch up", DEADLINE, async || {
-        let answer = standby.query_one("select pg_last_wal_replay_lsn()").await;
-        answer.is_ok_and(|text| tests::cluster::parse_lsn(&text).is_ok_and(|at| at >= lsn))
-    })
-    .await
-}
 
 async fn rows(cluster: &Cluster) -> Result<String> {
     cluster
@@ -53,7 +32,7 @@ fn the_agent_follows_a_promoted_standby_and_both_timelines_are_restored() {
             .create(&scratch, "main")
             .await?;
         primary.exec("create table t (branch text)").await?;
-        let standby = standby(&scratch, &primary).await?;
+        let standby = primary.standby("standby").await?;
         let seawall = Seawall::local(&scratch, &primary).await?;
         let agent = seawall.run().await?;
         let backup = seawall.backup().await?;
@@ -61,12 +40,11 @@ fn the_agent_follows_a_promoted_standby_and_both_timelines_are_restored() {
         let before = seawall.wait_archived(&primary).await?;
         // What an operator prepares on a standby that may take over.
         standby.exec(SLOTS).await?;
-        caught_up(&standby, before).await?;
+        standby.wait_replayed(before).await?;
         agent.stop(DEADLINE).await?;
         // The primary goes on alone: its last rows are on the old timeline only, and nowhere else.
         primary.stop(StopMode::Fast).await?;
-        standby.exec("select pg_promote()").await?;
-        standby.wait_promoted(DEADLINE).await?;
+        standby.promote().await?;
         write(&standby, "b-after", 30_000).await?;
 
         let socket = standby.socket_dir().display().to_string();

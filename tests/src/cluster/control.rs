@@ -9,6 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use rustix::process::{Pid, Signal, WaitOptions, getpid, kill_process, set_child_subreaper, waitpid};
 
 use super::Cluster;
+use crate::scratch::write_private;
 use crate::user;
 use crate::wait::{DEADLINE, wait_until};
 
@@ -109,6 +110,49 @@ impl Cluster {
     pub fn kill9(&self) -> Result<()> {
         ensure!(self.postmaster().is_some(), "{} does not run", self.name);
         self.kill_all()
+    }
+
+    /// Stops all of its processes as a hung machine would: sockets stay open, nothing is answered.
+    pub fn freeze(&self) -> Result<()> {
+        let postmaster = self
+            .postmaster()
+            .with_context(|| format!("{} does not run", self.name))?;
+        // First, so that it makes no children between the listing and the stopping.
+        kill_process(postmaster, Signal::STOP)?;
+        for pid in children(postmaster)? {
+            kill_process(pid, Signal::STOP)?;
+        }
+        Ok(())
+    }
+
+    pub fn thaw(&self) -> Result<()> {
+        let postmaster = self
+            .postmaster()
+            .with_context(|| format!("{} does not run", self.name))?;
+        for pid in children(postmaster)? {
+            kill_process(pid, Signal::CONT)?;
+        }
+        kill_process(postmaster, Signal::CONT)?;
+        Ok(())
+    }
+
+    /// The cheapest way to a new timeline: stopped in order, then [`Cluster::start_promoted`].
+    pub async fn switch_timeline(&self) -> Result<()> {
+        self.stop(StopMode::Fast).await?;
+        self.start_promoted().await
+    }
+
+    /// Starts as a standby of nobody, which replays what it has and is then promoted.
+    pub async fn start_promoted(&self) -> Result<()> {
+        write_private(&self.data.join("standby.signal"), b"")?;
+        self.start().await?;
+        self.promote().await
+    }
+
+    /// Promotes a standby and waits until it takes writes.
+    pub async fn promote(&self) -> Result<()> {
+        self.exec("select pg_promote()").await?;
+        self.wait_promoted(DEADLINE).await
     }
 
     pub fn is_running(&self) -> bool {

@@ -5,10 +5,10 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::{Cluster, free_ports};
+use super::{Cluster, free_ports, parse_lsn};
 use crate::scratch::Scratch;
 use crate::user;
-use crate::wait::DEADLINE;
+use crate::wait::{DEADLINE, wait_until};
 
 /// Directories and a port that are free: given to a program that restores and starts a server there.
 #[derive(Debug)]
@@ -39,6 +39,29 @@ impl Cluster {
         command.arg("-a").arg(&self.data).arg(to);
         user::run(command, DEADLINE).await?;
         Ok(())
+    }
+
+    /// A standby that streams from this primary; it may still have to catch up.
+    pub async fn standby(&self, name: &str) -> Result<Self> {
+        let data = self.scratch.dir(name)?.join("data");
+        let mut command = self.tool_or_newer("pg_basebackup")?;
+        command
+            .args(["--checkpoint=fast", "--write-recovery-conf", "--no-sync", "-D"])
+            .arg(&data);
+        user::run(command, DEADLINE).await?;
+        let standby = Self::adopt(&self.scratch, name, &data)?;
+        standby.start().await?;
+        Ok(standby)
+    }
+
+    /// Waits until this standby has replayed all WAL before `lsn`.
+    pub async fn wait_replayed(&self, lsn: u64) -> Result<()> {
+        let what = format!("standby {} to catch up", self.name);
+        wait_until(&what, DEADLINE, async || {
+            let answer = self.query_one("select pg_last_wal_replay_lsn()").await;
+            answer.is_ok_and(|text| parse_lsn(&text).is_ok_and(|at| at >= lsn))
+        })
+        .await
     }
 
     /// True when the server is up, or was ever up, with a timeline of its own: promoted.
