@@ -26,12 +26,12 @@ use pg::segment::{SegmentNumber, SegmentSize, WalFileName, segment_name};
 use pg::timeline::TimelineId;
 use store::crash::{self, CrashPoint};
 use store::keys::Recipient;
+use store::layout::WalRange;
 use store::records::Lineage;
 use store::repository::{Repository, Writer};
 use store::retry::RetryPolicy;
 use store::session::{self, Purpose, Session};
-use store::wal_object;
-use tokio::task::JoinSet;
+use store::wal_object::{self, EncodedWal};
 use wal::segment_file::{SegmentFile, SegmentFileError, check_splice};
 
 use crate::open::{Context, current_lineage};
@@ -48,7 +48,6 @@ struct Push {
     recipients: Vec<Recipient>,
     lineage: Lineage,
     size: SegmentSize,
-    uploads_in_flight: usize,
 }
 
 /// Runs the command.
@@ -61,7 +60,6 @@ pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
         recipients: keys.recipients,
         size: SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?,
         lineage,
-        uploads_in_flight: context.cluster.wal.uploads_in_flight,
     };
     Ok(push.file(path).await?)
 }
@@ -113,24 +111,38 @@ impl Push {
         Ok(())
     }
 
-    /// Stores pieces, some at a time.
+    /// Stores pieces one after another, the next one encoded meanwhile: out of order a crash would leave a hole that looks like lost WAL.
     async fn store(&self, file: &Arc<Verified>, missing: Vec<Planned>) -> Result<(), PushError> {
         if missing.is_empty() {
             return Ok(());
         }
         let session = Arc::new(self.session()?);
-        let mut uploads = JoinSet::new();
-        for piece in missing {
-            if uploads.len() >= self.uploads_in_flight.max(1) {
-                finished(uploads.join_next().await)?;
-            }
-            let (writer, session) = (Arc::clone(&self.writer), Arc::clone(&session));
-            uploads.spawn(put(writer, session, self.size, Arc::clone(file), piece));
-        }
-        while let Some(upload) = uploads.join_next().await {
-            finished(Some(upload))?;
+        let begin = |piece: Planned| {
+            let (writer, session, file) = (Arc::clone(&self.writer), Arc::clone(&session), Arc::clone(file));
+            tokio::task::spawn_blocking(move || encode(&writer, &session, &file, piece))
+        };
+        let mut rest = missing.into_iter();
+        let mut ahead = rest.next().map(begin);
+        while let Some(encoding) = ahead {
+            let (range, encoded) = encoding.await.map_err(|_| PushError::Stopped("encode"))??;
+            ahead = rest.next().map(begin);
+            self.put(&range, encoded).await?;
         }
         Ok(())
+    }
+
+    /// Creates an object and reads its header again.
+    async fn put(&self, range: &WalRange, encoded: EncodedWal) -> Result<(), PushError> {
+        let (object, digest) = (encoded.name.to_string(), encoded.digest);
+        crash::point(CrashPoint::BeforePut);
+        self.writer.create(&encoded.name, encoded.bytes, digest).await?;
+        crash::point(CrashPoint::AfterPut);
+        let reason = match self.repository().read_wal_header(range, self.size).await? {
+            Some(header) if header.digest == digest => return Ok(()),
+            Some(_) => "its header names another content",
+            None => "it is not there",
+        };
+        Err(PushError::ReadBack { object, reason })
     }
 
     fn session(&self) -> Result<Session, PushError> {
@@ -209,49 +221,22 @@ fn refused(path: &Path) -> impl Fn(SegmentFileError) -> PushError + '_ {
     }
 }
 
-fn finished(upload: Option<Result<Result<(), PushError>, tokio::task::JoinError>>) -> Result<(), PushError> {
-    match upload {
-        None => Ok(()),
-        Some(ended) => ended.map_err(|_| PushError::Stopped("upload"))?,
-    }
-}
-
-/// Encodes a piece, creates its object and reads the header of that again.
-async fn put(
-    writer: Arc<Writer>,
-    session: Arc<Session>,
-    size: SegmentSize,
-    file: Arc<Verified>,
+/// Reads a piece from the file again, which must still be what was verified.
+fn encode(
+    writer: &Writer,
+    session: &Session,
+    file: &Verified,
     piece: Planned,
-) -> Result<(), PushError> {
-    let (range, digest) = (piece.range, piece.digest);
-    let encoder = Arc::clone(&writer);
+) -> Result<(WalRange, EncodedWal), PushError> {
+    let Planned { range, facts, digest } = piece;
     crash::point(CrashPoint::BeforeEncode);
-    let encoded = tokio::task::spawn_blocking(move || {
-        let bytes = file.bytes(range.start, range.end)?;
-        let now_us = output::now_us();
-        let encoded = wal_object::encode(&encoder, &session, &range, size, piece.facts, &bytes, now_us)?;
-        Ok::<_, PushError>(encoded)
-    })
-    .await
-    .map_err(|_| PushError::Stopped("encode"))??;
-    let object = encoded.name.to_string();
+    let bytes = file.bytes(range.start, range.end)?;
+    let size = file.segment.size();
+    let encoded = wal_object::encode(writer, session, &range, size, facts, &bytes, output::now_us())?;
     if encoded.digest != digest {
+        let object = encoded.name.to_string();
         let reason = "the file changed while it was read";
         return Err(PushError::ReadBack { object, reason });
     }
-    crash::point(CrashPoint::BeforePut);
-    writer.create(&encoded.name, encoded.bytes, encoded.digest).await?;
-    crash::point(CrashPoint::AfterPut);
-    match writer.repository().read_wal_header(&range, size).await? {
-        Some(header) if header.digest == digest => Ok(()),
-        Some(_) => {
-            let reason = "its header names another content";
-            Err(PushError::ReadBack { object, reason })
-        }
-        None => {
-            let reason = "it is not there";
-            Err(PushError::ReadBack { object, reason })
-        }
-    }
+    Ok((range, encoded))
 }

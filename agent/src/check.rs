@@ -5,8 +5,11 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use pg::lsn::Lsn;
 use pg::preflight::Severity;
+use pg::segment::SegmentSize;
 use serde_json::json;
+use store::catalog::TimelineCoverage;
 use store::object::probe::probe_create_only;
+use store::records::Lineage;
 use tokio_postgres::error::SqlState;
 
 use crate::cli::Global;
@@ -77,7 +80,7 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     if pushes {
         end_segment(&client).await?;
     }
-    wait_until_archived(&repository, lineage.id, target, begun, pushes).await?;
+    wait_until_archived(&repository, &lineage, target, begun, pushes).await?;
     let elapsed_ms = u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX);
     if as_json {
         let findings: Vec<_> = findings
@@ -124,19 +127,24 @@ async fn end_segment(client: &tokio_postgres::Client) -> anyhow::Result<()> {
 
 async fn wait_until_archived(
     repository: &store::repository::Repository,
-    lineage: store::id::LineageId,
+    lineage: &Lineage,
     target: Lsn,
     begun: Instant,
     pushes: bool,
 ) -> anyhow::Result<()> {
+    // Uploads end in any order: what counts is that nothing is missing from the start of the record's segment on.
+    let size = SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
+    let segment = size.start_containing(Lsn::new(target.as_u64().saturating_sub(1)));
     loop {
-        let coverage = repository.coverage(lineage).await?;
-        let end = coverage
+        let coverage = repository.coverage(lineage.id).await?;
+        let newest = coverage
             .newest_timeline()
-            .and_then(|timeline| coverage.timelines.get(&timeline)?.end());
-        if end.is_some_and(|end| end >= target) {
+            .and_then(|timeline| coverage.timelines.get(&timeline));
+        let contiguous = newest.and_then(|timeline| timeline.contiguous_end(segment));
+        if contiguous.is_some_and(|end| end >= target) {
             return Ok(());
         }
+        let end = newest.and_then(TimelineCoverage::end);
         if begun.elapsed() > ARCHIVE_LIMIT {
             let reached = end.map_or("nothing".to_owned(), |end| end.to_string());
             return Err(Failure::unreachable(

@@ -196,17 +196,18 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     if has_run {
         add_daemon_rows(&mut table, &state);
     }
-    let slot_text = slot.map_or(
-        "unknown: the server does not answer or has no such slot".into(),
-        |slot| {
-            let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
-            format!(
-                "{} at {restart}, WAL {status}, {}",
-                context.cluster.wal.slot,
-                if slot.active { "in use" } else { "not in use" }
-            )
-        },
-    );
+    let no_slot = match &archiver {
+        Some(_) => "none",
+        None => "unknown: the server does not answer or has no such slot",
+    };
+    let slot_text = slot.map_or(no_slot.into(), |slot| {
+        let (restart, status) = (slot.restart.unwrap_or_default(), slot.wal_status.unwrap_or_default());
+        format!(
+            "{} at {restart}, WAL {status}, {}",
+            context.cluster.wal.slot,
+            if slot.active { "in use" } else { "not in use" }
+        )
+    });
     table.add_row(["slot", &slot_text]);
     if let Some(archiver) = &archiver {
         table.add_row(["archive_command", &archiver.to_string()]);

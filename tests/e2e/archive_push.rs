@@ -59,7 +59,9 @@ async fn archiver_alone(scratch: &Scratch, major: u32, segment_mib: u32) -> Resu
     let history = oracle.stop().await?;
     cluster.switch_and_push().await?;
 
+    // It ends a segment, and is content with the part of it that holds its record.
     seawall.agent.run_ok(&["check"]).await?;
+    cluster.wait_pushed().await?;
     let status = seawall.status().await?;
     assert_eq!(status["running"], false, "{status}");
     assert!(status["archive_command"]["last_archived"].is_string(), "{status}");

@@ -45,6 +45,16 @@ fn a_good_server_has_no_findings() {
 }
 
 #[test]
+fn a_server_whose_wal_is_pushed_needs_no_slots() {
+    let without = Settings {
+        max_replication_slots: 0,
+        needs_slots: false,
+        ..good()
+    };
+    assert_eq!(check_settings(&without), []);
+}
+
+#[test]
 fn each_thing_that_cannot_work_is_one_error() {
     for (settings, problem) in [
         (
