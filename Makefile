@@ -3,17 +3,18 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop bench loadtest
+.PHONY: help setup build lint test demo kill-loop faults bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
 export PATH := $(CARGO_HOME)/bin:$(PATH)
 
 REPO ?= local
-MAJORS ?= 15 17
+MAJORS ?= 13 14 15 16 17 18
 ARGS ?=
 N ?= 60
 SEED ?=
+FAULTS ?= 100000
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
 # Where the servers are; written by `make setup`.
@@ -22,7 +23,7 @@ WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install test servers and build tools (MAJORS="15 17"; also 13 14 16 18)
+setup: ## install test servers and build tools (MAJORS="15 17" for some of 13 to 18)
 	@tests/setup/install.sh $(MAJORS)
 
 build: ## compile everything
@@ -48,3 +49,6 @@ bench: ## how fast is one part (offline)
 loadtest: setup ## does the whole survive: load, faults and an oracle (ARGS="...")
 	cargo build --release -p agent -p restore
 	$(WITH_SERVERS) cargo run --release -p loadtest -- $(ARGS)
+
+faults: setup build ## inject FAULTS=100000 faults into the store; runs add up in target/store-faults
+	$(WITH_SERVERS) SEAWALL_FAULTS=$(FAULTS) cargo test --workspace $(FEATURES) --test store_faults -- --nocapture

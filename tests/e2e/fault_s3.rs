@@ -79,6 +79,7 @@ fn each_fault_of_a_put_looks_to_the_client_like_what_it_is() {
             (Fault::StoredFlipped, Ok(PutNew::Created), true),
             (Fault::StoredShort, Ok(PutNew::Created), true),
             (Fault::CutOff, Err((Unknown, Transient)), true),
+            (Fault::Garbled, Err((Unknown, Transient)), true),
             (Fault::BlackHole, Err((Unknown, Transient)), false),
             (Fault::Delay(Duration::from_millis(100)), Ok(PutNew::Created), true),
         ];
@@ -101,7 +102,7 @@ fn each_fault_of_a_put_looks_to_the_client_like_what_it_is() {
             server.objects().get("bucket", "p/stored_flipped").unwrap().bytes,
             "0123456789"
         );
-        assert_eq!(server.faults().total(), 17);
+        assert_eq!(server.faults().total(), 18);
         Ok(())
     });
 }

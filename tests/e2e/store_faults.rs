@@ -91,7 +91,7 @@ async fn cycle(scratch: &Scratch, goal: u64) -> Result<Cycle> {
     load.stop().await?;
     let history = oracle.stop().await?;
     seawall.wait_archived(&cluster).await?;
-    let peak_memory_kib = peak_memory_kib(&agent)?;
+    let peak_memory_kib = agent.peak_memory_kib()?;
     let sessions = agent.log().matches("streaming").count() as u64;
     agent.stop(DEADLINE).await?;
     cluster.kill9()?;
@@ -190,14 +190,4 @@ async fn judge(seawall: &Seawall, entries: &[Entry]) -> Result<()> {
     ensure!(json_array(&list, "holes")?.is_empty(), "{list}");
     ensure!(json_array(&list, "windows")?.len() == 1, "{list}");
     Ok(())
-}
-
-/// The most memory that the process has had so far.
-fn peak_memory_kib(agent: &Child) -> Result<u64> {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-    let number = line
-        .and_then(|line| line.split_whitespace().next())
-        .context("no VmHWM")?;
-    Ok(number.parse()?)
 }

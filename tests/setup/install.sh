@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what the tests run against: PostgreSQL servers, an S3 server and build tools.
 #
-#   install.sh [MAJOR...]     default: 15 17; also possible: 13 14 16 18
+#   install.sh [MAJOR...]     default: 13 14 15 16 17 18
 #
 # 15 comes from apt. The others are unpacked into $SEAWALL_TEST_CACHE and leave the system alone.
 # Running it again is cheap: what carries a stamp is not touched. Concurrent runs wait for each other.
@@ -12,7 +12,7 @@ umask 022
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${SEAWALL_TEST_CACHE:-/var/tmp/seawall-test}
 MAJORS=("$@")
-[ ${#MAJORS[@]} -gt 0 ] || MAJORS=(15 17)
+[ ${#MAJORS[@]} -gt 0 ] || MAJORS=(13 14 15 16 17 18)
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }

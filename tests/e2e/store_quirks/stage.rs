@@ -3,10 +3,11 @@
 use std::cell::RefCell;
 
 use anyhow::{Context, Result, ensure};
-use tests::cluster::parse_lsn;
+use tests::cluster::{lsn_text, parse_lsn};
 use tests::fault_s3::{Fault, Method, Rule};
 use tests::oracle::Options;
 use tests::seawall::json_array;
+use tests::stored_wal::{StoredPrefix, WalKey};
 use tests::wait::{DEADLINE, wait_until};
 use tests::{Child, Cluster, FaultS3, Oracle, Scratch, Seawall};
 
@@ -14,6 +15,8 @@ pub(crate) struct Stage {
     pub server: FaultS3,
     pub cluster: Cluster,
     pub seawall: Seawall,
+    /// Where the agent's first stream begins.
+    start: u64,
     oracle: RefCell<Option<Oracle>>,
     agent: RefCell<Option<Child>>,
 }
@@ -33,13 +36,16 @@ impl Stage {
             .set("cluster.main.wal.ship_interval", "50ms")?;
         let seawall = Seawall::configure(config)?;
         seawall.init().await?;
-        Ok(Self {
+        let mut stage = Self {
             server,
             cluster,
             seawall,
+            start: 0,
             oracle: RefCell::new(None),
             agent: RefCell::new(None),
-        })
+        };
+        stage.start = stage.confirmed().await? & !((1 << 20) - 1);
+        Ok(stage)
     }
 
     /// With a running agent, a backup and a few commits behind it.
@@ -68,13 +74,21 @@ impl Stage {
         done
     }
 
-    /// The fault strikes PUTs so often under load; afterwards all that was committed by then is archived and confirmed.
+    /// The fault strikes PUTs so often under load, and nothing is confirmed meanwhile that the store's log does not prove;
+    /// afterwards all that was committed by then is archived.
     pub(crate) async fn survive(&self, fault: Fault, times: u64) -> Result<()> {
         let faults = self.server.faults();
         let before = faults.count(fault);
         faults.add(Rule::new(fault).on(Method::Put).times(times));
-        wait_until(fault.name(), DEADLINE, async || faults.count(fault) - before == times).await?;
+        let mut lies = Vec::new();
+        wait_until(fault.name(), DEADLINE, async || {
+            lies.extend(self.lie().await);
+            faults.count(fault) - before == times
+        })
+        .await?;
         self.commit(20).await?;
+        lies.extend(self.lie().await);
+        ensure!(lies.is_empty(), "during {}: {}", fault.name(), lies[0]);
         let archived = self.seawall.wait_archived(&self.cluster).await;
         archived.with_context(|| format!("after {}", fault.name()))?;
         Ok(())
@@ -95,6 +109,19 @@ impl Stage {
     pub(crate) async fn confirmed(&self) -> Result<u64> {
         let slot = "select restart_lsn from pg_replication_slots where slot_name = 'seawall'";
         parse_lsn(&self.cluster.query_one(slot).await?)
+    }
+
+    /// What has been confirmed although the store has not got it.
+    async fn lie(&self) -> Option<String> {
+        let confirmed = self.confirmed().await.ok()?;
+        let mut stored = StoredPrefix::new(self.start);
+        for (_, key) in self.server.log().completed_puts() {
+            if let Some(wal) = WalKey::parse(&key) {
+                stored.add(wal.start, wal.end);
+            }
+        }
+        let [told, held] = [confirmed, stored.end()].map(lsn_text);
+        (confirmed > stored.end()).then(|| format!("{told} was confirmed, but only {held} is stored"))
     }
 
     /// The process that serves us; it changes with the connection.

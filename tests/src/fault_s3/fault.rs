@@ -49,6 +49,8 @@ pub enum Fault {
     StoredShort,
     /// Only the first half is stored, then the connection breaks.
     CutOff,
+    /// Stored with one bit flipped, then the connection breaks.
+    Garbled,
     /// `If-None-Match` is accepted and ignored: an object that is there is overwritten.
     ConditionIgnored,
     /// The body breaks off before the announced length.
@@ -84,6 +86,7 @@ impl Fault {
             Fault::StoredFlipped => "stored_flipped",
             Fault::StoredShort => "stored_short",
             Fault::CutOff => "cut_off",
+            Fault::Garbled => "garbled",
             Fault::ConditionIgnored => "condition_ignored",
             Fault::BodyBreaksOff => "body_breaks_off",
             Fault::BodyTooShort => "body_too_short",
@@ -101,6 +104,7 @@ impl Fault {
             | Fault::StoredFlipped
             | Fault::StoredShort
             | Fault::CutOff
+            | Fault::Garbled
             | Fault::ConditionIgnored => method == Method::Put,
             Fault::BodyBreaksOff | Fault::BodyTooShort | Fault::BodyFlipped => method == Method::Get,
             Fault::ListAsOf(_) => method == Method::List,

@@ -99,7 +99,7 @@ async fn carry_out(
     };
     let answer = done.unwrap_or_else(|refusal| refusal.answer(asked.method != Method::Head));
     match fault {
-        Some(Fault::DropAfter | Fault::CutOff) => Ending::Dropped,
+        Some(Fault::DropAfter | Fault::CutOff | Fault::Garbled) => Ending::Dropped,
         Some(Fault::ErrorAfter) => Ending::Answered(internal_error().answer(asked.method != Method::Head)),
         Some(Fault::EchoOfItself) => Ending::Answered(precondition_failed().answer(true)),
         _ => Ending::Answered(answer),
@@ -168,7 +168,7 @@ fn put(store: &Store, asked: &Asked, sent: Sent, fault: Option<Fault>, record: &
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "BadDigest", message));
     }
     let kept = match fault {
-        Some(Fault::StoredFlipped) => flipped(store, &sent.bytes),
+        Some(Fault::StoredFlipped | Fault::Garbled) => flipped(store, &sent.bytes),
         Some(Fault::StoredShort | Fault::CutOff) => sent.bytes.slice(..sent.bytes.len() / 2),
         _ => sent.bytes,
     };
