@@ -159,6 +159,11 @@ pub async fn run(
         Err(end) => return Ok(end),
     };
     archive_history(inputs, &coverage, &history).await?;
+    if start.timeline != server.timeline {
+        let history = fetch_history(&mut session, start.timeline).await?;
+        archive_history(inputs, &coverage, &history).await?;
+    }
+    let mut is_fresh = coverage.newest_timeline().is_none();
     loop {
         let (timeline, from) = (start.timeline, start.from);
         let stream = session.start_physical(Some(&inputs.slot), from, timeline).await?;
@@ -200,6 +205,20 @@ pub async fn run(
             // The server looks for a segment only when it comes to it (walsender.c, WalSndSegmentOpen); what came in before is
             // archived or will be sent again.
             Err(ReceiveError::Replication(error)) if error.is_wal_removed() => {
+                let flushed = size.start_containing(server.flush_lsn);
+                if is_fresh && from < flushed && status.borrow().archived <= from {
+                    // Nothing is archived yet, so nothing is lost: a new lineage whose slot still points into the WAL of the old one.
+                    tracing::warn!(lsn = %from, "the slot points to WAL that is gone; the lineage begins later");
+                    is_fresh = false;
+                    session = ReplicationSession::connect(&inputs.connect).await?;
+                    start = Start {
+                        timeline: server.timeline,
+                        from: flushed,
+                        floor: Lsn::ZERO,
+                        previous: None,
+                    };
+                    continue;
+                }
                 let from = status.borrow().archived.max(start.floor);
                 return Ok(LaneEnd::WalRemoved { timeline, from });
             }
@@ -276,7 +295,8 @@ async fn find_start(
                     from,
                     switch_point,
                     Start {
-                        timeline: server.timeline,
+                        // Not the server's at once: others may lie in between.
+                        timeline: history.timeline_at(switch_point),
                         from: begin,
                         floor: switch_point,
                         previous: None,
