@@ -3,7 +3,8 @@
 //! Pure. The grammar is the server's own (src/backend/replication/syncrep_gram.y,
 //! syncrep_scanner.l): `a, "b"`, `2 (a, b)`, `FIRST 2 (a, b)`, `ANY 1 (a, b)`. `2 (..)` means
 //! `FIRST 2 (..)` and is printed so. What the server accepts is accepted here, what it refuses is an
-//! error; what is printed means the same to the server as what was read.
+//! error (a vertical tab is a blank since version 16, and always here); what is printed means the
+//! same to the server as what was read.
 
 use std::fmt;
 use std::iter::Peekable;

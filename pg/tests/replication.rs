@@ -267,7 +267,7 @@ fn the_server_reads_synchronous_standby_names_as_we_do() {
         "\"\"",
         "\"(,)\", \"x y\"",
         "größe, \"Ä\"",
-        "a\n,\tb\u{B}\u{C}\r",
+        "a ,\tb\u{C}\r",
         "a\u{A0}b",
         "ANY 1 (a,)",
     ] {

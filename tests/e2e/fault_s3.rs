@@ -75,6 +75,7 @@ fn each_fault_of_a_put_looks_to_the_client_like_what_it_is() {
             (Fault::Conflict, Err((DidNotHappen, Transient)), false),
             (Fault::EchoOfItself, Ok(PutNew::AlreadyExists), true),
             (Fault::ErrorInSuccess, Err((Unknown, Transient)), false),
+            (Fault::EmptySuccess, Err((Unknown, Transient)), false),
             (Fault::DamagedOnTheWay, Err((DidNotHappen, Transient)), false),
             (Fault::StoredFlipped, Ok(PutNew::Created), true),
             (Fault::StoredShort, Ok(PutNew::Created), true),
@@ -102,7 +103,7 @@ fn each_fault_of_a_put_looks_to_the_client_like_what_it_is() {
             server.objects().get("bucket", "p/stored_flipped").unwrap().bytes,
             "0123456789"
         );
-        assert_eq!(server.faults().total(), 18);
+        assert_eq!(server.faults().total(), 19);
         Ok(())
     });
 }

@@ -40,10 +40,11 @@ fn pages_of_three_names_lose_nothing_on_the_way_from_init_to_restore() {
 }
 
 #[test]
-fn a_success_with_an_error_in_its_body_is_no_success() {
+fn a_success_with_an_error_in_its_body_or_with_nothing_is_no_success() {
     case("quirk_error_in_success", async |scratch| {
         let stage = Stage::running(&scratch, &[]).await?;
         stage.survive(Fault::ErrorInSuccess, 12).await?;
+        stage.survive(Fault::EmptySuccess, 12).await?;
         stage.finish_quietly(&[RETRIED]).await
     });
 }

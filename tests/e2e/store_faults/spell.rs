@@ -6,7 +6,7 @@ use tests::fault_s3::{Fault, Method, Rule};
 use tests::seed::Rng;
 
 /// What can strike often.
-const FREQUENT: [Fault; 11] = [
+const FREQUENT: [Fault; 12] = [
     Fault::DropBefore,
     Fault::DropAfter,
     Fault::InternalError,
@@ -17,6 +17,7 @@ const FREQUENT: [Fault; 11] = [
     Fault::Conflict,
     Fault::EchoOfItself,
     Fault::ErrorInSuccess,
+    Fault::EmptySuccess,
     Fault::DamagedOnTheWay,
 ];
 
@@ -38,7 +39,7 @@ pub(crate) fn draw(rng: &mut Rng) -> Vec<Rule> {
     let delay = Fault::Delay(Duration::from_millis(rng.between(10, 1000)));
     rules.push(Rule::new(delay).percent(5));
     let mut kinds = FREQUENT.to_vec();
-    while kinds.len() as u64 > rng.between(4, 11) {
+    while kinds.len() as u64 > rng.between(4, 12) {
         let gone = rng.below(kinds.len() as u64) as usize;
         kinds.swap_remove(gone);
     }

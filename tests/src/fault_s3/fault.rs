@@ -41,6 +41,8 @@ pub enum Fault {
     EchoOfItself,
     /// 200 with an error in its body; it has not happened.
     ErrorInSuccess,
+    /// 200 with nothing in it, not even a tag of the object; it has not happened.
+    EmptySuccess,
     /// The bytes arrive damaged, and the store notices (400 BadDigest); it has not happened.
     DamagedOnTheWay,
     /// Stored with one bit flipped, answered with 200.
@@ -82,6 +84,7 @@ impl Fault {
             Fault::Conflict => "conflict",
             Fault::EchoOfItself => "echo_of_itself",
             Fault::ErrorInSuccess => "error_in_success",
+            Fault::EmptySuccess => "empty_success",
             Fault::DamagedOnTheWay => "damaged_on_the_way",
             Fault::StoredFlipped => "stored_flipped",
             Fault::StoredShort => "stored_short",
@@ -100,6 +103,7 @@ impl Fault {
         match self {
             Fault::Conflict
             | Fault::EchoOfItself
+            | Fault::EmptySuccess
             | Fault::DamagedOnTheWay
             | Fault::StoredFlipped
             | Fault::StoredShort

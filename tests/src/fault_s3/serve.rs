@@ -80,6 +80,7 @@ async fn carry_out(
         Some(Fault::Hold) => store.faults.hold().await,
         Some(Fault::DropBefore) => return Ending::Dropped,
         Some(Fault::BlackHole) => return Ending::Silent,
+        Some(Fault::EmptySuccess) => return Ending::Answered(answer::empty(StatusCode::OK)),
         Some(fault) => {
             if let Some(refusal) = refusal_of(fault) {
                 return Ending::Answered(refusal.answer(asked.method != Method::Head));
