@@ -26,7 +26,7 @@ const EXPECTED_WARNINGS: [&str; 4] = [
     "not streaming; trying again",
     "the server closed the connection; reconnecting",
     "the WAL lane failed; trying again",
-    "the slot is missing; creating it again",
+    "the slot is missing; making it again",
 ];
 
 /// An agent at the moment before the kill.
