@@ -87,7 +87,10 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         writer,
         fence,
         recipients: keys.recipients.into(),
-        orders: watch::Sender::new(Orders::default()),
+        orders: watch::Sender::new(Orders {
+            loss_is_open: is_open,
+            ..Orders::default()
+        }),
         loss: Arc::new(watch::Sender::new(is_open.then_some(lineage.id))),
         abandon: watch::Sender::new(false),
         taken_over,
@@ -167,12 +170,24 @@ async fn supervise(
                 }
                 return Ok(());
             }
-            Ok(End::Lane(LaneEnd::ServerClosed)) => tracing::warn!("the server closed the connection; reconnecting"),
-            Ok(End::Lane(lost)) => {
-                loss::answer(context, daemon, lost).await?;
-                supervision.send_modify(|supervision| supervision.lineage = daemon.lineage.id);
+            Ok(End::Lane(LaneEnd::ServerClosed)) => {
+                tracing::warn!("the server closed the connection; reconnecting");
+                not_streaming(supervision, "the server closed the connection");
             }
-            Ok(End::Abandoned) => loss::let_go(context, daemon).await?,
+            Ok(End::Lane(lost)) => {
+                not_streaming(supervision, "the archive cannot simply be continued; see the log");
+                let answered = loss::answer(context, daemon, lost).await;
+                supervision.send_modify(|supervision| supervision.lineage = daemon.lineage.id);
+                retry_or_leave(answered, supervision, stop).await?;
+            }
+            Ok(End::Abandoned) => {
+                not_streaming(
+                    supervision,
+                    "the slot is dropped so that the server's disk does not fill; waiting for the repository",
+                );
+                let gone = loss::let_go(context, daemon, stop).await;
+                retry_or_leave(gone, supervision, stop).await?;
+            }
             Ok(End::TakenOver) => {
                 return Err(StoreError::TakenOver {
                     epoch: daemon.writer.epoch(),
@@ -222,6 +237,27 @@ async fn stream_or_leave(
     }
 }
 
+fn not_streaming(supervision: &watch::Sender<Supervision>, why: &str) {
+    supervision.send_modify(|supervision| supervision.error = Some(why.to_owned()));
+}
+
+/// What failed on the way back to a stream is found again on the next turn, unless a person must decide.
+async fn retry_or_leave(
+    outcome: anyhow::Result<()>,
+    supervision: &watch::Sender<Supervision>,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    match outcome {
+        Err(failure) if matches!(exit::code(&failure), exit::REFUSED | exit::TAKEN_OVER | exit::KEY) => Err(failure),
+        Err(failure) => {
+            complain(&failure, supervision, RECONNECT.1);
+            wait_or_stop(RECONNECT.1, stop).await;
+            Ok(())
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
 fn complain(failure: &anyhow::Error, supervision: &watch::Sender<Supervision>, pause: Duration) {
     let text = exit::describe(failure);
     supervision.send_modify(|supervision| supervision.error = Some(text));
@@ -262,7 +298,7 @@ async fn connect_and_stream(
     daemon.orders.send_modify(|orders| {
         *orders = Orders {
             synchronous,
-            may_confirm: !synchronous || daemon.loss.borrow().is_none(),
+            loss_is_open: daemon.loss.borrow().is_some(),
             server_stops: false,
         };
     });

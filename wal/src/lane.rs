@@ -151,7 +151,10 @@ pub async fn run(
         let reason = format!("the archived history of timeline {} is another one", server.timeline);
         return Ok(LaneEnd::Diverged {
             reason,
-            archived: server.flush_lsn,
+            archived: coverage
+                .newest_timeline()
+                .and_then(|timeline| coverage.timelines.get(&timeline)?.end())
+                .unwrap_or(Lsn::ZERO),
         });
     }
     let mut start = match find_start(inputs, &server, &history.parsed, &coverage, size).await? {
@@ -317,7 +320,7 @@ async fn find_start(
             Overlap::Different(reason) => Err(LaneEnd::Diverged { reason, archived }),
             Overlap::Gone(reason) => Err(LaneEnd::Untied {
                 reason: format!("nothing is left on the server to compare with: {reason}"),
-                timeline,
+                timeline: start.timeline,
                 archived,
             }),
         },

@@ -72,23 +72,21 @@ pub struct StreamStatus {
 }
 
 /// What the rest of the agent asks of the stream while it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Orders {
     /// Commits wait for us: nothing is held back for an interval.
     pub synchronous: bool,
-    /// False while WAL was lost that only a backup to come makes up for: no commit may be released by us until then.
-    pub may_confirm: bool,
+    /// WAL was lost that only a backup to come makes up for.
+    pub loss_is_open: bool,
     /// The server shuts down and waits for us: after `shutdown_timeout` it is let go, unconfirmed.
     pub server_stops: bool,
 }
 
-impl Default for Orders {
-    fn default() -> Self {
-        Orders {
-            synchronous: false,
-            may_confirm: true,
-            server_stops: false,
-        }
+impl Orders {
+    /// No commit may be released by us while only a backup to come makes up for lost WAL. Nobody waits: nothing is withheld.
+    #[must_use]
+    pub fn may_confirm(&self) -> bool {
+        !(self.synchronous && self.loss_is_open)
     }
 }
 
@@ -245,7 +243,7 @@ impl<'a> Receiver<'a> {
             (true, at) => at,
         };
         // What was withheld until now may be confirmed.
-        if orders.may_confirm && self.progress.archived().lsn() > Lsn::ZERO {
+        if orders.may_confirm() && self.progress.archived().lsn() > Lsn::ZERO {
             self.send_status().await?;
         }
         Ok(())
@@ -360,7 +358,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn status_now(&self) -> StandbyStatus {
-        if self.orders.borrow().may_confirm {
+        if self.orders.borrow().may_confirm() {
             self.progress.archived().status()
         } else {
             Archived::withheld()

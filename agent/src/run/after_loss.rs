@@ -26,14 +26,15 @@ pub async fn is_open(repository: &Repository, lineage: LineageId) -> anyhow::Res
         .iter()
         .any(|known| known.id == lineage && known.parent.is_some());
     let backups = repository.manifests().await?;
-    let newest = backups
-        .iter()
-        .filter(|backup| backup.lineage == lineage)
-        .map(|backup| backup.start_lsn)
-        .max();
-    let Some(newest) = newest else { return Ok(has_parent) };
     let holes = repository.declared_holes().await?;
-    Ok(holes.iter().any(|hole| hole.lineage == lineage && hole.end > newest))
+    let ours: Vec<_> = backups.iter().filter(|backup| backup.lineage == lineage).collect();
+    let mut holes = holes.iter().filter(|hole| hole.lineage == lineage);
+    // A backup of an older timeline begins before a hole of a newer one, whatever its LSN.
+    let makes_up = |end: u64, timeline: u32| {
+        ours.iter()
+            .any(|backup| backup.timeline >= timeline && backup.start_lsn >= end)
+    };
+    Ok((has_parent && ours.is_empty()) || holes.any(|hole| !makes_up(hole.end, hole.timeline)))
 }
 
 /// Sees to it that each loss is answered by a backup.
@@ -105,7 +106,7 @@ impl Answering {
             });
             if is_answered {
                 tracing::info!(%lineage, "a backup makes up for the lost WAL");
-                self.orders.send_modify(|orders| orders.may_confirm = true);
+                self.orders.send_modify(|orders| orders.loss_is_open = false);
             }
         }
     }

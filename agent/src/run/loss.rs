@@ -7,6 +7,7 @@ use config::OnUnknownHistory;
 use pg::lsn::Lsn;
 use pg::segment::SegmentSize;
 use pg::timeline::TimelineId;
+use tokio::sync::watch;
 use wal::lane::LaneEnd;
 
 use super::ledger::Event;
@@ -20,6 +21,8 @@ const LET_GO_MAX: Duration = Duration::from_secs(60);
 
 /// Answers the end of a lane that cannot simply connect again.
 pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> anyhow::Result<()> {
+    // Who slept in between and was taken over has an old view: it must not begin anything.
+    daemon.fence.look().await?;
     match end {
         LaneEnd::Diverged { reason, archived } => {
             tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history is not the archived one");
@@ -42,6 +45,7 @@ pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> any
         LaneEnd::Stopped { .. } | LaneEnd::ServerClosed => return Ok(()),
     }
     daemon.loss.send_replace(Some(daemon.lineage.id));
+    daemon.orders.send_modify(|orders| orders.loss_is_open = true);
     Ok(())
 }
 
@@ -60,6 +64,7 @@ fn refuse_if_told(context: &Context, reason: &str) -> anyhow::Result<()> {
 async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, archived: Lsn) -> anyhow::Result<()> {
     refuse_if_told(context, reason)?;
     let server = daemon.server(context)?;
+    daemon.fence.pass().await?;
     daemon.lineage = lineages::begin(&server, &daemon.writer, &daemon.lineage, reason, archived).await?;
     daemon.ledger.note(
         Event::NewLineage,
@@ -95,7 +100,7 @@ async fn declare(
 }
 
 /// Drops the slot, so that the server's disk does not fill, and waits for the repository; then the lane may connect again.
-pub async fn let_go(context: &Context, daemon: &Daemon) -> anyhow::Result<()> {
+pub async fn let_go(context: &Context, daemon: &Daemon, stop: &mut watch::Receiver<bool>) -> anyhow::Result<()> {
     let begun = Instant::now();
     loop {
         let dropped = async { slots::drop_both(context, &sql::connect(&daemon.server(context)?).await?).await };
@@ -116,8 +121,11 @@ pub async fn let_go(context: &Context, daemon: &Daemon) -> anyhow::Result<()> {
     daemon
         .ledger
         .note(Event::SlotDropped, "retained_drop was passed".to_owned());
-    daemon.fence.look().await?;
-    tracing::info!("the repository is back");
     daemon.abandon.send_replace(false);
+    tokio::select! {
+        back = daemon.fence.look() => back?,
+        _ = stop.wait_for(|stop| *stop) => return Ok(()),
+    }
+    tracing::info!("the repository is back");
     Ok(())
 }

@@ -2,8 +2,8 @@
 //!
 //! `hold`: they wait. `degrade`: after `degrade_after` we take ourselves out of `synchronous_standby_names`, loudly and on record, over a
 //! connection that was opened before (with waiting commits no new one may be had), and put ourselves back when the archive has caught
-//! up. What is not archived is never confirmed in either case. A crash between the file and ALTER SYSTEM leaves the setting as it was;
-//! the next start sees that and forgets the file.
+//! up. What is not archived is never confirmed in either case. What is about to be done is written to a file first: a crash, or a
+//! reload that comes late, leaves the old setting in force, and the next look finishes what was begun.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -39,6 +39,9 @@ pub struct Degraded {
     pub reset: bool,
     /// When, microseconds since 1970.
     pub since_us: i64,
+    /// On which server.
+    #[serde(default)]
+    pub server: String,
 }
 
 /// What is to be done now.
@@ -90,10 +93,13 @@ pub fn decide(
     degraded: Option<&Degraded>,
 ) -> Decision {
     if let Some(degraded) = degraded {
+        // A crash or a late reload can leave the server with the old value although the new one is written already.
+        let is_pending = look.standby_names == degraded.before;
         return match (look.standby_names == degraded.set, is_caught_up && !look.remote_apply) {
-            (false, _) => Decision::Forget,
-            (true, true) => Decision::Return,
+            (false, _) if !is_pending => Decision::Forget,
+            (_, true) => Decision::Return,
             (true, false) => Decision::Stay,
+            (false, false) => Decision::Degrade(degraded.set.clone()),
         };
     }
     let Some(limit) = degrade_after else {
@@ -180,12 +186,12 @@ pub async fn may_degrade(client: &Client, role: &str, name: &str) -> anyhow::Res
     )
 }
 
-/// Takes us out. The file comes first, so that whatever happens the way back is known.
-pub async fn degrade(
+/// Writes down what is about to be done, so that whatever happens the way back is known.
+pub async fn write_down(
     client: &Client,
     file: &Path,
     look: &Look,
-    without: String,
+    (without, server): (String, String),
     now_us: i64,
 ) -> anyhow::Result<Degraded> {
     let sql = "SELECT coalesce(sourcefile, '') NOT LIKE '%/postgresql.auto.conf' FROM pg_catalog.pg_settings \
@@ -196,10 +202,10 @@ pub async fn degrade(
         set: without,
         reset,
         since_us: now_us,
+        server,
     };
     store::durable::atomic_write(file, &serde_json::to_vec_pretty(&degraded)?)
         .with_context(|| format!("cannot write {}", file.display()))?;
-    set(client, Some(&degraded.set)).await?;
     Ok(degraded)
 }
 
@@ -210,8 +216,8 @@ pub async fn come_back(client: &Client, file: &Path, degraded: &Degraded) -> any
     Ok(())
 }
 
-/// `None` resets.
-async fn set(client: &Client, value: Option<&String>) -> anyhow::Result<()> {
+/// Sets it and has the server read it; `None` resets.
+pub async fn set(client: &Client, value: Option<&String>) -> anyhow::Result<()> {
     let statement = match value {
         Some(value) => format!(
             "ALTER SYSTEM SET synchronous_standby_names = '{}'",
@@ -300,6 +306,7 @@ mod tests {
             set: String::new(),
             reset: true,
             since_us: 0,
+            server: String::new(),
         };
         let back = |names: &str, caught_up| {
             decide(
@@ -314,6 +321,9 @@ mod tests {
         assert_eq!(back("", false), Decision::Stay);
         assert_eq!(back("", true), Decision::Return);
         assert_eq!(back("other", true), Decision::Forget);
+        // Written down, and the server has not taken it: a crash, or a reload that is late.
+        assert_eq!(back("seawall", false), Decision::Degrade(String::new()));
+        assert_eq!(back("seawall", true), Decision::Return);
     }
 
     #[test]

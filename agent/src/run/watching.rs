@@ -120,7 +120,7 @@ impl Watching {
         {
             memory.wal_directory = Some(PathBuf::from(directory).join("pg_wal"));
         }
-        if self.context.cluster.wal.degrade_after.is_some() {
+        if self.context.cluster.wal.degrade_after.is_some() || memory.degraded.is_some() {
             memory.client = Some(client);
         }
         Ok(look)
@@ -168,6 +168,15 @@ impl Watching {
             .unwrap_or_default()
     }
 
+    /// The server that is streamed from, as it is named in the file of a degraded one.
+    fn place(&self) -> String {
+        let server = self.server.borrow();
+        server
+            .as_ref()
+            .map(|server| format!("{:?}", server.servers))
+            .unwrap_or_default()
+    }
+
     fn is_named(&self, look: &Look) -> bool {
         synchronous::is_named(look, &self.name())
     }
@@ -188,7 +197,9 @@ impl Watching {
         let stalled = memory.stall.see(now, archived, look.flush);
         let is_streaming = self.supervision.borrow().error.is_none() && self.status.borrow().timeline > 0;
         let behind = look.flush.as_u64().saturating_sub(archived.as_u64());
-        let is_caught_up = is_streaming && stalled.is_zero() && behind <= CAUGHT_UP_BYTES;
+        let is_whole = !self.orders.borrow().loss_is_open;
+        let is_caught_up = is_streaming && is_whole && stalled.is_zero() && behind <= CAUGHT_UP_BYTES;
+        let here = self.place();
         let limit = self.context.cluster.wal.degrade_after;
         let decision = synchronous::decide(
             look,
@@ -196,7 +207,7 @@ impl Watching {
             limit,
             stalled,
             is_caught_up,
-            memory.degraded.as_ref(),
+            memory.degraded.as_ref().filter(|degraded| degraded.server == here),
         );
         if let Err(error) = self.carry_out(decision, look, memory, stalled).await {
             memory.client = None;
@@ -221,11 +232,21 @@ impl Watching {
             return Ok(());
         }
         let Some(client) = memory.client.as_ref() else {
-            return Ok(());
+            anyhow::bail!("there is no session to change it with");
         };
-        match (decision, memory.degraded.clone()) {
-            (Decision::Degrade(without), _) => {
-                let degraded = synchronous::degrade(client, &memory.file, look, without, output::now_us()).await?;
+        let here = self.place();
+        let known = memory.degraded.clone().filter(|degraded| degraded.server == here);
+        match (decision, known) {
+            // It was written down before, and the server does not have it yet.
+            (Decision::Degrade(_), Some(degraded)) => synchronous::set(client, Some(&degraded.set)).await?,
+            (Decision::Degrade(without), None) => {
+                if memory.degraded.is_some() {
+                    tracing::warn!(path = %memory.file.display(), "another server is degraded still; what was written down of it is replaced");
+                }
+                let degraded =
+                    synchronous::write_down(client, &memory.file, look, (without, here), output::now_us()).await?;
+                memory.degraded = Some(degraded.clone());
+                synchronous::set(client, Some(&degraded.set)).await?;
                 tracing::error!(
                     stalled_s = stalled.as_secs(), before = %degraded.before, now = %degraded.set,
                     "the repository is away: commits no longer wait for it, and are at risk until it has caught up"
@@ -237,7 +258,6 @@ impl Watching {
                     stalled.as_secs()
                 );
                 self.ledger.note(Event::Degraded, detail);
-                memory.degraded = Some(degraded);
             }
             (Decision::Return, Some(degraded)) => {
                 synchronous::come_back(client, &memory.file, &degraded).await?;
