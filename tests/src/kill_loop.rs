@@ -44,7 +44,7 @@ pub async fn run(options: &Options) -> Result<Summary> {
         Some(path) if !options.fresh => Summary::load(path)?,
         _ => Summary::default(),
     };
-    summary.begin(options.seed);
+    summary.begin(options.seed, options.major);
     let mut number = 0;
     while number < options.cycles {
         let until = options.cycles.min(number + ERA);
@@ -100,7 +100,8 @@ impl Era<'_> {
             self.follow(stage, &cycle, until).await?;
             self.number += 1;
             if self.number.is_multiple_of(GROUP) || self.number == self.options.cycles {
-                println!("{:>5}: {}", self.number, self.summary.line());
+                let (number, all) = (self.number, self.options.cycles);
+                println!("{number:>5} of {all}; in all runs {}", self.summary.line());
             }
         }
         Ok(())

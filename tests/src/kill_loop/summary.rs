@@ -110,11 +110,11 @@ impl Summary {
         self.0[key].as_u64().unwrap_or_default()
     }
 
-    /// A run with this seed begins.
-    pub fn begin(&mut self, seed: u64) {
+    /// A run with this seed begins on this version of PostgreSQL.
+    pub fn begin(&mut self, seed: u64, major: u32) {
         self.0["seed"] = seed.into();
         if let Some(seeds) = self.0["seeds"].as_array_mut() {
-            seeds.push(json!({ "seed": seed, "cycles": 0 }));
+            seeds.push(json!({ "seed": seed, "major": major, "cycles": 0 }));
         }
     }
 
@@ -222,7 +222,7 @@ mod tests {
         let path = scratch.join("kill-loop/summary.json");
         for (seed, unarchived_ms) in [(5, 300), (6, 200)] {
             let mut summary = Summary::load(&path).unwrap();
-            summary.begin(seed);
+            summary.begin(seed, 15);
             for cycle in 0..20 {
                 summary.add(&Plan::new(seed).cycle(cycle), &outcome(10, unarchived_ms));
             }
@@ -232,7 +232,7 @@ mod tests {
         let json = summary.json();
         assert_eq!((summary.number("cycles"), summary.number("acknowledged")), (40, 400));
         assert_eq!((summary.number("seed"), summary.number("max_unarchived_ms")), (6, 300));
-        assert_eq!(json["seeds"][0], json!({ "seed": 5, "cycles": 20 }));
+        assert_eq!(json["seeds"][0], json!({ "seed": 5, "major": 15, "cycles": 20 }));
         assert_eq!(json["cycle_ms"]["average"], 1000);
         assert_eq!(json["hits"]["before-link"], 2);
         assert_eq!(json["hits"]["after-history"], 0);
