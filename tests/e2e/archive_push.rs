@@ -252,7 +252,7 @@ fn a_promoted_standby_pushes_its_history_and_what_the_old_timeline_left_unfinish
         // The other standby was left behind and makes a timeline 2 of its own: never spliced in.
         let archived = seawall.objects(&["wal", "tail"])?;
         std::fs::remove_file(two.data_directory().join("standby.signal"))?;
-        fs_write_recovery(&two)?;
+        end_recovery_alone(&two)?;
         two.start().await?;
         two.wait_promoted(DEADLINE).await?;
         write(&two, "c-other", 20_000).await?;
@@ -275,7 +275,7 @@ fn a_promoted_standby_pushes_its_history_and_what_the_old_timeline_left_unfinish
 }
 
 /// Lets a standby that is down end its recovery with what it has.
-fn fs_write_recovery(cluster: &Cluster) -> Result<()> {
+fn end_recovery_alone(cluster: &Cluster) -> Result<()> {
     tests::scratch::write_private(&cluster.data_directory().join("recovery.signal"), b"")?;
     cluster.append_setting("restore_command", "false")?;
     cluster.append_setting("primary_conninfo", "")

@@ -244,8 +244,9 @@ fn a_backup_is_refused_when_another_server_archived_its_last_segment() {
         let (cluster, seawall) = by_hand(&scratch, 15, 1).await?;
         segment(&cluster, "common", 2_000).await?;
         push_all(&seawall, &cluster).await?;
-        // An archiver that neither fails nor gets anything done.
-        cluster.append_setting("archive_command", "sleep 600 # archive-push %p")?;
+        // An archiver that neither fails nor gets anything done, for as long as its data directory is there.
+        let idle = "while test -e PG_VERSION; do sleep 1; done; false # archive-push %p";
+        cluster.append_setting("archive_command", idle)?;
         cluster.stop(StopMode::Fast).await?;
         let copy = scratch.dir("two")?.join("data");
         let mut command = user::command("cp");
