@@ -23,7 +23,7 @@ WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-setup: ## install test servers and build tools (MAJORS="15 17" for some of 13 to 18)
+setup: ## install test servers and build tools (MAJORS="15 17" for two of six)
 	@tests/setup/install.sh $(MAJORS)
 
 build: ## compile everything
@@ -35,6 +35,9 @@ lint: ## formatting and clippy, warnings are errors
 
 test: setup build ## all tests, with real servers (ARGS="-p wal" for a part)
 	$(WITH_SERVERS) cargo test --no-fail-fast $(if $(ARGS),$(ARGS),--workspace $(FEATURES))
+
+# They need one server, and no more than that is installed for them.
+demo loadtest: MAJORS := 15
 
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 	cargo build --release -p agent -p restore

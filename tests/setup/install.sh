@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what the tests run against: PostgreSQL servers, an S3 server and build tools.
 #
-#   install.sh [MAJOR...]     default: 13 14 15 16 17 18
+#   install.sh [MAJOR...]     default: all of 13 14 15 16 17 18
 #
 # 15 comes from apt. The others are unpacked into $SEAWALL_TEST_CACHE and leave the system alone.
 # Running it again is cheap: what carries a stamp is not touched. Concurrent runs wait for each other.
@@ -11,8 +11,9 @@ umask 022
 
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${SEAWALL_TEST_CACHE:-/var/tmp/seawall-test}
+KNOWN=(13 14 15 16 17 18)
 MAJORS=("$@")
-[ ${#MAJORS[@]} -gt 0 ] || MAJORS=(13 14 15 16 17 18)
+[ ${#MAJORS[@]} -gt 0 ] || MAJORS=("${KNOWN[@]}")
 
 say() { printf 'setup: %s\n' "$*"; }
 die() { printf 'setup: %s\n' "$*" >&2; exit 1; }
@@ -39,10 +40,7 @@ set -E
 main() {
   local major
   for major in "${MAJORS[@]}"; do
-    case $major in
-      13 | 14 | 15 | 16 | 17 | 18) ;;
-      *) die "PostgreSQL $major is not known here. Known: 13 14 15 16 17 18" ;;
-    esac
+    [[ " ${KNOWN[*]} " == *" $major "* ]] || die "PostgreSQL $major is not known here. Known: ${KNOWN[*]}"
   done
 
   # Everything is locked, not only the cache: two runs of apt would also collide.
@@ -63,7 +61,7 @@ main() {
 write_env() {
   local major bin
   {
-    for major in 13 14 15 16 17 18; do
+    for major in "${KNOWN[@]}"; do
       bin=$(postgres_bin "$major")
       [ ! -x "$bin/postgres" ] || printf 'SEAWALL_PG%s_BIN=%s\n' "$major" "$bin"
     done

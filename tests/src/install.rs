@@ -16,15 +16,9 @@ pub fn pg_bin(major: u32) -> Result<PathBuf> {
     let name = format!("SEAWALL_PG{major}_BIN");
     lookup(&name).with_context(|| {
         format!(
-            "PostgreSQL {major} is not installed ({name} is not set)\nHINT: run: make setup MAJORS=\"15 17 {major}\""
+            "PostgreSQL {major} is not installed ({name} is not set)\nHINT: run: make setup MAJORS={major}"
         )
     })
-}
-
-/// The majors of this machine out of those asked for. Two always are: 15 and 17.
-pub fn installed(majors: &[u32]) -> Vec<u32> {
-    let here = |major: &u32| pg_bin(*major).is_ok();
-    majors.iter().copied().filter(here).collect()
 }
 
 /// The SeaweedFS program.
