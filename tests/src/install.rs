@@ -15,9 +15,7 @@ use crate::user;
 pub fn pg_bin(major: u32) -> Result<PathBuf> {
     let name = format!("SEAWALL_PG{major}_BIN");
     lookup(&name).with_context(|| {
-        format!(
-            "PostgreSQL {major} is not installed ({name} is not set)\nHINT: run: make setup MAJORS={major}"
-        )
+        format!("PostgreSQL {major} is not installed ({name} is not set)\nHINT: run: make setup MAJORS={major}")
     })
 }
 
