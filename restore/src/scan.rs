@@ -111,12 +111,13 @@ impl<'a> Scanner<'a> {
         let from = Lsn::new(manifest.start_lsn);
         let pieces = self.route.pieces(self.coverage, from, Lsn::new(u64::MAX));
         let mut known_start = from;
+        let mut known_end = None;
         let mut last_commit = None;
         for window in pieces.chunks(HEADER_WINDOW) {
             self.read_facts(window).await?;
             for piece in window {
                 let facts = self.facts_of(piece);
-                if holds(&facts) {
+                if holds(&facts) || hides_a_record(piece, &facts, known_end) {
                     let seen = self
                         .search(manifest, known_start.max(from), piece.to, from, wanted)
                         .await?;
@@ -128,6 +129,7 @@ impl<'a> Scanner<'a> {
                 }
                 if piece.reaches_end() {
                     known_start = facts.last_record.map_or(known_start, Lsn::new);
+                    known_end = facts.last_record_end.map_or(known_end, |end| Some(Lsn::new(end)));
                     last_commit = facts.time_highest_us.or(last_commit);
                 }
             }
@@ -219,6 +221,13 @@ impl<'a> Scanner<'a> {
         }
         Ok(search.finish())
     }
+}
+
+/// A record that came over from the piece before may be in no header: a stream that begins at a segment's start after a reconnect
+/// cannot read it. Behind a segment switch this looks the same, and costs one more piece to read.
+fn hides_a_record(piece: &Piece, facts: &WalFacts, known_end: Option<Lsn>) -> bool {
+    let comes_over = known_end.is_some_and(|end| end < piece.from);
+    comes_over && facts.first_record.is_none_or(|first| first >= piece.from.as_u64())
 }
 
 /// A tail that was listed and is gone: its whole range has replaced it. Listing again finds it.
