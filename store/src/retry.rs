@@ -41,12 +41,13 @@ pub struct RetryPolicy {
 }
 
 impl RetryPolicy {
-    /// Without an end: for WAL, which must arrive. Half a minute between attempts finds a service that is back soon enough.
+    /// Without an end: for WAL, which must arrive. A service that is back is to be caught up with within a minute: the time of a
+    /// request that it swallowed, and of one of these delays.
     #[must_use]
     pub const fn patient() -> Self {
         RetryPolicy {
             first_delay: Duration::from_millis(100),
-            max_delay: Duration::from_secs(30),
+            max_delay: Duration::from_secs(15),
             budget: None,
             attempts: None,
         }

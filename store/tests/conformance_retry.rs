@@ -185,7 +185,7 @@ async fn a_bounded_policy_ends_in_time_and_returns_the_last_error() {
 #[tokio::test(start_paused = true)]
 async fn a_patient_policy_outlasts_a_day_of_failures() {
     let store = stack(RetryPolicy::patient());
-    for _ in 0..5000 {
+    for _ in 0..10_000 {
         store.inner().push(Operation::PutNew, "", Fault::FailBefore);
     }
     let start = Instant::now();

@@ -26,18 +26,16 @@ const OF_BODIES: [Fault; 3] = [Fault::BodyBreaksOff, Fault::BodyTooShort, Fault:
 
 /// Rules that together strike 30 to 60 of a hundred requests.
 pub(crate) fn draw(rng: &mut Rng) -> Vec<Rule> {
+    let delay = Fault::Delay(Duration::from_millis(rng.between(10, 1000)));
     let mut rules = vec![
         // These few end a session or keep an upload busy, so that hardly a request would be made if they were many.
         Rule::new(Fault::AccessDenied).times(rng.below(3)),
         Rule::new(Fault::BlackHole).times(rng.below(3)),
         Rule::new(Fault::Hold).on(Method::Put).percent(5).times(rng.below(5)),
         Rule::new(Fault::ListAsOf(Instant::now())).percent(30),
+        Rule::new(delay).percent(5),
     ];
-    for fault in OF_BODIES {
-        rules.push(Rule::new(fault).percent(3));
-    }
-    let delay = Fault::Delay(Duration::from_millis(rng.between(10, 1000)));
-    rules.push(Rule::new(delay).percent(5));
+    rules.extend(OF_BODIES.map(|fault| Rule::new(fault).percent(3)));
     let mut kinds = FREQUENT.to_vec();
     while kinds.len() as u64 > rng.between(4, 12) {
         let gone = rng.below(kinds.len() as u64) as usize;
