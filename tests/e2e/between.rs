@@ -5,7 +5,6 @@
 use anyhow::Result;
 use pg::replication::ReplicationError;
 use tests::between::{Seen, Trick};
-use tests::install::installed;
 use tests::secured::Keys;
 use tests::wait::{DEADLINE, wait_for};
 use tests::{Between, Scratch, Secured, case};
@@ -162,7 +161,7 @@ fn nobody_sits_between_us_and_postgres_17() {
 
 #[test]
 fn nor_between_us_and_the_other_majors_that_are_here() {
-    for major in installed(&[13, 14, 18]) {
+    for major in [13, 14, 18] {
         case("between_others", async |scratch| every_trick(&scratch, major).await);
     }
 }

@@ -7,7 +7,6 @@ use std::net::TcpListener;
 use anyhow::{Context, Result};
 use tests::cluster::{free_ports, query_one};
 use tests::config_file::ConfigFile;
-use tests::install::installed;
 use tests::program::Output;
 use tests::seawall::json_array;
 use tests::wait::DEADLINE;
@@ -211,7 +210,7 @@ fn the_wanted_server_of_postgres_17_is_chosen() {
 /// 14 is not among them: the one that set-up can get has no pg_basebackup.
 #[test]
 fn the_wanted_server_of_the_other_majors_that_are_here_is_chosen() {
-    for major in installed(&[13, 16, 18]) {
+    for major in [13, 16, 18] {
         case("hosts_others", async |scratch| choice(&scratch, major).await);
     }
 }
@@ -284,7 +283,7 @@ fn postgres_17_is_protected_over_tls_with_certificate_binding_and_two_hosts() {
 
 #[test]
 fn so_are_the_other_majors_that_are_here() {
-    for major in installed(&[13, 14, 18]) {
+    for major in [13, 14, 18] {
         case("whole_path_others", async |scratch| whole_path(&scratch, major).await);
     }
 }
