@@ -71,14 +71,18 @@ fn byte_positions_skip_headers_alone() {
 fn target(end: End, unit: u64, from: u64, room: u64) -> u64 {
     let mut boundary = (from / unit + 1) * unit;
     loop {
-        let header = if boundary % SEGMENT == 0 { HEADERS.1 } else { HEADERS.0 };
+        let header = if boundary.is_multiple_of(SEGMENT) {
+            HEADERS.1
+        } else {
+            HEADERS.0
+        };
         let at = match end {
             End::Before(bytes) => boundary - bytes,
             End::On => boundary,
             End::BehindHeader(bytes) => boundary + header + bytes,
         };
         // A page boundary that is no segment's as well.
-        let is_wanted = unit == SEGMENT || boundary % SEGMENT != 0;
+        let is_wanted = unit == SEGMENT || !boundary.is_multiple_of(SEGMENT);
         if is_wanted && at > from && byte_position(at) >= byte_position(from) + room {
             return at;
         }
@@ -115,7 +119,7 @@ async fn land(cluster: &Cluster, end: End, unit: u64, commit: u64) -> Result<u64
         let from = cluster.current_lsn().await?;
         let at = target(end, unit, from, EMPTY_MESSAGE + MESSAGE_MIN + commit);
         let bytes = byte_position(at) - byte_position(from) - commit;
-        ensure!(bytes % 8 == 0, "records are aligned, and {bytes} is not");
+        ensure!(bytes.is_multiple_of(8), "records are aligned, and {bytes} is not");
         let (began, ended) = fill(cluster, bytes).await?;
         if ended == at {
             return Ok(at);

@@ -33,7 +33,7 @@ pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> any
             timeline,
             archived,
         } => {
-            tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the archive cannot be continued");
+            tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history cannot be tied to the archive");
             refuse_if_told(context, &reason)?;
             declare(context, daemon, timeline, archived, &reason).await?;
             begin_lineage(context, daemon, &reason, archived).await?;
