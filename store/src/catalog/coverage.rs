@@ -120,20 +120,6 @@ impl Coverage {
         holes
     }
 
-    /// Where the first hole of a timeline begins that nobody has declared.
-    #[must_use]
-    pub fn first_undeclared_hole(&self, timeline: TimelineId) -> Option<Lsn> {
-        let is_declared = |start: Lsn, end: Lsn| {
-            let mut declared = self.declared.iter();
-            declared.any(|hole| hole.timeline == timeline && hole.start <= start && end <= hole.end)
-        };
-        let holes = self.timelines.get(&timeline)?.holes();
-        holes
-            .into_iter()
-            .find(|(start, end)| !is_declared(*start, *end))
-            .map(|(start, _)| start)
-    }
-
     /// The end of the declared hole that begins at or before `at` and ends behind it, if any: there the archive goes on.
     #[must_use]
     pub fn behind_declared_hole(&self, timeline: TimelineId, at: Lsn) -> Option<Lsn> {
