@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop bench loadtest
+.PHONY: help setup build lint test demo kill-loop faults bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -14,6 +14,7 @@ MAJORS ?= 13 14 15 16 17 18
 ARGS ?=
 N ?= 60
 SEED ?=
+FAULTS ?= 100000
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
 # Where the servers are; written by `make setup`.
@@ -52,3 +53,5 @@ loadtest: setup ## does the whole survive: load, faults and an oracle (ARGS="...
 	cargo build --release -p agent -p restore
 	$(WITH_SERVERS) cargo run --release -p loadtest -- $(ARGS)
 
+faults: setup build ## inject FAULTS=100000 faults into the store; runs add up in target/store-faults
+	$(WITH_SERVERS) SEAWALL_FAULTS=$(FAULTS) cargo test --workspace $(FEATURES) --test store_faults -- --nocapture

@@ -18,15 +18,17 @@ mod watching;
 use std::sync::Arc;
 use std::time::Duration;
 
+use anyhow::Context as _;
+use lease::Held;
 use ledger::Ledger;
 use pg::conninfo::ConnectOptions;
 use pg::replication::SlotName;
 use state::Supervision;
 use store::StoreError;
 use store::id::LineageId;
-use store::keys::Recipient;
+use store::keys::{Recipient, SigningKey};
 use store::records::Lineage;
-use store::repository::{Fence, Writer};
+use store::repository::{Repository, Writer};
 use store::retry::RetryPolicy;
 use tokio::sync::watch;
 use wal::lag::Lag;
@@ -44,8 +46,12 @@ const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::f
 const LEAVE_MARGIN: Duration = Duration::from_secs(3);
 
 struct Daemon {
-    writer: Arc<Writer>,
-    fence: Arc<Fence>,
+    repository: Arc<Repository>,
+    signing: Arc<SigningKey>,
+    /// Writes what no epoch fences: lineages, declared holes, the ledger.
+    control: Arc<Writer>,
+    /// Our epoch, from the moment on that a server has proven to be the one of our lineage.
+    held: Option<Held>,
     recipients: Arc<[Recipient]>,
     lineage: Lineage,
     ledger: Ledger,
@@ -55,8 +61,8 @@ struct Daemon {
     loss: Arc<watch::Sender<Option<LineageId>>>,
     /// True when the slot must be dropped.
     abandon: watch::Sender<bool>,
-    /// Another agent has taken over.
-    taken_over: watch::Receiver<bool>,
+    /// The epoch of the agent that has taken over.
+    taken_over: Arc<watch::Sender<Option<u64>>>,
     /// The server that is streamed from.
     server: watch::Sender<Option<ConnectOptions>>,
     lag: Lag,
@@ -69,6 +75,41 @@ impl Daemon {
         let chosen = self.server.borrow().clone();
         chosen.map_or_else(|| context.connect_options(), Ok)
     }
+
+    /// Our epoch in the current lineage, taken if need be.
+    async fn hold(&mut self) -> anyhow::Result<&Held> {
+        let lineage = self.lineage.id;
+        if self.held.as_ref().is_none_or(|held| held.lineage != lineage) {
+            let taken = Held::take(&self.repository, &self.signing, lineage, Arc::clone(&self.taken_over));
+            self.held = Some(taken.await?);
+        }
+        self.held.as_ref().context("no epoch is held")
+    }
+
+    /// Goes over to the lineage that the server has proven to belong to.
+    async fn belong_to(&mut self, lineage: &Lineage, supervision: &watch::Sender<Supervision>) -> anyhow::Result<()> {
+        if self.lineage.id == lineage.id {
+            return Ok(());
+        }
+        tracing::warn!(lineage = %lineage.id, instead_of = %self.lineage.id, "the server's history is the one of another lineage; going on with that");
+        let is_open = after_loss::is_open(&self.repository, lineage.id).await?;
+        self.loss.send_replace(is_open.then_some(lineage.id));
+        self.orders.send_modify(|orders| orders.loss_is_open = is_open);
+        self.lineage = lineage.clone();
+        supervision.send_modify(|supervision| supervision.lineage = lineage.id);
+        Ok(())
+    }
+
+    /// Whether the repository answers, and nobody has taken over.
+    async fn look(&self) -> Result<(), StoreError> {
+        match &self.held {
+            Some(held) => held.fence.look().await,
+            None => {
+                let any = self.repository.layout().lease(1)?;
+                Ok(self.repository.store().head(&any).await.map(drop)?)
+            }
+        }
+    }
 }
 
 /// Runs the command.
@@ -78,14 +119,15 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
     let repository = context.repository(RetryPolicy::patient(), &keys).await?;
     let lineage = current_lineage(&repository).await?;
-    let writer = Arc::new(lease::take(&repository, &keys).await?);
-    let fence = Arc::new(Fence::new(Arc::clone(&repository), writer.epoch()));
-    let (fence_task, taken_over) = lease::keep_watch(Arc::clone(&fence));
+    let signing = Arc::new(SigningKey::from_seed(keys.signing.seed().clone())?);
+    let control = Arc::new(Writer::new(Arc::clone(&repository), Arc::clone(&signing), 0));
     let is_open = after_loss::is_open(&repository, lineage.id).await?;
     let mut daemon = Daemon {
-        ledger: Ledger::start(Arc::clone(&writer)),
-        writer,
-        fence,
+        repository: Arc::clone(&repository),
+        ledger: Ledger::start(Arc::clone(&control)),
+        signing,
+        control,
+        held: None,
         recipients: keys.recipients.into(),
         orders: watch::Sender::new(Orders {
             loss_is_open: is_open,
@@ -93,13 +135,13 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         }),
         loss: Arc::new(watch::Sender::new(is_open.then_some(lineage.id))),
         abandon: watch::Sender::new(false),
-        taken_over,
+        taken_over: Arc::new(watch::Sender::new(None)),
         server: watch::Sender::new(None),
         lineage,
         lag: Lag::default(),
         has_connected: false,
     };
-    tracing::info!(epoch = daemon.writer.epoch(), lineage = %daemon.lineage.id, "agent started");
+    tracing::info!(lineage = %daemon.lineage.id, "agent started");
     let (status_sender, status) = watch::channel(StreamStatus::default());
     let (supervision, supervised) = watch::channel(Supervision {
         lineage: daemon.lineage.id,
@@ -137,10 +179,11 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let answering = answering.start(stop.clone())?;
     let result = supervise(&context, &mut daemon, &status_sender, &supervision, &mut stop).await;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-    for task in [overlap, watching, fence_task] {
+    for task in [overlap, watching] {
         task.abort();
     }
     answering.finish();
+    daemon.ledger.finish().await;
     state.finish().await;
     result
 }
@@ -188,16 +231,17 @@ async fn supervise(
                 let gone = loss::let_go(context, daemon, stop).await;
                 retry_or_leave(gone, supervision, stop).await?;
             }
-            Ok(End::TakenOver) => {
-                return Err(StoreError::TakenOver {
-                    epoch: daemon.writer.epoch(),
-                    by: daemon.writer.epoch() + 1,
-                }
-                .into());
+            Ok(End::TakenOver { by }) => {
+                let epoch = daemon.held.as_ref().map_or(0, |held| held.writer.epoch());
+                return Err(StoreError::TakenOver { epoch, by }.into());
             }
             Err(failure) if is_hopeless(&failure, daemon.has_connected) => return Err(failure),
             Err(failure) => {
                 complain(&failure, supervision, pause);
+                if is_name_spoilt(&failure) {
+                    // Only another epoch has other names.
+                    daemon.held = None;
+                }
                 wait_or_stop(pause, stop).await;
                 pause = (pause * 2).min(RECONNECT.1);
             }
@@ -211,7 +255,9 @@ enum End {
     Lane(LaneEnd),
     /// The slot must go.
     Abandoned,
-    TakenOver,
+    TakenOver {
+        by: u64,
+    },
 }
 
 /// One connection's life, unless something ends it from outside. Leaving it at any moment loses nothing: the server keeps what was
@@ -223,18 +269,23 @@ async fn stream_or_leave(
     supervision: &watch::Sender<Supervision>,
     stop: &mut watch::Receiver<bool>,
 ) -> anyhow::Result<End> {
-    let (mut abandon, mut taken_over) = (daemon.abandon.subscribe(), daemon.taken_over.clone());
+    let (mut abandon, mut taken_over) = (daemon.abandon.subscribe(), daemon.taken_over.subscribe());
     let mut late = stop.clone();
     let patience = context.cluster.wal.shutdown_timeout + LEAVE_MARGIN;
     tokio::select! {
         end = connect_and_stream(context, daemon, status, supervision, stop) => end.map(End::Lane),
         Ok(_) = abandon.wait_for(|abandon| *abandon) => Ok(End::Abandoned),
-        Ok(_) = taken_over.wait_for(|taken| *taken) => Ok(End::TakenOver),
+        Ok(by) = next_holder(&mut taken_over) => Ok(End::TakenOver { by }),
         // A stream ends by itself when it is told to stop; what waits for server or store before there is one does not.
         () = async { let _ = late.wait_for(|stop| *stop).await; tokio::time::sleep(patience).await } => {
             Ok(End::Lane(LaneEnd::Stopped { settled: false }))
         }
     }
+}
+
+async fn next_holder(taken_over: &mut watch::Receiver<Option<u64>>) -> anyhow::Result<u64> {
+    let by = *taken_over.wait_for(Option::is_some).await?;
+    by.context("nobody has taken over")
 }
 
 fn not_streaming(supervision: &watch::Sender<Supervision>, why: &str) {
@@ -306,8 +357,7 @@ async fn connect_and_stream(
     let inputs = LaneInputs {
         connect,
         slot: SlotName::new(&wal.slot)?,
-        writer: Arc::clone(&daemon.writer),
-        fence: Arc::clone(&daemon.fence),
+        repository: Arc::clone(&daemon.repository),
         recipients: Arc::clone(&daemon.recipients),
         lineage: daemon.lineage.clone(),
         options: ReceiveOptions {
@@ -321,9 +371,26 @@ async fn connect_and_stream(
         slot_restart: slot.and_then(|slot| slot.restart),
         is_standby,
     };
+    let (inputs, opened) = match lineages::open(inputs).await? {
+        lineages::Opening::Ready(inputs, opened) => (inputs, opened),
+        lineages::Opening::Ended(end) => return Ok(end),
+    };
+    daemon.belong_to(&inputs.lineage, supervision).await?;
+    let held = daemon.hold().await?;
+    let held = (Arc::clone(&held.writer), Arc::clone(&held.fence));
     supervision.send_modify(|supervision| supervision.error = None);
     daemon.has_connected = true;
-    Ok(wal::lane::run(&inputs, status, &mut daemon.lag, &daemon.orders.subscribe(), stop).await?)
+    let orders = daemon.orders.subscribe();
+    let stream = opened.stream(&inputs, (&held.0, &held.1), status, &mut daemon.lag, &orders, stop);
+    Ok(stream.await?)
+}
+
+/// A name of ours is taken by something that is not what we sent.
+fn is_name_spoilt(failure: &anyhow::Error) -> bool {
+    failure.chain().any(|cause| {
+        let error = cause.downcast_ref::<StoreError>();
+        error.is_some_and(|error| error.is_damage() || matches!(error, StoreError::Conflict { .. }))
+    })
 }
 
 /// Trying again cannot help: a precondition does not hold, or this is another cluster's server or key.

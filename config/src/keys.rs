@@ -176,7 +176,7 @@ const S3: Section = Section {
         ),
         key("session_token_file", Kind::SecretFile),
         key("storage_class", Kind::Text),
-        key_or("request_timeout", seconds(1, 3600), "60s"),
+        key_or("request_timeout", seconds(1, 3600), "20s"),
         key_or("connect_timeout", seconds(1, 300), "10s"),
     ],
     children: &[],

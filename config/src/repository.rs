@@ -69,8 +69,8 @@ pub struct S3 {
     pub credentials: Option<Credentials>,
     /// `storage_class`; the bucket's own when not set.
     pub storage_class: Option<String>,
-    /// `request_timeout`; 60 s moves a 16 MiB object over 3 Mbit/s, and a dead peer is noticed
-    /// before a slot grows by much.
+    /// `request_timeout`; a body has more, at 128 KiB/s. A peer that is gone without a word is noticed soon enough that the archive
+    /// has caught up within a minute of its return.
     pub request_timeout: Duration,
     /// `connect_timeout`; 10 s survives two lost SYN packets (retransmitted after 1 s and 3 s).
     pub connect_timeout: Duration,

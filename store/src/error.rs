@@ -1,6 +1,6 @@
 //! What can fail in the repository, by what failed.
 
-use crate::object::ObjectError;
+use crate::object::{ErrorClass, ObjectError};
 
 /// Errors of the repository. `Display` prints this error only; the chain is printed once, by the binary.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +125,16 @@ impl StoreError {
         StoreError::Damaged {
             name: name.to_string(),
             reason: reason.to_string(),
+        }
+    }
+
+    /// True when the stored bytes are not what was written, as far as we can tell; false when the store or the key is at fault.
+    #[must_use]
+    pub fn is_damage(&self) -> bool {
+        match self {
+            StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::TooNew { .. } => true,
+            StoreError::Object(error) => error.class() == ErrorClass::Corrupt,
+            _ => false,
         }
     }
 

@@ -56,6 +56,9 @@ pub struct Lease {
     /// BLAKE3 of the newest WAL object head that was known: chains the epochs.
     #[n(3)]
     pub after: Option<Digest>,
+    /// The lineage that its holder archives. Whoever archives another one is not replaced by it.
+    #[n(4)]
+    pub lineage: Option<LineageId>,
 }
 
 /// A backup that has begun.

@@ -82,6 +82,17 @@ impl Repository {
         check_range(&name, &header, range, header.plain_bytes)?;
         Ok(Some(header))
     }
+
+    /// Reads a WAL object or tail whole and checks all that can be checked without opening it: name, signature, length, body hash,
+    /// range.
+    ///
+    /// # Errors
+    /// The store failed, or the object is damaged.
+    pub async fn check_wal(&self, range: &WalRange, size: SegmentSize) -> Result<(), StoreError> {
+        let name = self.layout().wal(range, size)?;
+        let header = self.read(&name).await?.header;
+        check_range(&name, &header, range, header.plain_bytes)
+    }
 }
 
 fn check_range(name: &ObjectName, header: &Header, range: &WalRange, plain_bytes: u64) -> Result<(), StoreError> {

@@ -19,3 +19,4 @@ pub mod receive;
 pub mod record;
 pub mod segment_file;
 pub mod ship;
+mod unconfirmed;

@@ -54,18 +54,20 @@ pub struct Progress {
     received: Lsn,
     archived: Lsn,
     floor: Lsn,
+    confirmed: Lsn,
     durable: BTreeMap<Lsn, Lsn>,
 }
 
 impl Progress {
-    /// Begins at `start`, the first byte that will be streamed; `floor` is what was confirmed before: no status goes below it,
-    /// because a lower flush would move the slot's restart_lsn backwards.
+    /// Begins at `start`, the first byte that will be streamed. `floor` is the end of what was archived before. `confirmed` is what the
+    /// slot knows: no status goes below it, because a lower flush would move its restart_lsn backwards.
     #[must_use]
-    pub fn new(start: Lsn, floor: Lsn) -> Self {
+    pub fn new(start: Lsn, floor: Lsn, confirmed: Lsn) -> Self {
         Progress {
             received: start,
             archived: start,
             floor,
+            confirmed,
             durable: BTreeMap::new(),
         }
     }
@@ -94,10 +96,22 @@ impl Progress {
         Received(self.received)
     }
 
-    /// What may be confirmed.
+    /// End of the contiguous durable prefix.
     #[must_use]
     pub fn archived(&self) -> Archived {
         Archived(self.archived.max(self.floor))
+    }
+
+    /// What PostgreSQL may be told now: nothing while we have yet to reach what it was told before. Then the repository shows less
+    /// than was confirmed: its listing is late, or the slot was made again, or somebody else has moved it.
+    #[must_use]
+    pub fn status(&self) -> StandbyStatus {
+        let archived = self.archived();
+        if archived.lsn() < self.confirmed {
+            Archived::withheld()
+        } else {
+            archived.status()
+        }
     }
 
     /// True when everything that came in is durable.
@@ -113,7 +127,7 @@ mod tests {
 
     #[test]
     fn only_the_contiguous_prefix_counts_as_archived() {
-        let mut progress = Progress::new(Lsn::new(100), Lsn::ZERO);
+        let mut progress = Progress::new(Lsn::new(100), Lsn::ZERO, Lsn::ZERO);
         progress.receive(Lsn::new(400));
         progress.make_durable(Lsn::new(200), Lsn::new(300));
         assert_eq!(progress.archived().lsn(), Lsn::new(100));
@@ -126,12 +140,23 @@ mod tests {
 
     #[test]
     fn what_was_confirmed_once_is_never_taken_back() {
-        let mut progress = Progress::new(Lsn::new(100), Lsn::new(250));
+        let mut progress = Progress::new(Lsn::new(100), Lsn::new(250), Lsn::ZERO);
         assert_eq!(progress.archived().lsn(), Lsn::new(250));
         progress.make_durable(Lsn::new(100), Lsn::new(200));
         assert_eq!(progress.archived().lsn(), Lsn::new(250));
         progress.make_durable(Lsn::new(200), Lsn::new(260));
         assert_eq!(progress.archived().status().flush, Lsn::new(260));
         assert_eq!(progress.archived().status().apply, Lsn::ZERO);
+    }
+
+    #[test]
+    fn a_slot_that_knows_more_than_the_repository_shows_is_not_moved_back() {
+        let mut progress = Progress::new(Lsn::new(100), Lsn::new(150), Lsn::new(300));
+        assert_eq!(progress.status().flush, Lsn::ZERO);
+        progress.make_durable(Lsn::new(100), Lsn::new(299));
+        assert_eq!(progress.archived().lsn(), Lsn::new(299));
+        assert_eq!(progress.status().flush, Lsn::ZERO);
+        progress.make_durable(Lsn::new(299), Lsn::new(310));
+        assert_eq!(progress.status().flush, Lsn::new(310));
     }
 }

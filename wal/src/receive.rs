@@ -207,7 +207,13 @@ impl<'a> Receiver<'a> {
                         "the server shuts down and the repository is late; letting it go, unconfirmed");
                     return Ok(StreamEnd::ServerClosed);
                 }
-                event = self.stream.next(), if can_read => match event? {
+                event = self.stream.next(), if can_read => match event {
+                    Err(error) => {
+                        // The server may be gone for good: what it has sent is kept, then it is gone without harm.
+                        self.settle(Settle::Until(Instant::now() + self.options.shutdown_timeout)).await?;
+                        return Err(error.into());
+                    }
+                    Ok(event) => match event {
                     StreamEvent::Wal { start, data, server_end } => {
                         self.note_server(server_end);
                         self.pending = Some((start, data));
@@ -230,6 +236,7 @@ impl<'a> Receiver<'a> {
                         }
                         return Ok(StreamEnd::ServerClosed);
                     }
+                    },
                 },
             }
         }
@@ -359,7 +366,7 @@ impl<'a> Receiver<'a> {
 
     fn status_now(&self) -> StandbyStatus {
         if self.orders.borrow().may_confirm() {
-            self.progress.archived().status()
+            self.progress.status()
         } else {
             Archived::withheld()
         }

@@ -16,6 +16,7 @@ use store::repository::{Fence, Put, Writer};
 use store::session::{Place, Purpose, Session};
 use store::wal_object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::JoinSet;
 
 use crate::assemble::Piece;
 
@@ -53,6 +54,8 @@ pub struct Shipper {
     session_begun: Instant,
     session_bytes: u64,
     done: mpsc::UnboundedSender<Shipped>,
+    /// Ends with the shipper: what a session leaves behind is sent again by the next one, and must not hold memory beside it.
+    tasks: JoinSet<()>,
     in_flight: usize,
     tails_in_flight: usize,
 }
@@ -82,6 +85,7 @@ impl Shipper {
             session_begun: Instant::now(),
             session_bytes: 0,
             done,
+            tasks: JoinSet::new(),
             in_flight: 0,
             tails_in_flight: 0,
         };
@@ -111,7 +115,7 @@ impl Shipper {
         let (writer, session, size) = (Arc::clone(&self.writer), Arc::clone(&self.session), self.size);
         let (uploads, done, clock) = (Arc::clone(&self.uploads), self.done.clone(), Arc::clone(clock));
         let fence = Arc::clone(&self.fence);
-        tokio::spawn(async move {
+        self.tasks.spawn(async move {
             let (start, end, tail) = (piece.range.start, piece.range.end, piece.range.tail);
             let outcome = put_piece((writer, &fence), session, size, piece, clock, &uploads).await;
             drop(permit);
@@ -128,6 +132,7 @@ impl Shipper {
 
     /// A report has been taken.
     pub fn settle(&mut self, report: &Shipped) {
+        while self.tasks.try_join_next().is_some() {}
         self.in_flight = self.in_flight.saturating_sub(1);
         self.tails_in_flight = self.tails_in_flight.saturating_sub(usize::from(report.tail));
     }

@@ -1,16 +1,17 @@
-//! The writer epoch: taken by a lease that only one can create, and watched for whoever takes the next one.
+//! The writer epoch: taken by a lease that only one can create, and watched for whoever takes a later one for the same lineage.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
-use store::keys::file::HostKeys;
+use store::id::LineageId;
+use store::keys::SigningKey;
 use store::object::list_all;
 use store::records::Lease;
 use store::repository::{Fence, NewObject, Put, Repository, Writer};
-use store::{StoreError, keys};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
@@ -23,23 +24,62 @@ const ATTEMPTS: u32 = 16;
 /// Between two looks whether somebody has taken over: six requests a minute, about 0.1 $ a month at list price.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Takes the next writer epoch.
-pub async fn take(repository: &Arc<Repository>, host: &HostKeys) -> anyhow::Result<Writer> {
-    let signing = Arc::new(keys::SigningKey::from_seed(host.signing.seed().clone())?);
-    let control = Writer::new(Arc::clone(repository), Arc::clone(&signing), 0);
+/// An epoch that we hold.
+pub struct Held {
+    /// Signs and creates objects in it.
+    pub writer: Arc<Writer>,
+    /// Whether nobody has taken over.
+    pub fence: Arc<Fence>,
+    /// For this lineage.
+    pub lineage: LineageId,
+    watch: JoinHandle<()>,
+}
+
+impl Held {
+    /// Takes the next epoch and watches it; `taken_over` is told who takes over, and stays so.
+    pub async fn take(
+        repository: &Arc<Repository>,
+        signing: &Arc<SigningKey>,
+        lineage: LineageId,
+        taken_over: Arc<watch::Sender<Option<u64>>>,
+    ) -> anyhow::Result<Self> {
+        let writer = take(repository, signing, lineage).await?;
+        let fence = Arc::new(Fence::new(Arc::clone(repository), writer.epoch(), lineage));
+        tracing::info!(epoch = writer.epoch(), %lineage, "epoch taken");
+        Ok(Held {
+            writer: Arc::new(writer),
+            watch: keep_watch(Arc::clone(&fence), taken_over),
+            fence,
+            lineage,
+        })
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.watch.abort();
+    }
+}
+
+async fn take(repository: &Arc<Repository>, signing: &Arc<SigningKey>, lineage: LineageId) -> anyhow::Result<Writer> {
+    let control = Writer::new(Arc::clone(repository), Arc::clone(signing), 0);
     let prefix = repository.layout().prefix("leases");
+    let mut refused = 0;
     for _ in 0..ATTEMPTS {
         let leases = list_all(repository.store().as_ref(), &prefix).await?;
         let taken = leases
             .iter()
             .filter_map(|meta| u64::from_str_radix(meta.name.file_name(), 16).ok())
             .max()
-            .unwrap_or(0);
+            .unwrap_or(0)
+            // A listing may be older than the refusal.
+            .max(refused);
         let lease = Lease {
             epoch: taken + 1,
             host: host_name(),
             taken_us: output::now_us(),
             after: None,
+            lineage: Some(lineage),
         };
         let plain = minicbor::to_vec(&lease)?;
         let name = repository.layout().lease(lease.epoch)?;
@@ -49,9 +89,11 @@ pub async fn take(repository: &Arc<Repository>, host: &HostKeys) -> anyhow::Resu
         {
             Ok(Put::Created) => {
                 crash::point(CrashPoint::AfterLease);
-                return Ok(Writer::new(Arc::clone(repository), signing, lease.epoch));
+                return Ok(Writer::new(Arc::clone(repository), Arc::clone(signing), lease.epoch));
             }
-            Ok(Put::Same) | Err(StoreError::Conflict { .. }) => {}
+            Ok(Put::Same) | Err(StoreError::Conflict { .. }) => refused = lease.epoch,
+            // Half a lease under that name, ours or another's: no epoch of anybody's.
+            Err(error) if error.is_damage() => refused = lease.epoch,
             Err(error) => return Err(error).context("cannot take a writer epoch"),
         }
     }
@@ -62,22 +104,19 @@ pub async fn take(repository: &Arc<Repository>, host: &HostKeys) -> anyhow::Resu
     .into())
 }
 
-/// Looks from time to time whether the epoch was taken over; the receiver turns true then, and stays so.
-pub fn keep_watch(fence: Arc<Fence>) -> (JoinHandle<()>, watch::Receiver<bool>) {
-    let (sender, receiver) = watch::channel(false);
-    let task = tokio::spawn(async move {
+fn keep_watch(fence: Arc<Fence>, taken_over: Arc<watch::Sender<Option<u64>>>) -> JoinHandle<()> {
+    tokio::spawn(async move {
         loop {
             tokio::time::sleep(EVERY).await;
             match fence.look().await {
                 Ok(()) => {}
-                Err(error @ StoreError::TakenOver { .. }) => {
+                Err(error @ StoreError::TakenOver { by, .. }) => {
                     tracing::error!(%error, "another agent has taken over; stopping");
-                    let _ = sender.send(true);
-                    return std::future::pending().await;
+                    taken_over.send_replace(Some(by));
+                    return;
                 }
                 Err(error) => tracing::debug!(%error, "could not look whether the epoch was taken over"),
             }
         }
-    });
-    (task, receiver)
+    })
 }

@@ -3,12 +3,13 @@
 //! The store may be away just when something is to be said, so entries wait in memory until it is back. The log has them at once.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use store::envelope::Kind;
 use store::id::BackupId;
 use store::records::LedgerEntry;
 use store::repository::{NewObject, Writer};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 use crate::open::host_name;
 use crate::output;
@@ -46,22 +47,43 @@ impl Event {
     }
 }
 
+/// How long a stop waits for entries that the store has not got yet.
+const FINISH_MAX: Duration = Duration::from_secs(3);
+
 /// Where entries go.
 #[derive(Debug, Clone)]
-pub struct Ledger(mpsc::Sender<LedgerEntry>);
+pub struct Ledger {
+    entries: mpsc::Sender<LedgerEntry>,
+    waiting: Arc<watch::Sender<usize>>,
+}
 
 impl Ledger {
     /// Starts the task that writes.
     pub fn start(writer: Arc<Writer>) -> Self {
         let (sender, mut entries) = mpsc::channel::<LedgerEntry>(WAITING_MAX);
+        let waiting = Arc::new(watch::Sender::new(0));
+        let left = Arc::clone(&waiting);
         tokio::spawn(async move {
             while let Some(entry) = entries.recv().await {
                 if let Err(error) = put(&writer, &entry).await {
                     tracing::warn!(%error, event = %entry.event, "an entry of the ledger could not be stored");
                 }
+                left.send_modify(|waiting| *waiting -= 1);
             }
         });
-        Ledger(sender)
+        Ledger {
+            entries: sender,
+            waiting,
+        }
+    }
+
+    /// Waits a moment for what the store has not got yet.
+    pub async fn finish(&self) {
+        let mut waiting = self.waiting.subscribe();
+        let done = waiting.wait_for(|waiting| *waiting == 0);
+        if tokio::time::timeout(FINISH_MAX, done).await.is_err() {
+            tracing::warn!("what happened is in this log only: the store has not taken the last entries of the ledger");
+        }
     }
 
     /// Notes an event; never waits.
@@ -72,7 +94,9 @@ impl Ledger {
             event: event.word().to_owned(),
             detail: detail.into(),
         };
-        if self.0.try_send(entry).is_err() {
+        self.waiting.send_modify(|waiting| *waiting += 1);
+        if self.entries.try_send(entry).is_err() {
+            self.waiting.send_modify(|waiting| *waiting -= 1);
             tracing::warn!(event = event.word(), "the ledger is full; this is in the log only");
         }
     }

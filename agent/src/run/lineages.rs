@@ -7,6 +7,7 @@ use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
 use pg::segment::{SegmentNumber, SegmentSize};
+use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::id::LineageId;
@@ -14,6 +15,7 @@ use store::records::Lineage;
 use store::repository::{NewObject, Writer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
+use wal::lane::{self, LaneEnd, LaneError, LaneInputs, Opened};
 use wal::receive::StreamStatus;
 
 use crate::open::Context;
@@ -21,6 +23,8 @@ use crate::{init, output, sql};
 
 /// Between two looks whether the companion slot may move.
 const EVERY: Duration = Duration::from_secs(5);
+/// Older lineages are not asked whether the server belongs to them.
+const ASKED_MAX: usize = 8;
 
 /// Moves the companion slot along, so that exactly the newest archived segment stays on the server.
 pub fn keep_overlap(
@@ -63,6 +67,54 @@ fn overlap_target(archived: Lsn, size: SegmentSize) -> Lsn {
     }
 }
 
+/// What came of opening the lane in the lineage that the server belongs to.
+pub enum Opening {
+    /// It can be streamed from, with these inputs.
+    Ready(LaneInputs, Box<Opened>),
+    /// It cannot be continued.
+    Ended(LaneEnd),
+}
+
+/// Opens the lane. The newest lineage need not be this server's: a clone that was started with our keys has begun it. So where the
+/// newest does not fit, or nothing is archived of it yet, the others are asked; the comparison of the bytes decides.
+pub async fn open(inputs: LaneInputs) -> anyhow::Result<Opening> {
+    match lane::open(&inputs).await? {
+        lane::Opening::Ready(opened) if !opened.is_fresh() || inputs.lineage.parent.is_none() => {
+            Ok(Opening::Ready(inputs, opened))
+        }
+        lane::Opening::Ready(opened) => match continued(&inputs).await? {
+            Some((inputs, opened)) => Ok(Opening::Ready(inputs, opened)),
+            None => Ok(Opening::Ready(inputs, opened)),
+        },
+        lane::Opening::Ended(end @ LaneEnd::Diverged { .. }) => match continued(&inputs).await? {
+            Some((inputs, opened)) => Ok(Opening::Ready(inputs, opened)),
+            None => Ok(Opening::Ended(end)),
+        },
+        lane::Opening::Ended(end) => Ok(Opening::Ended(end)),
+    }
+}
+
+/// The newest other lineage whose archived WAL the server has, if any.
+async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(LaneInputs, Box<Opened>)>> {
+    let mut others = inputs.repository.lineages().await?;
+    others.retain(|other| other.id != inputs.lineage.id);
+    others.sort_by_key(|other| std::cmp::Reverse(other.id));
+    for lineage in others.into_iter().take(ASKED_MAX) {
+        let inputs = LaneInputs {
+            lineage,
+            ..inputs.clone()
+        };
+        match lane::open(&inputs).await {
+            Ok(lane::Opening::Ready(opened)) if !opened.is_fresh() => return Ok(Some((inputs, opened))),
+            Ok(_) | Err(LaneError::Behind(_)) => {}
+            // Another major version's or another cluster's before it.
+            Err(LaneError::Store(StoreError::Foreign { .. })) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(None)
+}
+
 /// Begins a new lineage beside the old one. Loud; a base backup must follow.
 pub async fn begin(
     server: &ConnectOptions,
@@ -74,7 +126,9 @@ pub async fn begin(
     let mut session = ReplicationSession::connect(server).await?;
     let identity = session.identify_system().await?;
     let now_us = output::now_us();
-    let id = LineageId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
+    // The newest is the one with the highest id, also when the clock was set back since.
+    let now_ms = u64::try_from(now_us / 1000).unwrap_or(0);
+    let id = LineageId::from_parts(now_ms.max(old.id.unix_ms() + 1), store::entropy::bytes()?);
     let lineage = Lineage {
         id,
         parent: Some(old.id),

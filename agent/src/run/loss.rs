@@ -22,7 +22,7 @@ const LET_GO_MAX: Duration = Duration::from_secs(60);
 /// Answers the end of a lane that cannot simply connect again.
 pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> anyhow::Result<()> {
     // Who slept in between and was taken over has an old view: it must not begin anything.
-    daemon.fence.look().await?;
+    daemon.look().await?;
     match end {
         LaneEnd::Diverged { reason, archived } => {
             tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history is not the archived one");
@@ -64,8 +64,10 @@ fn refuse_if_told(context: &Context, reason: &str) -> anyhow::Result<()> {
 async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, archived: Lsn) -> anyhow::Result<()> {
     refuse_if_told(context, reason)?;
     let server = daemon.server(context)?;
-    daemon.fence.pass().await?;
-    daemon.lineage = lineages::begin(&server, &daemon.writer, &daemon.lineage, reason, archived).await?;
+    if let Some(held) = &daemon.held {
+        held.fence.pass().await?;
+    }
+    daemon.lineage = lineages::begin(&server, &daemon.control, &daemon.lineage, reason, archived).await?;
     daemon.ledger.note(
         Event::NewLineage,
         format!("lineage {} begins at {archived}: {reason}", daemon.lineage.id),
@@ -91,7 +93,7 @@ async fn declare(
             "WAL behind {from} is gone from the server, and where it begins again cannot be seen"
         ));
     };
-    holes::declare(&daemon.writer, &daemon.lineage, timeline, (from, until), reason).await?;
+    holes::declare(&daemon.control, &daemon.lineage, timeline, (from, until), reason).await?;
     daemon.ledger.note(
         Event::Hole,
         format!("WAL from {from} to {until} on timeline {timeline} is lost: {reason}"),
@@ -123,7 +125,7 @@ pub async fn let_go(context: &Context, daemon: &Daemon, stop: &mut watch::Receiv
         .note(Event::SlotDropped, "retained_drop was passed".to_owned());
     daemon.abandon.send_replace(false);
     tokio::select! {
-        back = daemon.fence.look() => back?,
+        back = daemon.look() => back?,
         _ = stop.wait_for(|stop| *stop) => return Ok(()),
     }
     tracing::info!("the repository is back");

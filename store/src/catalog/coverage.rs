@@ -83,6 +83,37 @@ impl Coverage {
         self.timelines.keys().next_back().copied()
     }
 
+    /// Where the archive ends: last covered byte of the newest timeline, plus one.
+    #[must_use]
+    pub fn newest_end(&self) -> Option<Lsn> {
+        self.timelines.get(&self.newest_timeline()?)?.end()
+    }
+
+    /// Takes an object out, as if it were not there: it is damaged.
+    pub fn remove(&mut self, damaged: &WalRange) {
+        if let Some(timeline) = self.timelines.get_mut(&damaged.timeline) {
+            timeline.ranges.retain(|range| range != damaged);
+            if timeline.ranges.is_empty() {
+                self.timelines.remove(&damaged.timeline);
+            }
+        }
+    }
+
+    /// Where the first hole of a timeline begins that nobody has declared.
+    #[must_use]
+    pub fn first_undeclared_hole(&self, timeline: TimelineId) -> Option<Lsn> {
+        let holes = self.timelines.get(&timeline)?.holes();
+        let is_declared = |start: Lsn, end: Lsn| {
+            let mut at = start;
+            while let Some(behind) = self.behind_declared_hole(timeline, at) {
+                at = behind;
+            }
+            at >= end
+        };
+        let mut undeclared = holes.into_iter().filter(|(start, end)| !is_declared(*start, *end));
+        undeclared.next().map(|(start, _)| start)
+    }
+
     /// Holes of all timelines: those that the names show, and the declared ones as far as nothing covers them.
     #[must_use]
     pub fn holes(&self) -> Vec<Hole> {

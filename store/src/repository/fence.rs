@@ -1,15 +1,20 @@
-//! Is our writer epoch still the newest? A writer that slept must not write as if nothing had happened.
+//! Is our writer epoch still the newest of its lineage? A writer that slept must not write as if nothing had happened.
 //!
-//! An epoch is taken by creating `leases/<epoch>`, which only one can. Whoever takes the next one has taken over. The holder looks
-//! whether the next lease exists: in the background, and before an object is created when its last look is too old, as after SIGSTOP
-//! or a suspended machine. What is on its way at the very moment of a freeze can still arrive; it lies under the old epoch, and its
-//! bytes are compared by whoever reads both.
+//! An epoch is taken by creating `leases/<epoch>`, which only one can. Whoever takes a later one for the same lineage has taken over;
+//! one for another lineage (a clone of the server that was started with our keys) concerns us no more than its WAL does. The holder
+//! looks whether the next lease exists: in the background, and before an object is created when its last look is too old, as after
+//! SIGSTOP or a suspended machine. What is on its way at the very moment of a freeze can still arrive; it lies under the old epoch,
+//! and its bytes are compared by whoever reads both.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::Repository;
+use crate::envelope::Kind;
 use crate::error::StoreError;
+use crate::id::LineageId;
+use crate::object::ErrorClass;
+use crate::records::Lease;
 
 /// A look that is older than this is made again before anything is written.
 pub const LOOK_AGE_MAX: Duration = Duration::from_secs(30);
@@ -19,20 +24,37 @@ pub const LOOK_AGE_MAX: Duration = Duration::from_secs(30);
 pub struct Fence {
     repository: Arc<Repository>,
     epoch: u64,
-    looked: Mutex<Instant>,
+    lineage: LineageId,
+    seen: Mutex<Seen>,
     age_max: Duration,
 }
 
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// When we looked.
+    at: Instant,
+    /// The first epoch of which no lease existed then.
+    next: u64,
+}
+
 impl Fence {
-    /// For an epoch that was taken just now.
+    /// For an epoch that was taken just now, for a lineage.
     #[must_use]
-    pub fn new(repository: Arc<Repository>, epoch: u64) -> Self {
+    pub fn new(repository: Arc<Repository>, epoch: u64, lineage: LineageId) -> Self {
         Fence {
             repository,
             epoch,
-            looked: Mutex::new(Instant::now()),
+            lineage,
+            seen: Mutex::new(Seen {
+                at: Instant::now(),
+                next: epoch + 1,
+            }),
             age_max: LOOK_AGE_MAX,
         }
+    }
+
+    fn seen(&self) -> Seen {
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Looks now.
@@ -40,16 +62,30 @@ impl Fence {
     /// # Errors
     /// [`StoreError::TakenOver`], or the store failed: then nothing is known.
     pub async fn look(&self) -> Result<(), StoreError> {
-        let begun = Instant::now();
-        let next = self.repository.layout().lease(self.epoch + 1)?;
-        if self.repository.store().head(&next).await?.is_some() {
-            return Err(StoreError::TakenOver {
-                epoch: self.epoch,
-                by: self.epoch + 1,
-            });
+        let at = Instant::now();
+        let mut next = self.seen().next;
+        while let Some(lineage) = self.holder(next).await? {
+            if lineage.is_none_or(|lineage| lineage == self.lineage) {
+                return Err(StoreError::TakenOver {
+                    epoch: self.epoch,
+                    by: next,
+                });
+            }
+            next += 1;
         }
-        *self.looked.lock().unwrap_or_else(PoisonError::into_inner) = begun;
+        *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { at, next };
         Ok(())
+    }
+
+    /// What the holder of an epoch archives, if it was taken: unknown when its lease cannot be read.
+    async fn holder(&self, epoch: u64) -> Result<Option<Option<LineageId>>, StoreError> {
+        let name = self.repository.layout().lease(epoch)?;
+        match self.repository.read_record::<Lease>(&name, Kind::Lease).await {
+            Ok(lease) => Ok(Some(lease.lineage)),
+            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(None),
+            Err(error @ StoreError::Object(_)) => Err(error),
+            Err(_) => Ok(Some(None)),
+        }
     }
 
     /// Lets a writer pass: free of cost while the last look is fresh.
@@ -57,7 +93,7 @@ impl Fence {
     /// # Errors
     /// As [`Fence::look`].
     pub async fn pass(&self) -> Result<(), StoreError> {
-        let age = self.looked.lock().unwrap_or_else(PoisonError::into_inner).elapsed();
+        let age = self.seen().at.elapsed();
         if age <= self.age_max { Ok(()) } else { self.look().await }
     }
 }
@@ -65,7 +101,6 @@ impl Fence {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::envelope::Kind;
     use crate::keys::SigningKey;
     use crate::object::memory::MemoryStore;
     use crate::object::{ErrorClass, Operation};
@@ -87,21 +122,31 @@ mod tests {
         (store, repository, writer)
     }
 
-    async fn take(writer: &Writer, epoch: u64) {
+    async fn take(writer: &Writer, epoch: u64, lineage: LineageId) {
         let name = writer.repository().layout().lease(epoch).unwrap();
-        writer
-            .put(&name, NewObject::metadata(Kind::Lease, b"x", 1))
-            .await
-            .unwrap();
+        let lease = Lease {
+            epoch,
+            host: "h".into(),
+            taken_us: 1,
+            after: None,
+            lineage: Some(lineage),
+        };
+        let plain = minicbor::to_vec(&lease).unwrap();
+        let lease = NewObject::metadata(Kind::Lease, &plain, 1);
+        writer.put(&name, lease).await.unwrap();
+    }
+
+    fn lineage(number: u64) -> LineageId {
+        LineageId::from_parts(number, [0; 10])
     }
 
     #[tokio::test]
     async fn who_was_taken_over_while_it_slept_does_not_pass() {
         let (_, repository, writer) = fixture().await;
-        take(&writer, 1).await;
-        let mut fence = Fence::new(repository, 1);
+        take(&writer, 1, lineage(1)).await;
+        let mut fence = Fence::new(repository, 1, lineage(1));
         fence.look().await.unwrap();
-        take(&writer, 2).await;
+        take(&writer, 2, lineage(1)).await;
         fence.pass().await.expect("its look is fresh");
         fence.age_max = Duration::ZERO;
         let error = fence.pass().await.unwrap_err();
@@ -109,11 +154,36 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_archives_another_lineage_does_not_take_over() {
+        let (_, repository, writer) = fixture().await;
+        take(&writer, 1, lineage(1)).await;
+        let fence = Fence::new(repository, 1, lineage(1));
+        take(&writer, 2, lineage(2)).await;
+        fence.look().await.unwrap();
+        take(&writer, 3, lineage(2)).await;
+        fence.look().await.unwrap();
+        take(&writer, 4, lineage(1)).await;
+        let error = fence.look().await.unwrap_err();
+        assert!(matches!(error, StoreError::TakenOver { epoch: 1, by: 4 }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_lease_that_cannot_be_read_is_taken_for_ours() {
+        let (_, repository, writer) = fixture().await;
+        take(&writer, 1, lineage(1)).await;
+        let name = repository.layout().lease(2).unwrap();
+        let junk = NewObject::metadata(Kind::Lease, b"x", 1);
+        writer.put(&name, junk).await.unwrap();
+        let fence = Fence::new(repository, 1, lineage(1));
+        assert!(matches!(fence.look().await, Err(StoreError::TakenOver { by: 2, .. })));
+    }
+
+    #[tokio::test]
     async fn nobody_passes_on_an_old_look_when_the_store_cannot_be_asked() {
         let (store, repository, _) = fixture().await;
-        let mut fence = Fence::new(repository, 1);
+        let mut fence = Fence::new(repository, 1, lineage(1));
         fence.age_max = Duration::ZERO;
-        store.push(Operation::Head, "leases/", Fault::FailWith(ErrorClass::Transient));
+        store.push(Operation::Get, "leases/", Fault::FailWith(ErrorClass::Transient));
         assert!(matches!(fence.pass().await, Err(StoreError::Object(_))));
         fence.pass().await.unwrap();
     }

@@ -12,7 +12,7 @@ use crate::frame;
 use crate::id::{Digest, LineageId};
 use crate::keys::SigningKey;
 use crate::limits::WAL_ZSTD_LEVEL;
-use crate::object::{ObjectName, PutNew};
+use crate::object::{ErrorClass, ObjectName, PutNew};
 use crate::pack::PackBody;
 use crate::seal::ObjectKey;
 use crate::session::Session;
@@ -219,13 +219,15 @@ impl Writer {
     pub async fn create(&self, name: &ObjectName, bytes: Bytes, digest: Digest) -> Result<Put, StoreError> {
         match self.repository.store().put_new(name, bytes).await? {
             PutNew::Created => Ok(Put::Created),
-            PutNew::AlreadyExists => match self.repository.read_header(name).await? {
-                Some((_, header)) if header.digest == digest => Ok(Put::Same),
-                Some(_) => Err(StoreError::Conflict { name: name.to_string() }),
-                None => Err(StoreError::damaged(
+            // All of it: a head that is whole says nothing about the body behind it.
+            PutNew::AlreadyExists => match self.repository.read(name).await {
+                Ok(stored) if stored.header.digest == digest => Ok(Put::Same),
+                Ok(_) => Err(StoreError::Conflict { name: name.to_string() }),
+                Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Err(StoreError::damaged(
                     name,
                     "it exists for the writer and not for the reader",
                 )),
+                Err(error) => Err(error),
             },
         }
     }

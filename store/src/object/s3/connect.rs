@@ -37,8 +37,12 @@ pub(super) fn client(options: &S3Options, keys: Credentials) -> Result<Client, O
                 .connect_timeout(options.connect_timeout)
                 .build(),
         )
-        // Every request has a deadline of ours, which covers its body.
-        .stalled_stream_protection(StalledStreamProtectionConfig::disabled())
+        // Every request has a deadline of ours, which covers its body, however slow the way. Where nothing moves at all, sooner.
+        .stalled_stream_protection(
+            StalledStreamProtectionConfig::enabled()
+                .grace_period(options.request_timeout)
+                .build(),
+        )
         .request_checksum_calculation(RequestChecksumCalculation::WhenSupported)
         // Asked for where a whole object is read: some services send the checksum of the whole with a part.
         .response_checksum_validation(ResponseChecksumValidation::WhenRequired);
