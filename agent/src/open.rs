@@ -62,6 +62,11 @@ impl Context {
         })?))
     }
 
+    /// True when the configuration names more than one server.
+    pub fn has_other_servers(&self) -> bool {
+        self.connect_options().is_ok_and(|options| options.servers.len() > 1)
+    }
+
     /// How to reach the servers; [`crate::sql::choose`] chooses one of them.
     pub fn connect_options(&self) -> anyhow::Result<ConnectOptions> {
         let postgres = &self.cluster.postgres;

@@ -8,6 +8,7 @@ mod lease;
 mod ledger;
 mod lineages;
 mod loss;
+mod others;
 mod retained;
 mod server;
 mod slots;
@@ -22,6 +23,7 @@ use anyhow::Context as _;
 use lease::Held;
 use ledger::Ledger;
 use pg::conninfo::ConnectOptions;
+use pg::lsn::Lsn;
 use pg::replication::SlotName;
 use state::Supervision;
 use store::StoreError;
@@ -50,6 +52,8 @@ struct Daemon {
     signing: Arc<SigningKey>,
     /// Writes what no epoch fences: lineages, declared holes, the ledger.
     control: Arc<Writer>,
+    /// What the lane was given last.
+    inputs: Option<LaneInputs>,
     /// Our epoch, from the moment on that a server has proven to be the one of our lineage.
     held: Option<Held>,
     recipients: Arc<[Recipient]>,
@@ -100,6 +104,12 @@ impl Daemon {
         Ok(())
     }
 
+    /// Whether there is archived WAL behind a point by now.
+    async fn is_filled(&self, behind: Lsn) -> anyhow::Result<bool> {
+        let coverage = self.repository.coverage(self.lineage.id).await?;
+        Ok(coverage.newest_end().is_some_and(|end| end > behind))
+    }
+
     /// Whether the repository answers, and nobody has taken over.
     async fn look(&self) -> Result<(), StoreError> {
         match &self.held {
@@ -127,6 +137,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         ledger: Ledger::start(Arc::clone(&control)),
         signing,
         control,
+        inputs: None,
         held: None,
         recipients: keys.recipients.into(),
         orders: watch::Sender::new(Orders {
@@ -371,6 +382,7 @@ async fn connect_and_stream(
         slot_restart: slot.and_then(|slot| slot.restart),
         is_standby,
     };
+    daemon.inputs = Some(inputs.clone());
     let (inputs, opened) = match lineages::open(inputs).await? {
         lineages::Opening::Ready(inputs, opened) => (inputs, opened),
         lineages::Opening::Ended(end) => return Ok(end),

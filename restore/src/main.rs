@@ -5,6 +5,7 @@
 
 mod cli;
 mod decide;
+mod detour;
 mod error;
 mod exit;
 mod fetch_files;

@@ -12,6 +12,7 @@ use store::repository::Repository;
 
 use self::search::Search;
 use crate::cli::{NamedTarget, RestoreArgs};
+use crate::detour::Detours;
 use crate::error::{RestoreError, Result};
 use crate::plan::StopPoint;
 use crate::route::Route;
@@ -91,8 +92,10 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
         .collect();
     manifests.sort_by_key(|manifest| std::cmp::Reverse((manifest.end_lsn, manifest.backup)));
     let mut listing = 1;
+    let mut detours = Detours::default();
     loop {
-        let coverage = repository.coverage(lineage).await?;
+        let mut coverage = repository.coverage(lineage).await?;
+        detours.apply(&mut coverage);
         let route = choose_route(&coverage, &manifests, args.target_timeline)?;
         let candidates: Vec<&Manifest> = manifests.iter().filter(|manifest| holds(&route, manifest)).collect();
         let search = Search {
@@ -105,6 +108,7 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
         match search.find(asked, args.exclusive).await {
             Ok((manifest, stop)) => return Ok(Choice { manifest, route, stop }),
             Err(RestoreError::Vanished { .. }) if listing < LISTINGS_MAX => listing += 1,
+            Err(error) if detours.around(repository, &coverage, &error) => {}
             Err(error) => return Err(error),
         }
     }

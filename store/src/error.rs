@@ -138,6 +138,18 @@ impl StoreError {
         }
     }
 
+    /// The object whose stored bytes are not what was written, if [`StoreError::is_damage`].
+    #[must_use]
+    pub fn damaged_object(&self) -> Option<&str> {
+        match self {
+            StoreError::Damaged { name, .. }
+            | StoreError::UnknownSigner { name, .. }
+            | StoreError::TooNew { name, .. } => Some(name),
+            StoreError::Object(error) if self.is_damage() => Some(error.name()),
+            _ => None,
+        }
+    }
+
     /// What the operator should do, if there is something general to say.
     #[must_use]
     pub fn hint(&self) -> Option<String> {

@@ -4,6 +4,7 @@
 //! [`Opened::stream`]: history archived → stream from the first byte of the segment that holds the archived LSN → at the end of a
 //! timeline: its rest archived, next history archived, next timeline. Nothing is written before the server has proven itself.
 
+mod fill;
 mod history;
 mod start;
 
@@ -31,6 +32,7 @@ use crate::reader::{WalError, WalReaderConfig};
 use crate::receive::{Orders, ReceiveError, ReceiveOptions, Receiver, StreamEnd, StreamStatus};
 use crate::ship::{Clock, Shipper};
 use crate::unconfirmed;
+pub use fill::fill;
 use history::History;
 use start::Start;
 

@@ -11,7 +11,7 @@ use tokio::sync::watch;
 use wal::lane::LaneEnd;
 
 use super::ledger::Event;
-use super::{Daemon, holes, lineages, slots};
+use super::{Daemon, holes, lineages, others, slots};
 use crate::exit::Failure;
 use crate::open::Context;
 use crate::sql;
@@ -35,12 +35,16 @@ pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> any
         } => {
             tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history cannot be tied to the archive");
             refuse_if_told(context, &reason)?;
-            declare(context, daemon, timeline, archived, &reason).await?;
+            if !declare(context, daemon, timeline, archived, &reason).await? && daemon.is_filled(archived).await? {
+                return Ok(());
+            }
             begin_lineage(context, daemon, &reason, archived).await?;
         }
         LaneEnd::WalRemoved { timeline, from } => {
             let reason = "the server no longer had it when it was asked for";
-            declare(context, daemon, timeline, from, reason).await?;
+            if !declare(context, daemon, timeline, from, reason).await? {
+                return Ok(());
+            }
         }
         LaneEnd::Stopped { .. } | LaneEnd::ServerClosed => return Ok(()),
     }
@@ -75,14 +79,15 @@ async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, arc
     Ok(())
 }
 
-/// Declares what lies between the archive's end and the oldest WAL that the server still has.
+/// Declares what is missing between the archive's end and the oldest WAL that the server still has, unless another server has it;
+/// true when something is lost.
 async fn declare(
     context: &Context,
-    daemon: &Daemon,
+    daemon: &mut Daemon,
     timeline: TimelineId,
     from: Lsn,
     reason: &str,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<bool> {
     let size = SegmentSize::new(daemon.lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
     let client = sql::connect(&daemon.server(context)?).await?;
     let restart = sql::slot(&client, &context.cluster.wal.slot)
@@ -93,12 +98,24 @@ async fn declare(
             "WAL behind {from} is gone from the server, and where it begins again cannot be seen"
         ));
     };
-    holes::declare(&daemon.control, &daemon.lineage, timeline, (from, until), reason).await?;
-    daemon.ledger.note(
-        Event::Hole,
-        format!("WAL from {from} to {until} on timeline {timeline} is lost: {reason}"),
-    );
-    Ok(())
+    if let Some(inputs) = daemon.inputs.clone().filter(|_| context.has_other_servers()) {
+        let held = daemon.hold().await?;
+        others::fill_from(context, &inputs, held, timeline, (from, until)).await?;
+    }
+    // Listed again: what could not be seen a moment ago is not lost.
+    let coverage = daemon.repository.coverage(daemon.lineage.id).await?;
+    let missing = match coverage.timelines.get(&timeline) {
+        Some(archived) => archived.missing(from, until),
+        None => vec![(from, until)],
+    };
+    for (start, end) in &missing {
+        holes::declare(&daemon.control, &daemon.lineage, timeline, (*start, *end), reason).await?;
+        daemon.ledger.note(
+            Event::Hole,
+            format!("WAL from {start} to {end} on timeline {timeline} is lost: {reason}"),
+        );
+    }
+    Ok(!missing.is_empty())
 }
 
 /// Drops the slot, so that the server's disk does not fill, and waits for the repository; then the lane may connect again.

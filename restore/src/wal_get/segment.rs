@@ -10,6 +10,7 @@ use store::object::list_all;
 use store::repository::Repository;
 
 use crate::decide::{self, Verdict};
+use crate::detour::Detours;
 use crate::error::{RestoreError, Result};
 use crate::new_tablespaces;
 use crate::route::{Part, Piece};
@@ -29,8 +30,10 @@ pub(crate) async fn fetch_segment(
 ) -> Result<(Verdict, Vec<u8>)> {
     let start = state.route.size.start_of(number);
     let mut listing = 1;
+    let mut detours = Detours::default();
     loop {
-        let (coverage, has_later) = list_segment(repository, state, timeline, number).await?;
+        let (mut coverage, has_later) = list_segment(repository, state, timeline, number).await?;
+        detours.apply(&mut coverage);
         let verdict = decide::segment(state, &coverage, timeline, number, has_later);
         let Verdict::Serve { pieces, .. } = &verdict else {
             return Ok((verdict, Vec::new()));
@@ -41,6 +44,7 @@ pub(crate) async fn fetch_segment(
                 return Ok((verdict, bytes));
             }
             Err(RestoreError::Vanished { .. }) if listing < LISTINGS_MAX => listing += 1,
+            Err(error) if detours.around(repository, &coverage, &error) => {}
             Err(error) => return Err(error),
         }
     }

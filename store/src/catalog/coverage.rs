@@ -99,6 +99,19 @@ impl Coverage {
         }
     }
 
+    /// True when other objects of its timeline hold all that this one holds.
+    #[must_use]
+    pub fn can_do_without(&self, range: &WalRange) -> bool {
+        let Some(timeline) = self.timelines.get(&range.timeline) else {
+            return false;
+        };
+        let others = timeline.ranges.iter().filter(|other| *other != range).copied();
+        let others = TimelineCoverage {
+            ranges: others.collect(),
+        };
+        timeline.ranges.contains(range) && others.missing(range.start, range.end).is_empty()
+    }
+
     /// Where the first hole of a timeline begins that nobody has declared.
     #[must_use]
     pub fn first_undeclared_hole(&self, timeline: TimelineId) -> Option<Lsn> {
@@ -347,6 +360,18 @@ mod tests {
         assert!(!cover[0].tail);
         assert_eq!(cover[1].end, Lsn::new(20));
         assert!(all.cover(Lsn::new(2), Lsn::new(21)).is_none());
+    }
+
+    #[test]
+    fn an_object_whose_wal_others_hold_can_be_done_without() {
+        let ranges = coverage(&[(0, 16, false), (0, 9, true), (9, 16, true), (16, 20, true)]).ranges;
+        let all = Coverage::of_ranges(LineageId::default(), ranges.clone());
+        let can = |start: u64| {
+            let of = |range: &&WalRange| range.start == Lsn::new(start);
+            all.can_do_without(ranges.iter().find(of).unwrap())
+        };
+        assert!(can(0) && can(9));
+        assert!(!can(16), "nothing else holds it");
     }
 
     #[test]

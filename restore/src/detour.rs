@@ -1,0 +1,37 @@
+//! A damaged WAL object is no loss where others hold the same WAL: tails, or the object of another epoch.
+//!
+//! Law 5 holds: nothing is taken unchecked. What cannot be replaced stays an error.
+
+use store::catalog::Coverage;
+use store::layout::{WalName, WalRange};
+use store::repository::Repository;
+
+use crate::error::RestoreError;
+
+/// Objects that a run does without.
+#[derive(Debug, Default)]
+pub(crate) struct Detours(Vec<WalRange>);
+
+impl Detours {
+    /// Takes what is known to be damaged out of a fresh listing.
+    pub(crate) fn apply(&self, coverage: &mut Coverage) {
+        self.0.iter().for_each(|damaged| coverage.remove(damaged));
+    }
+
+    /// Notes the object that an error speaks of, when `coverage` can do without it; then it is worth trying again.
+    pub(crate) fn around(&mut self, repository: &Repository, coverage: &Coverage, error: &RestoreError) -> bool {
+        let RestoreError::Store(error) = error else {
+            return false;
+        };
+        let name = error.damaged_object();
+        let Some(WalName::Range(range)) = name.and_then(|name| repository.layout().parse_wal(name)) else {
+            return false;
+        };
+        if !coverage.can_do_without(&range) {
+            return false;
+        }
+        tracing::warn!(%error, "the same WAL is read from other objects");
+        self.0.push(range);
+        true
+    }
+}
