@@ -59,6 +59,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Drop the replication slots on every server of the configuration: the last step of an uninstall
+    DropSlots(DropSlotsOptions),
     /// Print shell completions
     Completions {
         /// The shell
@@ -77,6 +79,16 @@ pub struct InitOptions {
     /// Make no slots: WAL will be pushed by archive_command instead of being streamed by `wal-agent run`
     #[arg(long)]
     pub no_slots: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct DropSlotsOptions {
+    /// Do it; without this it is only shown what would be dropped
+    #[arg(long)]
+    pub yes: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

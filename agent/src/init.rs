@@ -137,6 +137,8 @@ async fn look_at_server(context: &Context, no_slots: bool) -> anyhow::Result<(Se
         .context("cannot open a replication connection")?;
     let identity = session.identify_system().await?;
     let size = session.segment_size().await?;
+    // Without a goodbye a server with TLS logs a reset.
+    let _ = session.close().await;
     let server = Server {
         system_identifier: identity.system_identifier.as_u64(),
         version: version.parse().unwrap_or(0),
@@ -243,6 +245,7 @@ pub async fn create_slots(context: &Context, connect: &ConnectOptions) -> anyhow
             tracing::info!(slot = %name, "slot created");
         }
     }
+    let _ = session.close().await;
     Ok(())
 }
 

@@ -18,7 +18,7 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let backups = repository.manifests().await?;
     let mut coverages = Vec::new();
     for lineage in repository.lineages().await? {
-        coverages.push(repository.coverage(lineage.id).await?);
+        coverages.push(repository.settled_coverage(lineage.id).await?);
     }
     let events = repository.ledger().await?;
     if as_json {

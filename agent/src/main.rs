@@ -7,6 +7,7 @@ mod archiver;
 mod backup;
 mod check;
 mod cli;
+mod drop_slots;
 mod exit;
 mod init;
 mod list;
@@ -73,6 +74,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,
         Command::Check { json, .. } => check::run(&context, json).await,
+        Command::DropSlots(options) => drop_slots::run(&context, &options).await,
         Command::Completions { .. } => Ok(()),
     }
 }

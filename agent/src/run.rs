@@ -19,6 +19,7 @@ mod watching;
 use std::sync::Arc;
 use std::time::Duration;
 
+use after_loss::Losses;
 use anyhow::Context as _;
 use lease::Held;
 use ledger::Ledger;
@@ -27,7 +28,6 @@ use pg::lsn::Lsn;
 use pg::replication::SlotName;
 use state::Supervision;
 use store::StoreError;
-use store::id::LineageId;
 use store::keys::{Recipient, SigningKey};
 use store::records::Lineage;
 use store::repository::{Repository, Writer};
@@ -61,8 +61,8 @@ struct Daemon {
     ledger: Ledger,
     /// What the stream is told while it runs.
     orders: watch::Sender<Orders>,
-    /// The lineage in which WAL was lost that no backup makes up for yet.
-    loss: Arc<watch::Sender<Option<LineageId>>>,
+    /// Lost WAL that no backup makes up for yet.
+    losses: Arc<Losses>,
     /// True when the slot must be dropped.
     abandon: watch::Sender<bool>,
     /// The epoch of the agent that has taken over.
@@ -97,7 +97,11 @@ impl Daemon {
         }
         tracing::warn!(lineage = %lineage.id, instead_of = %self.lineage.id, "the server's history is the one of another lineage; going on with that");
         let is_open = after_loss::is_open(&self.repository, lineage.id).await?;
-        self.loss.send_replace(is_open.then_some(lineage.id));
+        if is_open {
+            self.losses.open(lineage.id);
+        } else {
+            self.losses.close();
+        }
         self.orders.send_modify(|orders| orders.loss_is_open = is_open);
         self.lineage = lineage.clone();
         supervision.send_modify(|supervision| supervision.lineage = lineage.id);
@@ -144,7 +148,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
             loss_is_open: is_open,
             ..Orders::default()
         }),
-        loss: Arc::new(watch::Sender::new(is_open.then_some(lineage.id))),
+        losses: Arc::new(Losses::new(is_open.then_some(lineage.id))),
         abandon: watch::Sender::new(false),
         taken_over: Arc::new(watch::Sender::new(None)),
         server: watch::Sender::new(None),
@@ -184,7 +188,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let answering = after_loss::Answering {
         context: Arc::clone(&context),
         repository,
-        loss: Arc::clone(&daemon.loss),
+        losses: Arc::clone(&daemon.losses),
         orders: daemon.orders.clone(),
     };
     let answering = answering.start(stop.clone())?;
@@ -348,6 +352,7 @@ async fn connect_and_stream(
         for warning in preflight::refuse_errors(&client, &connect).await? {
             tracing::warn!(problem = %warning.problem, hint = %warning.hint, "preflight");
         }
+        slots::warn_of_orphans(context, &client).await?;
         if wal.degrade_after.is_some() {
             synchronous::may_degrade(&client, &connect.user, &connect.application_name).await?;
         }
@@ -360,7 +365,7 @@ async fn connect_and_stream(
     daemon.orders.send_modify(|orders| {
         *orders = Orders {
             synchronous,
-            loss_is_open: daemon.loss.borrow().is_some(),
+            loss_is_open: daemon.losses.is_open(),
             server_stops: false,
         };
     });

@@ -5,6 +5,7 @@ mod choose;
 use anyhow::Context as _;
 use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
+use pg::replication::SlotName;
 use tokio_postgres::Client;
 
 pub use choose::choose;
@@ -50,6 +51,30 @@ pub async fn slot(client: &Client, name: &str) -> anyhow::Result<Option<Slot>> {
         safe_wal_bytes: row.get(2),
         active: row.get(3),
     }))
+}
+
+/// Physical slots whose names begin so and from which nobody streams, with what they hold back.
+pub async fn idle_slots(client: &Client, prefix: &str) -> anyhow::Result<Vec<(String, String)>> {
+    let rows = client
+        .query(
+            "SELECT slot_name::text, restart_lsn::text FROM pg_catalog.pg_replication_slots \
+             WHERE slot_type = 'physical' AND NOT active AND restart_lsn IS NOT NULL \
+             AND pg_catalog.starts_with(slot_name::text, $1) ORDER BY 1",
+            &[&prefix],
+        )
+        .await
+        .context("cannot look for other slots")?;
+    Ok(rows.iter().map(|row| (row.get(0), row.get(1))).collect())
+}
+
+/// Drops a slot from which nobody streams.
+pub async fn drop_slot(client: &Client, name: &str) -> anyhow::Result<()> {
+    SlotName::new(name)?;
+    client
+        .execute("SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", &[&name])
+        .await
+        .with_context(|| format!("cannot drop slot \"{name}\""))?;
+    Ok(())
 }
 
 /// Moves a physical slot forward.

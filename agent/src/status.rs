@@ -131,7 +131,7 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         Some(_) => {}
     }
     if let Some(current) = current {
-        for hole in repository.coverage(current).await?.holes() {
+        for hole in repository.settled_coverage(current).await?.holes() {
             warnings.push(format!(
                 "WAL from {} to {} on timeline {} is missing",
                 hole.start, hole.end, hole.timeline

@@ -25,12 +25,20 @@ pub(crate) async fn measure(scratch: &Scratch, arguments: Arguments) -> Result<V
         .await?;
     let (mut ours, mut theirs, mut alone) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..ROUNDS {
-        alone.push(run(&cluster, arguments, "").await?);
+        alone.push(run(&cluster, arguments).await?);
         let agent = seawall.run().await?;
-        ours.push(run(&cluster, arguments, "seawall").await?);
+        wait_for_commits(&cluster, "seawall").await?;
+        wait_until("the agent to see that commits wait for it", DEADLINE, async || {
+            seawall.status().await.is_ok_and(|status| status["synchronous"] == true)
+        })
+        .await?;
+        ours.push(run(&cluster, arguments).await?);
+        wait_for_commits(&cluster, "").await?;
         agent.stop(DEADLINE).await?;
         let peer = receivewal(scratch, &cluster)?;
-        theirs.push(run(&cluster, arguments, PEER).await?);
+        wait_for_commits(&cluster, PEER).await?;
+        theirs.push(run(&cluster, arguments).await?);
+        wait_for_commits(&cluster, "").await?;
         peer.stop(DEADLINE).await?;
     }
     let (alone, ours, theirs) = (median(alone), median(ours), median(theirs));
@@ -56,19 +64,24 @@ fn receivewal(scratch: &Scratch, cluster: &Cluster) -> Result<Child> {
     Child::spawn(scratch, PEER, command)
 }
 
-/// Transactions a second while commits wait for this standby.
-async fn run(cluster: &Cluster, arguments: Arguments, standby: &str) -> Result<f64> {
+/// From now on commits wait for this standby, or for nobody.
+async fn wait_for_commits(cluster: &Cluster, standby: &str) -> Result<()> {
     cluster.append_setting("synchronous_standby_names", standby)?;
     cluster.reload().await?;
+    if standby.is_empty() {
+        return Ok(());
+    }
     let sql = format!(
         "select count(*) from pg_stat_replication where application_name = '{standby}' and sync_state = 'sync'"
     );
-    if !standby.is_empty() {
-        wait_until("the standby to be synchronous", DEADLINE, async || {
-            cluster.query_one(&sql).await.is_ok_and(|count| count == "1")
-        })
-        .await?;
-    }
+    wait_until("the standby to be synchronous", DEADLINE, async || {
+        cluster.query_one(&sql).await.is_ok_and(|count| count == "1")
+    })
+    .await
+}
+
+/// Transactions a second.
+async fn run(cluster: &Cluster, arguments: Arguments) -> Result<f64> {
     let mut command = cluster.tool("pgbench");
     command
         .args(["--no-vacuum", "--builtin=simple-update"])
@@ -78,8 +91,6 @@ async fn run(cluster: &Cluster, arguments: Arguments, standby: &str) -> Result<f
     let tps = text
         .lines()
         .find_map(|line| line.strip_prefix("tps = ")?.split_whitespace().next()?.parse().ok());
-    cluster.append_setting("synchronous_standby_names", "")?;
-    cluster.reload().await?;
     tps.with_context(|| format!("no tps in {text}"))
 }
 

@@ -92,7 +92,7 @@ pub(crate) async fn collect(repository: &Repository) -> Result<Listing> {
         holes: Vec::new(),
     };
     for lineage in &lineages {
-        let coverage = repository.coverage(lineage.id).await?;
+        let coverage = repository.settled_coverage(lineage.id).await?;
         for hole in coverage.holes() {
             let timeline = hole.timeline.as_u32();
             listing.holes.push(HoleRow {

@@ -5,6 +5,7 @@ mod coverage;
 pub use coverage::{Coverage, Hole, TimelineCoverage};
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use pg::lsn::Lsn;
 use pg::timeline::{TimelineHistory, TimelineId};
@@ -18,6 +19,10 @@ use crate::manifest::Manifest;
 use crate::object::{ObjectName, list_all};
 use crate::records::{LedgerEntry, Lineage, LostWal};
 use crate::repository::Repository;
+
+/// How often WAL that seems to be missing is looked for again, and how long after.
+const LOOKS_FOR_MISSING: u32 = 3;
+const MISSING_PAUSE: Duration = Duration::from_secs(1);
 
 impl Repository {
     /// Ids of all backups, oldest first.
@@ -123,6 +128,24 @@ impl Repository {
             }
         }
         coverage.finish();
+        Ok(coverage)
+    }
+
+    /// As [`Repository::coverage`], for people: uploads finish in any order, so what seems to be missing is looked for again before it
+    /// is called a hole.
+    ///
+    /// # Errors
+    /// As [`Repository::coverage`].
+    pub async fn settled_coverage(&self, lineage: LineageId) -> Result<Coverage, StoreError> {
+        let mut coverage = self.coverage(lineage).await?;
+        for _ in 0..LOOKS_FOR_MISSING {
+            let timeline = coverage.newest_timeline();
+            if timeline.is_none_or(|timeline| coverage.first_undeclared_hole(timeline).is_none()) {
+                break;
+            }
+            tokio::time::sleep(MISSING_PAUSE).await;
+            coverage = self.coverage(lineage).await?;
+        }
         Ok(coverage)
     }
 

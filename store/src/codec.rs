@@ -3,7 +3,15 @@
 //! `encode` keeps the plain bytes when compression does not help; `decode` never produces more bytes than were declared, so a
 //! hostile frame cannot make us allocate without bound.
 
+use std::sync::{Mutex, PoisonError};
+
+use zstd::zstd_safe::zstd_sys::ZSTD_EndDirective as EndDirective;
+use zstd::zstd_safe::{DCtx, InBuffer, OutBuffer, ResetDirective};
+
 use crate::error::StoreError;
+
+/// What was compressed is compared in pieces of this size.
+const CHECK_BYTES: usize = 256 << 10;
 
 /// How bytes are stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,7 +39,7 @@ impl Codec {
 pub struct Compressor {
     level: i32,
     compress: zstd::bulk::Compressor<'static>,
-    decompress: zstd::bulk::Decompressor<'static>,
+    decompress: DCtx<'static>,
     check: Vec<u8>,
 }
 
@@ -53,7 +61,8 @@ impl Compressor {
         Ok(Compressor {
             level,
             compress: zstd::bulk::Compressor::new(level).map_err(failed)?,
-            decompress: zstd::bulk::Decompressor::new().map_err(failed)?,
+            decompress: DCtx::try_create()
+                .ok_or_else(|| StoreError::Codec("no memory for a decompressor".to_owned()))?,
             check: Vec::new(),
         })
     }
@@ -65,32 +74,100 @@ impl Compressor {
     /// [`StoreError::EncodingCheck`] when the result does not decode to `plain`.
     pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Codec, StoreError> {
         let from = out.len();
-        let bound = zstd::zstd_safe::compress_bound(plain.len());
-        out.resize(from + bound, 0);
-        let written = match out.get_mut(from..) {
-            Some(room) => self
-                .compress
-                .compress_to_buffer(plain, room)
-                .map_err(|error| StoreError::Codec(error.to_string()))?,
-            None => 0,
-        };
+        // Room only: what is not written to is never touched.
+        out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
+        let written = self.compress_onto(plain, out, from)?;
         if written >= plain.len() {
             out.truncate(from);
             out.extend_from_slice(plain);
             return Ok(Codec::Stored);
         }
-        out.truncate(from + written);
-        self.check.resize(plain.len(), 0);
-        let decoded = self
-            .decompress
-            .decompress_to_buffer(out.get(from..).unwrap_or_default(), &mut self.check);
-        if decoded.ok() != Some(plain.len()) || self.check != plain {
+        if !self.decodes_to(out.get(from..).unwrap_or_default(), plain) {
             out.truncate(from);
             return Err(StoreError::EncodingCheck {
                 what: format!("{} bytes at zstd level {}", plain.len(), self.level),
             });
         }
         Ok(Codec::Zstd)
+    }
+
+    /// One frame behind `from`; returns its length.
+    fn compress_onto(&mut self, plain: &[u8], out: &mut Vec<u8>, from: usize) -> Result<usize, StoreError> {
+        let failed = |code| StoreError::Codec(zstd::zstd_safe::get_error_name(code).to_owned());
+        let context = self.compress.context_mut();
+        context.reset(ResetDirective::SessionOnly).map_err(failed)?;
+        let mut input = InBuffer::around(plain);
+        let mut output = OutBuffer::around_pos(out, from);
+        // All of it in one call into room for the worst case: the frame is complete, and says how long it is.
+        let left = context.compress_stream2(&mut output, &mut input, EndDirective::ZSTD_e_end);
+        if left.map_err(failed)? != 0 {
+            return Err(StoreError::Codec("a frame is longer than it can be".to_owned()));
+        }
+        Ok(output.pos() - from)
+    }
+
+    /// Whether a frame decodes to exactly these bytes. A long one is compared piece by piece: it need not fit the cache, nor memory,
+    /// once more.
+    fn decodes_to(&mut self, frame: &[u8], plain: &[u8]) -> bool {
+        self.check.resize(CHECK_BYTES, 0);
+        if plain.len() <= self.check.len() {
+            let decoded = self.decompress.decompress(self.check.as_mut_slice(), frame);
+            return decoded.ok() == Some(plain.len()) && self.check.get(..plain.len()) == Some(plain);
+        }
+        let context = &mut self.decompress;
+        if context.reset(ResetDirective::SessionOnly).is_err() {
+            return false;
+        }
+        let (mut input, mut at) = (InBuffer::around(frame), 0);
+        loop {
+            let mut output = OutBuffer::around(self.check.as_mut_slice());
+            let Ok(left) = context.decompress_stream(&mut output, &mut input) else {
+                return false;
+            };
+            let decoded = output.pos();
+            let expected = plain.get(at..at + decoded);
+            if expected.is_none() || self.check.get(..decoded) != expected {
+                return false;
+            }
+            at += decoded;
+            if left == 0 {
+                return at == plain.len() && input.pos() == frame.len();
+            }
+            if decoded == 0 && input.pos() == frame.len() {
+                return false;
+            }
+        }
+    }
+}
+
+/// Compressors that are kept for the next object: making one costs as much as a small object.
+#[derive(Debug, Default)]
+pub(crate) struct Compressors(Mutex<Vec<Compressor>>);
+
+/// As many are kept as work at once.
+const KEPT_MAX: usize = 4;
+
+impl Compressors {
+    /// Lends one of `level`.
+    ///
+    /// # Errors
+    /// As [`Compressor::new`], or what the work returns.
+    pub(crate) fn with<T>(
+        &self,
+        level: i32,
+        work: impl FnOnce(&mut Compressor) -> Result<T, StoreError>,
+    ) -> Result<T, StoreError> {
+        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut compressor = match kept.filter(|kept| kept.level == level) {
+            Some(kept) => kept,
+            None => Compressor::new(level)?,
+        };
+        let done = work(&mut compressor)?;
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if kept.len() < KEPT_MAX {
+            kept.push(compressor);
+        }
+        Ok(done)
     }
 }
 
@@ -124,6 +201,28 @@ mod tests {
         assert_eq!(compressor.encode(&[5; 4096], &mut out).unwrap(), Codec::Zstd);
         assert!(out.len() < 100);
         assert_eq!(decode(Codec::Zstd, &out, 4096).unwrap(), vec![5; 4096]);
+    }
+
+    #[test]
+    fn long_bytes_are_one_frame_that_says_its_length_and_are_checked_to_the_last() {
+        let plain: Vec<u8> = (0u32..1 << 20).flat_map(|i| (i / 7).to_le_bytes()).collect();
+        let mut compressor = Compressor::new(3).unwrap();
+        for _ in 0..2 {
+            let mut out = b"before".to_vec();
+            assert_eq!(compressor.encode(&plain, &mut out).unwrap(), Codec::Zstd);
+            let frame = &out[6..];
+            assert_eq!(
+                zstd::zstd_safe::get_frame_content_size(frame).unwrap(),
+                Some(plain.len() as u64)
+            );
+            assert_eq!(decode(Codec::Zstd, frame, plain.len()).unwrap(), plain);
+            assert!(compressor.decodes_to(frame, &plain));
+            let mut other = plain.clone();
+            *other.last_mut().unwrap() ^= 1;
+            assert!(!compressor.decodes_to(frame, &other));
+            assert!(!compressor.decodes_to(frame, &plain[..plain.len() - 1]));
+            assert!(!compressor.decodes_to(&frame[..frame.len() - 1], &plain));
+        }
     }
 
     #[test]

@@ -12,8 +12,9 @@ use store::limits::WAL_OBJECT_BYTES_MAX;
 
 use crate::reader::{WalError, WalItem, WalReader, WalReaderConfig};
 
-/// Tails of one range before one of them covers the range from its start again, so that readers meet few of them.
-const TAILS_UNTIL_JOINED: u32 = 64;
+/// Tails of one range, at least, before one of them covers the range from its start again, so that readers meet few of them. It comes
+/// only when it carries as much that is new as it carries again: all of them together cost no more than the range once more.
+const TAILS_UNTIL_JOINED: u32 = 128;
 
 /// A range on its way into the repository.
 #[derive(Debug, Clone)]
@@ -24,6 +25,8 @@ pub struct Piece {
     pub bytes: Bytes,
     /// What its header will say about the records.
     pub facts: WalFacts,
+    /// Other pieces have carried all of it: nobody waits for it.
+    pub joined: bool,
 }
 
 /// The end of a transaction, for lag.
@@ -46,7 +49,10 @@ pub struct Assembler {
     buffer: Vec<u8>,
     whole: WalFacts,
     tail: WalFacts,
+    /// Since the last joined one.
     tails: u32,
+    /// Bytes that the last joined tail carried.
+    joined: u64,
 }
 
 impl Assembler {
@@ -70,6 +76,7 @@ impl Assembler {
             whole: WalFacts::default(),
             tail: WalFacts::default(),
             tails: 0,
+            joined: 0,
         })
     }
 
@@ -134,6 +141,7 @@ impl Assembler {
         self.tail_start = end;
         self.tail = WalFacts::default();
         self.tails = 0;
+        self.joined = 0;
         piece
     }
 
@@ -145,14 +153,26 @@ impl Assembler {
             return None;
         }
         self.tails += 1;
-        let joined = self.tails.is_multiple_of(TAILS_UNTIL_JOINED);
-        let start = if joined { self.range_start } else { self.tail_start };
-        let facts = if joined { self.whole.clone() } else { self.tail.clone() };
-        let from = usize::try_from(start.distance_from(self.range_start)).unwrap_or(usize::MAX);
+        let from = usize::try_from(self.tail_start.distance_from(self.range_start)).unwrap_or(usize::MAX);
         let bytes = Bytes::copy_from_slice(self.buffer.get(from..).unwrap_or_default());
+        let facts = std::mem::take(&mut self.tail);
+        let piece = self.piece(self.tail_start, end, bytes, facts, true);
         self.tail_start = end;
-        self.tail = WalFacts::default();
-        Some(self.piece(start, end, bytes, facts, true))
+        Some(piece)
+    }
+
+    /// One tail in place of the many that the open range has by now, when there are many; nobody need wait for it.
+    #[must_use]
+    pub fn join_tails(&mut self) -> Option<Piece> {
+        let unjoined = self.buffered_bytes().saturating_sub(self.joined);
+        if self.tails < TAILS_UNTIL_JOINED || self.joined > unjoined {
+            return None;
+        }
+        self.tails = 0;
+        self.joined = self.buffered_bytes();
+        let bytes = Bytes::copy_from_slice(&self.buffer);
+        let piece = self.piece(self.range_start, self.position(), bytes, self.whole.clone(), true);
+        Some(Piece { joined: true, ..piece })
     }
 
     fn piece(&self, start: Lsn, end: Lsn, bytes: Bytes, mut facts: WalFacts, tail: bool) -> Piece {
@@ -166,7 +186,12 @@ impl Assembler {
             epoch: 0,
             tail,
         };
-        Piece { range, bytes, facts }
+        Piece {
+            range,
+            bytes,
+            facts,
+            joined: false,
+        }
     }
 
     /// Segment size of the stream.

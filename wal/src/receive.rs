@@ -16,7 +16,7 @@ use store::limits::WAL_OBJECT_BYTES_MAX;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
-use crate::assemble::{Assembler, CommitSeen, Piece};
+use crate::assemble::{Assembler, CommitSeen};
 use crate::lag::{Lag, LagSummary};
 use crate::progress::{Archived, Progress};
 use crate::reader::WalError;
@@ -322,9 +322,9 @@ impl<'a> Receiver<'a> {
     }
 
     fn ship_tail(&mut self) -> Result<(), ReceiveError> {
-        let piece: Option<Piece> = self.assembler.cut_tail();
         self.unshipped_since = None;
-        if let Some(piece) = piece {
+        let tail = self.assembler.cut_tail();
+        for piece in tail.into_iter().chain(self.assembler.join_tails()) {
             self.shipper.ship(piece, self.clock, None)?;
         }
         Ok(())

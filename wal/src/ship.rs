@@ -28,6 +28,9 @@ const SESSION_AGE_MAX: Duration = Duration::from_secs(86_400);
 /// And for at most this many bytes of WAL.
 const SESSION_BYTES_MAX: u64 = 64 << 30;
 
+/// A piece that takes no longer to encode than to be handed to another thread: some tenths of a millisecond.
+const ENCODED_AT_ONCE_BYTES: usize = 64 << 10;
+
 /// What happened to a piece.
 #[derive(Debug)]
 pub struct Shipped {
@@ -37,6 +40,8 @@ pub struct Shipped {
     pub end: Lsn,
     /// A tail, or a whole range.
     pub tail: bool,
+    /// Others have carried all of it.
+    pub joined: bool,
     /// Bytes of the object; an error when it could not be made durable.
     pub outcome: Result<u64, StoreError>,
 }
@@ -50,6 +55,7 @@ pub struct Shipper {
     lineage: LineageId,
     size: SegmentSize,
     uploads: Arc<Semaphore>,
+    encoders: Arc<Semaphore>,
     session: Arc<Session>,
     session_begun: Instant,
     session_bytes: u64,
@@ -74,6 +80,7 @@ impl Shipper {
     ) -> Result<(Self, mpsc::UnboundedReceiver<Shipped>), StoreError> {
         let (done, reports) = mpsc::unbounded_channel();
         let session = Arc::new(begin_session(&writer, &recipients, lineage)?);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shipper = Shipper {
             writer,
             fence,
@@ -81,6 +88,7 @@ impl Shipper {
             lineage,
             size,
             uploads: Arc::new(Semaphore::new(uploads_in_flight.max(1))),
+            encoders: Arc::new(Semaphore::new(cores)),
             session,
             session_begun: Instant::now(),
             session_bytes: 0,
@@ -110,20 +118,26 @@ impl Shipper {
         }
         self.session_bytes += bytes;
         self.in_flight += 1;
-        self.tails_in_flight += usize::from(piece.range.tail);
+        self.tails_in_flight += usize::from(piece.range.tail && !piece.joined);
         piece.range.epoch = self.writer.epoch();
-        let (writer, session, size) = (Arc::clone(&self.writer), Arc::clone(&self.session), self.size);
-        let (uploads, done, clock) = (Arc::clone(&self.uploads), self.done.clone(), Arc::clone(clock));
-        let fence = Arc::clone(&self.fence);
+        let encoding = Encoding {
+            writer: Arc::clone(&self.writer),
+            session: Arc::clone(&self.session),
+            size: self.size,
+            clock: Arc::clone(clock),
+        };
+        let (uploads, encoders) = (Arc::clone(&self.uploads), Arc::clone(&self.encoders));
+        let (fence, done) = (Arc::clone(&self.fence), self.done.clone());
         self.tasks.spawn(async move {
-            let (start, end, tail) = (piece.range.start, piece.range.end, piece.range.tail);
-            let outcome = put_piece((writer, &fence), session, size, piece, clock, &uploads).await;
+            let (start, end, tail, joined) = (piece.range.start, piece.range.end, piece.range.tail, piece.joined);
+            let outcome = put_piece(encoding, &fence, piece, (&uploads, &encoders)).await;
             drop(permit);
             // A closed channel means that the stream is being given up; the object is durable all the same.
             let _ = done.send(Shipped {
                 start,
                 end,
                 tail,
+                joined,
                 outcome,
             });
         });
@@ -134,7 +148,9 @@ impl Shipper {
     pub fn settle(&mut self, report: &Shipped) {
         while self.tasks.try_join_next().is_some() {}
         self.in_flight = self.in_flight.saturating_sub(1);
-        self.tails_in_flight = self.tails_in_flight.saturating_sub(usize::from(report.tail));
+        self.tails_in_flight = self
+            .tails_in_flight
+            .saturating_sub(usize::from(report.tail && !report.joined));
     }
 
     /// Pieces on their way.
@@ -160,32 +176,54 @@ fn begin_session(writer: &Writer, recipients: &[Recipient], lineage: LineageId) 
     Session::begin(repository.keys(), recipients, place, Purpose::Wal)
 }
 
-async fn put_piece(
-    (writer, fence): (Arc<Writer>, &Fence),
+/// What the encoding of a piece works with.
+#[derive(Clone)]
+struct Encoding {
+    writer: Arc<Writer>,
     session: Arc<Session>,
     size: SegmentSize,
-    piece: Piece,
     clock: Clock,
-    uploads: &Semaphore,
+}
+
+impl Encoding {
+    fn encode(&self, piece: Piece) -> Result<wal_object::EncodedWal, StoreError> {
+        let (range, facts) = (&piece.range, piece.facts);
+        wal_object::encode(
+            &self.writer,
+            &self.session,
+            range,
+            self.size,
+            facts,
+            &piece.bytes,
+            (self.clock)(),
+        )
+    }
+
+    /// A small piece at once; a large one where it holds nobody up, and no more of them than there are cores.
+    async fn run(self, piece: Piece, encoders: &Semaphore) -> Result<wal_object::EncodedWal, StoreError> {
+        if piece.bytes.len() <= ENCODED_AT_ONCE_BYTES {
+            return self.encode(piece);
+        }
+        let Ok(_core) = encoders.acquire().await else {
+            return Err(StoreError::Stage("WAL encoder"));
+        };
+        let encoded = tokio::task::spawn_blocking(move || self.encode(piece)).await;
+        encoded.map_err(|_| StoreError::Stage("WAL encoder"))?
+    }
+}
+
+async fn put_piece(
+    encoding: Encoding,
+    fence: &Fence,
+    piece: Piece,
+    (uploads, encoders): (&Semaphore, &Semaphore),
 ) -> Result<u64, StoreError> {
     let Ok(_upload) = uploads.acquire().await else {
         return Err(StoreError::Stage("upload"));
     };
     crash::point(CrashPoint::BeforeEncode);
-    let encoder = Arc::clone(&writer);
-    let encoded = tokio::task::spawn_blocking(move || {
-        wal_object::encode(
-            &encoder,
-            &session,
-            &piece.range,
-            size,
-            piece.facts,
-            &piece.bytes,
-            clock(),
-        )
-    })
-    .await
-    .map_err(|_| StoreError::Stage("WAL encoder"))??;
+    let writer = Arc::clone(&encoding.writer);
+    let encoded = encoding.run(piece, encoders).await?;
     let stored = encoded.bytes.len() as u64;
     fence.pass().await?;
     crash::point(CrashPoint::BeforePut);

@@ -37,14 +37,65 @@ pub async fn is_open(repository: &Repository, lineage: LineageId) -> anyhow::Res
     Ok((has_parent && ours.is_empty()) || holes.any(|hole| !makes_up(hole.end, hole.timeline)))
 }
 
+/// Lost WAL that no backup makes up for yet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loss {
+    /// In this lineage.
+    pub lineage: LineageId,
+    /// Tells it from an earlier one in the same lineage, which the backup that is being taken makes up for.
+    pub number: u64,
+}
+
+/// What must be made up for, shared by those who find losses and the one who answers them.
+#[derive(Debug)]
+pub struct Losses(watch::Sender<Option<Loss>>);
+
+impl Losses {
+    /// None, or the one that was found open at the start.
+    #[must_use]
+    pub fn new(open: Option<LineageId>) -> Self {
+        Losses(watch::Sender::new(open.map(|lineage| Loss { lineage, number: 0 })))
+    }
+
+    /// WAL of a lineage was lost just now.
+    pub fn open(&self, lineage: LineageId) {
+        self.0.send_modify(|loss| {
+            let number = loss.map_or(0, |loss| loss.number + 1);
+            *loss = Some(Loss { lineage, number });
+        });
+    }
+
+    /// Nothing is lost in the lineage that is archived now.
+    pub fn close(&self) {
+        self.0.send_replace(None);
+    }
+
+    /// Whether a backup is awaited.
+    #[must_use]
+    pub fn is_open(&self) -> bool {
+        self.0.borrow().is_some()
+    }
+
+    /// Takes a loss as answered, unless another has come since.
+    fn answer(&self, answered: Loss) -> bool {
+        self.0.send_if_modified(|now| {
+            let same = *now == Some(answered);
+            if same {
+                *now = None;
+            }
+            same
+        })
+    }
+}
+
 /// Sees to it that each loss is answered by a backup.
 pub struct Answering {
     /// Configuration.
     pub context: Arc<Context>,
     /// Where backups and holes are.
     pub repository: Arc<Repository>,
-    /// The lineage in which WAL was lost, while no backup makes up for it.
-    pub loss: Arc<watch::Sender<Option<LineageId>>>,
+    /// The WAL that no backup makes up for yet.
+    pub losses: Arc<Losses>,
     /// Told when commits may be confirmed again.
     pub orders: watch::Sender<Orders>,
 }
@@ -88,34 +139,24 @@ impl Answering {
 
     /// Waits for losses and answers them, one after another.
     async fn answer(&self) {
-        let mut losses = self.loss.subscribe();
+        let mut losses = self.losses.0.subscribe();
         loop {
             let Ok(open) = losses.wait_for(Option::is_some).await.map(|open| *open) else {
                 return;
             };
-            let Some(lineage) = open else { continue };
-            if !self.until_answered(lineage, &losses).await {
-                continue;
-            }
-            let is_answered = self.loss.send_if_modified(|now| {
-                let same = *now == open;
-                if same {
-                    *now = None;
-                }
-                same
-            });
-            if is_answered {
-                tracing::info!(%lineage, "a backup makes up for the lost WAL");
+            let Some(loss) = open else { continue };
+            if self.until_answered(loss, &losses).await && self.losses.answer(loss) {
+                tracing::info!(lineage = %loss.lineage, "a backup makes up for the lost WAL");
                 self.orders.send_modify(|orders| orders.loss_is_open = false);
             }
         }
     }
 
-    /// True when a backup makes up for the loss; false when another lineage's loss has come instead.
-    async fn until_answered(&self, lineage: LineageId, losses: &watch::Receiver<Option<LineageId>>) -> bool {
+    /// True when a backup makes up for the loss; false when another loss has come instead.
+    async fn until_answered(&self, loss: Loss, losses: &watch::Receiver<Option<Loss>>) -> bool {
         let mut pause = RETRY.0;
         loop {
-            match is_open(&self.repository, lineage).await {
+            match is_open(&self.repository, loss.lineage).await {
                 Ok(false) => return true,
                 Ok(true) if self.context.cluster.backup.after_loss => {
                     match take_backup::take(&self.context, Some(LABEL.to_owned()), Arc::default()).await {
@@ -129,11 +170,26 @@ impl Answering {
                 Ok(true) => pause = LOOK_EVERY,
                 Err(error) => tracing::debug!(%error, "cannot look for a backup"),
             }
-            if *losses.borrow() != Some(lineage) {
+            if *losses.borrow() != Some(loss) {
                 return false;
             }
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(RETRY.1);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_second_loss_is_not_answered_by_the_backup_for_the_first() {
+        let lineage = LineageId::default();
+        let losses = Losses::new(Some(lineage));
+        let first = Loss { lineage, number: 0 };
+        losses.open(lineage);
+        assert!(!losses.answer(first) && losses.is_open());
+        assert!(losses.answer(Loss { lineage, number: 1 }) && !losses.is_open());
     }
 }

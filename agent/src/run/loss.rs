@@ -48,7 +48,7 @@ pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> any
         }
         LaneEnd::Stopped { .. } | LaneEnd::ServerClosed => return Ok(()),
     }
-    daemon.loss.send_replace(Some(daemon.lineage.id));
+    daemon.losses.open(daemon.lineage.id);
     daemon.orders.send_modify(|orders| orders.loss_is_open = true);
     Ok(())
 }

@@ -5,7 +5,7 @@
 
 use anyhow::Context as _;
 use pg::conninfo::ConnectOptions;
-use pg::replication::{ReplicationSession, SlotName};
+use pg::replication::ReplicationSession;
 use store::crash::{self, CrashPoint};
 use store::records::Lineage;
 use tokio_postgres::Client;
@@ -32,7 +32,7 @@ pub async fn ready(
                 let status = found.wal_status.unwrap_or_default();
                 is_our_server(connect, lineage).await?;
                 tracing::error!(%slot, %status, "the server has invalidated the slot; making it again. WAL that was removed meanwhile is lost");
-                drop_one(client, &slot).await?;
+                sql::drop_slot(client, &slot).await?;
                 ledger.note(
                     Event::SlotMade,
                     format!("slot {slot} was invalidated: WAL status {status}"),
@@ -76,17 +76,20 @@ pub async fn drop_both(context: &Context, client: &Client) -> anyhow::Result<()>
     let name = &context.cluster.wal.slot;
     for slot in [name.clone(), overlap_slot(name)] {
         if sql::slot(client, &slot).await?.is_some() {
-            drop_one(client, &slot).await?;
+            sql::drop_slot(client, &slot).await?;
         }
     }
     Ok(())
 }
 
-async fn drop_one(client: &Client, slot: &str) -> anyhow::Result<()> {
-    SlotName::new(slot)?;
-    client
-        .execute("SELECT pg_catalog.pg_drop_replication_slot($1::text::name)", &[&slot])
-        .await
-        .with_context(|| format!("cannot drop slot \"{slot}\""))?;
+/// Warns of slots that look like ours and that nobody uses: an agent was uninstalled, or its slot has another name now.
+pub async fn warn_of_orphans(context: &Context, client: &Client) -> anyhow::Result<()> {
+    let name = &context.cluster.wal.slot;
+    for (slot, restart) in sql::idle_slots(client, "seawall").await? {
+        if slot != *name && slot != overlap_slot(name) {
+            tracing::warn!(%slot, %restart, hint = %format!("SELECT pg_drop_replication_slot('{slot}')"),
+                "a slot that nobody streams from holds WAL back; if no agent of yours uses it any more, drop it");
+        }
+    }
     Ok(())
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use bytes::Bytes;
 
 use super::Repository;
-use crate::codec::Compressor;
+use crate::codec::Compressors;
 use crate::envelope::{Clear, Finished, Header, Kind, Protection, WalFacts, finish};
 use crate::error::StoreError;
 use crate::frame;
@@ -68,6 +68,7 @@ pub struct Writer {
     signing: Arc<SigningKey>,
     epoch: u64,
     previous: Mutex<Digest>,
+    compressors: Compressors,
 }
 
 impl Writer {
@@ -79,6 +80,7 @@ impl Writer {
             signing,
             epoch,
             previous: Mutex::default(),
+            compressors: Compressors::default(),
         }
     }
 
@@ -164,7 +166,9 @@ impl Writer {
             lineage: new.lineage,
             digest: &digest,
         };
-        let body = frame::seal(&key, binding, new.plain, &mut Compressor::new(WAL_ZSTD_LEVEL)?)?;
+        let body = self.compressors.with(WAL_ZSTD_LEVEL, |compressor| {
+            frame::seal(&key, binding, new.plain, compressor)
+        })?;
         let mut header = self.header(new.lineage, digest, new.plain.len() as u64, new.session, new.now_us);
         if let Some((timeline, start, end)) = new.range {
             header.timeline = Some(timeline);

@@ -1,0 +1,80 @@
+//! `drop-slots`: the last step of an uninstall. A slot that nobody streams from holds WAL back until the disk is full.
+
+use pg::conninfo::{ConnectOptions, TargetSessionAttrs};
+use serde_json::{Value, json};
+
+use crate::cli::DropSlotsOptions;
+use crate::exit::Failure;
+use crate::init::overlap_slot;
+use crate::open::Context;
+use crate::{exit, output, sql};
+
+/// Runs the command: on every server that the configuration names, because a failover leaves slots behind.
+pub async fn run(context: &Context, options: &DropSlotsOptions) -> anyhow::Result<()> {
+    let all = context.connect_options()?;
+    let (mut rows, mut failed) = (Vec::new(), None);
+    for server in &all.servers {
+        let one = ConnectOptions {
+            target_session_attrs: TargetSessionAttrs::Any,
+            ..all.only(server.clone())
+        };
+        match on_server(context, &one, options.yes).await {
+            Ok(found) => rows.extend(found),
+            Err(failure) => {
+                eprintln!("{}", exit::describe(&failure));
+                failed = Some(failure);
+            }
+        }
+    }
+    report(&rows, options)?;
+    failed.map_or(Ok(()), Err)
+}
+
+async fn on_server(context: &Context, server: &ConnectOptions, drop: bool) -> anyhow::Result<Vec<Value>> {
+    let (client, chosen) = sql::choose(server).await?;
+    let place = chosen.servers.first().map(ToString::to_string).unwrap_or_default();
+    let name = &context.cluster.wal.slot;
+    let mut rows = Vec::new();
+    for slot in [overlap_slot(name), name.clone()] {
+        let Some(found) = sql::slot(&client, &slot).await? else {
+            continue;
+        };
+        if found.active {
+            return Err(Failure::refused(
+                format!("somebody streams from slot \"{slot}\" on {place}"),
+                "Stop the agent first: `systemctl disable --now seawall-agent`.",
+            )
+            .into());
+        }
+        if drop {
+            sql::drop_slot(&client, &slot).await?;
+        }
+        rows.push(json!({
+            "server": place,
+            "slot": slot,
+            "restart_lsn": found.restart.map(|lsn| lsn.to_string()),
+            "dropped": drop,
+        }));
+    }
+    Ok(rows)
+}
+
+fn report(rows: &[Value], options: &DropSlotsOptions) -> anyhow::Result<()> {
+    if options.json {
+        return output::print_json(&json!({ "slots": rows }));
+    }
+    let text = |row: &Value, key: &str| row[key].as_str().unwrap_or("nothing").to_owned();
+    for row in rows {
+        let (slot, server, restart) = (text(row, "slot"), text(row, "server"), text(row, "restart_lsn"));
+        let done = if options.yes { "dropped" } else { "would be dropped" };
+        println!("{slot} on {server}, which holds WAL back from {restart} on: {done}");
+    }
+    if rows.is_empty() {
+        println!("No slot of this cluster is left.");
+    } else if !options.yes {
+        println!(
+            "Nothing was changed. With --yes they are dropped, and the WAL that only they hold back is lost to the archive."
+        );
+    }
+    Ok(())
+}
