@@ -37,7 +37,7 @@ test: setup build ## all tests, with real servers (ARGS="-p wal" for a part)
 	$(WITH_SERVERS) cargo test --no-fail-fast $(if $(ARGS),$(ARGS),--workspace $(FEATURES))
 
 # They need one server, and no more than that is installed for them.
-demo loadtest: MAJORS := 15
+demo bench loadtest: MAJORS := 15
 
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 	cargo build --release -p agent -p restore
@@ -46,8 +46,8 @@ demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 kill-loop: setup build ## kill agent and server N times, add up what was lost (N=60 SEED=... ARGS="--major 17 --fresh")
 	$(WITH_SERVERS) target/debug/kill_loop --cycles $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: ## how fast is one part (offline)
-	cargo bench -p bench $(ARGS)
+bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question)
+	$(WITH_SERVERS) cargo bench -p bench $(ARGS)
 
 loadtest: setup ## does the whole survive: load, faults and an oracle (ARGS="...")
 	cargo build --release -p agent -p restore

@@ -77,7 +77,7 @@ fn main() -> Result<(), Failed> {
         runtime.block_on(one(dataset, jobs, &mut summary))?;
         println!();
     }
-    println!("written to {}", summary.write()?.display());
+    println!("written to {}", summary.write("backup")?.display());
     Ok(())
 }
 

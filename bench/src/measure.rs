@@ -1,4 +1,4 @@
-//! Wall time and CPU time of a piece of work.
+//! Wall time, CPU time and memory of a piece of work.
 
 use std::time::Instant;
 
@@ -44,6 +44,22 @@ pub fn median(mut all: Vec<Took>) -> Took {
         wall_s,
         cpu_s: all.iter().map(|took| took.cpu_s).sum::<f64>() / all.len() as f64,
     }
+}
+
+/// Runs `work` and says by how many bytes the process was at most larger than before; `None` where the kernel does not tell.
+pub fn memory_growth(work: impl FnOnce()) -> Option<u64> {
+    // Makes the peak begin anew (proc(5)).
+    std::fs::write("/proc/self/clear_refs", "5").ok()?;
+    let before = status_bytes("VmRSS:")?;
+    work();
+    Some(status_bytes("VmHWM:")?.saturating_sub(before))
+}
+
+fn status_bytes(name: &str) -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name))?;
+    let kib: u64 = line.trim().strip_suffix(" kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// User and system time of this process, from `/proc/self/stat` (fields 14 and 15, in ticks of 10 ms).

@@ -1,4 +1,4 @@
-//! Results: a table for people, `target/bench/summary.json` for machines.
+//! Results: a table for people, `target/bench/<question>.json` for machines.
 
 use std::io;
 use std::path::PathBuf;
@@ -49,18 +49,18 @@ impl Summary {
         self.figures.push(figure);
     }
 
-    /// Writes `bench/summary.json` into the target directory and says where.
+    /// Writes `bench/<question>.json` into the target directory and says where.
     ///
     /// # Errors
     /// It cannot be written.
-    pub fn write(&self) -> io::Result<PathBuf> {
+    pub fn write(&self, question: &str) -> io::Result<PathBuf> {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
             || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
             PathBuf::from,
         );
         let directory = target.join("bench");
         std::fs::create_dir_all(&directory)?;
-        let path = directory.join("summary.json");
+        let path = directory.join(format!("{question}.json"));
         let rows: Vec<_> = self.figures.iter().map(row).collect();
         std::fs::write(&path, serde_json::to_vec_pretty(&rows)?)?;
         Ok(path)
