@@ -11,6 +11,8 @@ mod spell;
 #[path = "store_faults/summary.rs"]
 mod summary;
 
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -25,8 +27,10 @@ use tests::{Child, Cluster, FaultS3, Oracle, Scratch, Seawall, case, pgbench};
 
 /// Without `SEAWALL_FAULTS`: about two minutes.
 const FAULTS: u64 = 3_000;
+/// Clusters that are played on at once when more than that is asked for.
+const AT_ONCE: usize = 6;
 /// A cycle ends with a restore; more faults than this are several cycles.
-const FAULTS_PER_CYCLE: u64 = 4_000;
+const FAULTS_PER_CYCLE: u64 = 3_000;
 /// A spell of misbehaviour ends with this many faults, or when it has lasted so long.
 const SPELL: (u64, Duration) = (400, Duration::from_secs(20));
 /// From the end of a spell until all that was written by then is archived.
@@ -44,17 +48,35 @@ fn a_store_that_misbehaves_loses_nothing_and_is_caught_up_with_within_a_minute()
         Ok(text) => text.trim().parse().expect("SEAWALL_FAULTS is a number"),
         Err(_) => FAULTS,
     };
-    let mut injected = 0;
-    while injected < wanted {
-        let goal = FAULTS_PER_CYCLE.min(wanted - injected);
+    let injected = AtomicU64::new(0);
+    let adding = Mutex::new(());
+    // Most of the time each of them waits for the next attempt.
+    let at_once = if wanted > FAULTS { AT_ONCE } else { 1 };
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            scope.spawn(|| play(wanted, &injected, &adding));
+        }
+    });
+}
+
+/// Cycles until enough faults were injected by all together.
+fn play(wanted: u64, injected: &AtomicU64, adding: &Mutex<()>) {
+    loop {
+        let begun = injected.load(Ordering::Relaxed);
+        if begun >= wanted {
+            return;
+        }
+        let goal = FAULTS_PER_CYCLE.min(wanted - begun);
         let mut done = None;
         case("store_faults", async |scratch| {
             done = Some(Box::pin(cycle(&scratch, goal)).await?);
             Ok(())
         });
         let cycle = done.expect("a cycle that did not fail has a result");
-        injected += cycle.faults.values().sum::<u64>();
+        injected.fetch_add(cycle.faults.values().sum(), Ordering::Relaxed);
+        let alone = adding.lock();
         println!("{}", Summary::add(&cycle).unwrap());
+        drop(alone);
         // After it was written down: a failure is a result too.
         assert_eq!(cycle.lost, 0, "{cycle:?}");
         assert!(cycle.peak_memory_kib <= MEMORY_MAX_KIB, "{cycle:?}");

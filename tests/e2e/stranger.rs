@@ -179,7 +179,7 @@ impl Clone {
         let log = agent.log();
         let epoch = log
             .lines()
-            .find_map(|line| line.split_once("agent started epoch=")?.1.split_whitespace().next());
+            .find_map(|line| line.split_once("epoch taken epoch=")?.1.split_whitespace().next());
         let suffix = format!(".{:08x}", epoch.expect("an epoch in the log").parse::<u32>()?);
         let mut names: Vec<String> = self.seawall.wal_of(&self.lineage)?.into_iter().collect();
         assert!(

@@ -13,7 +13,7 @@ use store::limits::WAL_OBJECT_BYTES_MAX;
 use crate::reader::{WalError, WalItem, WalReader, WalReaderConfig};
 
 /// Tails of one range, at least, before one of them covers the range from its start again, so that readers meet few of them. It comes
-/// only when it carries as much that is new as it carries again: all of them together cost no more than the range once more.
+/// only when it carries as much that is new as it carries again: all of them together cost no more than the range twice.
 const TAILS_UNTIL_JOINED: u32 = 128;
 
 /// A range on its way into the repository.
@@ -236,4 +236,63 @@ fn note(item: &WalItem, whole: &mut WalFacts, tail: &mut WalFacts, commits: &mut
 fn note_time(facts: &mut WalFacts, time_us: i64) {
     facts.time_lowest_us = Some(facts.time_lowest_us.map_or(time_us, |lowest| lowest.min(time_us)));
     facts.time_highest_us = Some(facts.time_highest_us.map_or(time_us, |highest| highest.max(time_us)));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::reader::tests::build::{MAGIC, SEGMENT, Wal};
+    use pg::identity::SystemIdentifier;
+    use pg::timeline::TimelineId;
+
+    /// Cuts a tail after each of so many equal parts of a segment; returns what the tails and the joined ones carry.
+    fn cut(parts: usize) -> (Vec<Piece>, Vec<Piece>) {
+        let mut wal = Wal::new(SEGMENT);
+        while wal.end() < 2 * SEGMENT {
+            wal.filler(100);
+        }
+        let config = WalReaderConfig {
+            magic: MAGIC,
+            system_identifier: SystemIdentifier(7),
+            segment_size: SegmentSize::new(SEGMENT).unwrap(),
+            timeline: TimelineId::FIRST,
+            start: Lsn::new(SEGMENT),
+        };
+        let mut assembler = Assembler::new(LineageId::default(), config, None).unwrap();
+        let (mut tails, mut joined) = (Vec::new(), Vec::new());
+        let step = SEGMENT as usize / parts;
+        for part in wal.bytes[..step * (parts - 1)].chunks(step) {
+            let at = assembler.position();
+            assembler.push(at, part, &mut Vec::new(), &mut Vec::new()).unwrap();
+            tails.extend(assembler.cut_tail());
+            joined.extend(assembler.join_tails());
+        }
+        (tails, joined)
+    }
+
+    #[test]
+    fn tails_are_contiguous_and_joined_ones_carry_no_more_than_the_range_twice() {
+        let (tails, joined) = cut(1024);
+        assert_eq!(tails.len(), 1023);
+        assert!(tails.windows(2).all(|two| two[0].range.end == two[1].range.start));
+        assert!(!joined.is_empty());
+        assert!(
+            joined
+                .iter()
+                .all(|piece| piece.joined && piece.range.start == Lsn::new(SEGMENT))
+        );
+        let carried: usize = joined.iter().map(|piece| piece.bytes.len()).sum();
+        assert!(carried as u64 <= 2 * SEGMENT, "{carried}");
+        // A reader never meets more than two runs of them behind a joined one.
+        let behind = tails
+            .iter()
+            .filter(|tail| tail.range.start >= joined.last().unwrap().range.end);
+        assert!(behind.count() <= 512);
+    }
+
+    #[test]
+    fn a_few_tails_are_left_as_they_are() {
+        let (tails, joined) = cut(64);
+        assert_eq!((tails.len(), joined.len()), (63, 0));
+    }
 }
