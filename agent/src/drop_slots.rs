@@ -42,7 +42,7 @@ async fn on_server(context: &Context, server: &ConnectOptions, drop: bool) -> an
         if found.active {
             return Err(Failure::refused(
                 format!("somebody streams from slot \"{slot}\" on {place}"),
-                "Stop the agent first: `systemctl disable --now seawall-agent`.",
+                "Stop the agent first: `systemctl disable --now seawall`.",
             )
             .into());
         }
