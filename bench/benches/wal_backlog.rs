@@ -174,7 +174,7 @@ fn now_us() -> i64 {
 async fn ship(setting: &Setting, wal: &WalData) -> Result<Shipment, Failed> {
     let signing = SigningKey::from_seed(setting.created.host.signing.seed().clone())?;
     let writer = Arc::new(Writer::new(Arc::clone(&setting.repository), Arc::new(signing), 1));
-    let fence = Arc::new(Fence::new(Arc::clone(&setting.repository), 1));
+    let fence = Arc::new(Fence::new(Arc::clone(&setting.repository), 1, setting.lineage));
     let (mut shipper, mut reports) = Shipper::new(
         (writer, fence),
         setting.created.host.recipients.clone().into(),
@@ -183,7 +183,7 @@ async fn ship(setting: &Setting, wal: &WalData) -> Result<Shipment, Failed> {
         UPLOADS_IN_FLIGHT,
     )?;
     let mut assembler = Assembler::new(setting.lineage, wal.config, None)?;
-    let mut progress = Progress::new(wal.config.start, pg::lsn::Lsn::ZERO);
+    let mut progress = Progress::new(wal.config.start, pg::lsn::Lsn::ZERO, pg::lsn::Lsn::ZERO);
     let total = MEMORY_MAX / PERMIT_BYTES;
     let permits = Arc::new(Semaphore::new(total));
     let mut held: Option<OwnedSemaphorePermit> = None;
