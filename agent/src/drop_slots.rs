@@ -34,25 +34,29 @@ async fn on_server(context: &Context, server: &ConnectOptions, drop: bool) -> an
     let (client, chosen) = sql::choose(server).await?;
     let place = chosen.servers.first().map(ToString::to_string).unwrap_or_default();
     let name = &context.cluster.wal.slot;
-    let mut rows = Vec::new();
+    let mut found = Vec::new();
     for slot in [overlap_slot(name), name.clone()] {
-        let Some(found) = sql::slot(&client, &slot).await? else {
-            continue;
-        };
-        if found.active {
-            return Err(Failure::refused(
-                format!("somebody streams from slot \"{slot}\" on {place}"),
-                "Stop the agent first: `systemctl disable --now seawall`.",
-            )
-            .into());
+        if let Some(here) = sql::slot(&client, &slot).await? {
+            found.push((slot, here));
         }
+    }
+    // All or none: half of them would be a slot without anything to compare with.
+    if let Some((slot, _)) = found.iter().find(|(_, here)| here.active) {
+        return Err(Failure::refused(
+            format!("somebody streams from slot \"{slot}\" on {place}"),
+            "Stop the agent first: `systemctl disable --now seawall`.",
+        )
+        .into());
+    }
+    let mut rows = Vec::new();
+    for (slot, here) in found {
         if drop {
             sql::drop_slot(&client, &slot).await?;
         }
         rows.push(json!({
             "server": place,
             "slot": slot,
-            "restart_lsn": found.restart.map(|lsn| lsn.to_string()),
+            "restart_lsn": here.restart.map(|lsn| lsn.to_string()),
             "dropped": drop,
         }));
     }

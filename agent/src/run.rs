@@ -388,7 +388,7 @@ async fn connect_and_stream(
         is_standby,
     };
     daemon.inputs = Some(inputs.clone());
-    let (inputs, opened) = match lineages::open(inputs).await? {
+    let (inputs, opened) = match lineages::open(Box::new(inputs)).await? {
         lineages::Opening::Ready(inputs, opened) => (inputs, opened),
         lineages::Opening::Ended(end) => return Ok(end),
     };

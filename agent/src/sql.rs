@@ -57,9 +57,12 @@ pub async fn slot(client: &Client, name: &str) -> anyhow::Result<Option<Slot>> {
 pub async fn idle_slots(client: &Client, prefix: &str) -> anyhow::Result<Vec<(String, String)>> {
     let rows = client
         .query(
-            "SELECT slot_name::text, restart_lsn::text FROM pg_catalog.pg_replication_slots \
+            // The companion of a slot that is in use is in use.
+            "SELECT slot_name::text, restart_lsn::text FROM pg_catalog.pg_replication_slots AS idle \
              WHERE slot_type = 'physical' AND NOT active AND restart_lsn IS NOT NULL \
-             AND pg_catalog.starts_with(slot_name::text, $1) ORDER BY 1",
+             AND pg_catalog.starts_with(slot_name::text, $1) AND NOT EXISTS ( \
+             SELECT FROM pg_catalog.pg_replication_slots AS used \
+             WHERE used.active AND used.slot_name::text || '_overlap' = idle.slot_name::text) ORDER BY 1",
             &[&prefix],
         )
         .await

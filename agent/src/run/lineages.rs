@@ -70,14 +70,14 @@ fn overlap_target(archived: Lsn, size: SegmentSize) -> Lsn {
 /// What came of opening the lane in the lineage that the server belongs to.
 pub enum Opening {
     /// It can be streamed from, with these inputs.
-    Ready(LaneInputs, Box<Opened>),
+    Ready(Box<LaneInputs>, Box<Opened>),
     /// It cannot be continued.
     Ended(LaneEnd),
 }
 
 /// Opens the lane. The newest lineage need not be this server's: a clone that was started with our keys has begun it. So where the
 /// newest does not fit, or nothing is archived of it yet, the others are asked; the comparison of the bytes decides.
-pub async fn open(inputs: LaneInputs) -> anyhow::Result<Opening> {
+pub async fn open(inputs: Box<LaneInputs>) -> anyhow::Result<Opening> {
     match lane::open(&inputs).await? {
         lane::Opening::Ready(opened) if !opened.is_fresh() || inputs.lineage.parent.is_none() => {
             Ok(Opening::Ready(inputs, opened))
@@ -95,15 +95,15 @@ pub async fn open(inputs: LaneInputs) -> anyhow::Result<Opening> {
 }
 
 /// The newest other lineage whose archived WAL the server has, if any.
-async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(LaneInputs, Box<Opened>)>> {
+async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(Box<LaneInputs>, Box<Opened>)>> {
     let mut others = inputs.repository.lineages().await?;
     others.retain(|other| other.id != inputs.lineage.id);
     others.sort_by_key(|other| std::cmp::Reverse(other.id));
     for lineage in others.into_iter().take(ASKED_MAX) {
-        let inputs = LaneInputs {
+        let inputs = Box::new(LaneInputs {
             lineage,
             ..inputs.clone()
-        };
+        });
         match lane::open(&inputs).await {
             Ok(lane::Opening::Ready(opened)) if !opened.is_fresh() => return Ok(Some((inputs, opened))),
             Ok(_) | Err(LaneError::Behind(_)) => {}
