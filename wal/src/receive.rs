@@ -4,6 +4,9 @@
 //! store is. When no byte permit is left it stops reading WAL and goes on answering. What a crash leaves: objects for a prefix of
 //! the stream and perhaps some beyond a missing one; the next session begins at the segment of the contiguous end again.
 
+mod orders;
+mod settle;
+
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,10 +20,13 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::Instant;
 
 use crate::assemble::{Assembler, CommitSeen};
-use crate::lag::{Lag, LagSummary};
+use crate::lag::Lag;
 use crate::progress::{Archived, Progress};
 use crate::reader::WalError;
 use crate::ship::{Clock, Shipped, Shipper};
+
+pub use orders::{Orders, ReceiveOptions, StreamStatus};
+use settle::Settle;
 
 /// Unit of the byte permits.
 const PERMIT_BYTES: u64 = 4096;
@@ -32,63 +38,6 @@ const STATUS_EVERY: Duration = Duration::from_secs(2);
 const TAILS_MAX: usize = 4;
 /// The same without an interval: what comes in while one is on its way goes together in the next.
 const HURRIED_TAILS_MAX: usize = 1;
-
-/// How a session is run.
-#[derive(Debug, Clone)]
-pub struct ReceiveOptions {
-    /// Oldest age that unshipped bytes may reach; zero: as soon as the tail before is durable.
-    pub ship_interval: Duration,
-    /// A tail is cut early, after a quarter of the interval, when this much is waiting.
-    pub tail_bytes_max: u64,
-    /// Bytes between socket and durable.
-    pub memory_bytes_max: u64,
-    /// On shutdown, how long to wait for the last pieces.
-    pub shutdown_timeout: Duration,
-}
-
-/// What others may know about the stream while it runs.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct StreamStatus {
-    /// Timeline.
-    pub timeline: u32,
-    /// End of what came in.
-    pub received: Lsn,
-    /// End of the contiguous durable prefix.
-    pub archived: Lsn,
-    /// The server's end of WAL as it last said.
-    pub server: Lsn,
-    /// Age of the oldest unprotected commit, microseconds.
-    pub oldest_unarchived_us: u64,
-    /// Commit to archived.
-    pub lag: LagSummary,
-    /// WAL bytes made durable in whole objects by this process.
-    pub wal_bytes: u64,
-    /// Bytes stored for them and for tails.
-    pub stored_bytes: u64,
-    /// Whole objects.
-    pub objects: u64,
-    /// Tails.
-    pub tails: u64,
-}
-
-/// What the rest of the agent asks of the stream while it runs.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Orders {
-    /// Commits wait for us: nothing is held back for an interval.
-    pub synchronous: bool,
-    /// WAL was lost that only a backup to come makes up for.
-    pub loss_is_open: bool,
-    /// The server shuts down and waits for us: after `shutdown_timeout` it is let go, unconfirmed.
-    pub server_stops: bool,
-}
-
-impl Orders {
-    /// No commit may be released by us while only a backup to come makes up for lost WAL. Nobody waits: nothing is withheld.
-    #[must_use]
-    pub fn may_confirm(&self) -> bool {
-        !(self.synchronous && self.loss_is_open)
-    }
-}
 
 /// Why a session ended without an error.
 #[derive(Debug)]
@@ -385,75 +334,6 @@ impl<'a> Receiver<'a> {
             status.lag = self.lag.summary();
         });
     }
-
-    /// Ships what there is and waits until all of it is durable; false when the wait ended first.
-    async fn settle(&mut self, mut wait: Settle<'_>) -> Result<bool, ReceiveError> {
-        while self.pending.is_some() {
-            self.take_pending()?;
-            if self.pending.is_some() {
-                let Some(report) = self.next_report(&mut wait).await else {
-                    return Ok(false);
-                };
-                self.take_settling_report(report)?;
-            }
-        }
-        self.ship_tail()?;
-        while self.shipper.in_flight() > 0 {
-            let Some(report) = self.next_report(&mut wait).await else {
-                return Ok(false);
-            };
-            self.take_settling_report(report)?;
-        }
-        Ok(self.progress.is_settled())
-    }
-
-    async fn next_report(&mut self, wait: &mut Settle<'_>) -> Option<Shipped> {
-        if let Settle::UntilStopped(stop) = wait {
-            tokio::select! {
-                biased;
-                report = self.reports.recv() => return report,
-                () = stopped(stop) => {}
-            }
-            *wait = Settle::Until(Instant::now() + self.options.shutdown_timeout);
-        }
-        let Settle::Until(limit) = wait else { return None };
-        tokio::time::timeout_at(*limit, self.reports.recv())
-            .await
-            .ok()
-            .flatten()
-    }
-
-    /// As [`Receiver::take_report`], when the server may be gone already: nothing is sent.
-    fn take_settling_report(&mut self, report: Shipped) -> Result<(), ReceiveError> {
-        self.shipper.settle(&report);
-        report.outcome?;
-        self.progress.make_durable(report.start, report.end);
-        self.lag.settle(self.progress.archived().lsn(), (self.clock)());
-        self.publish();
-        Ok(())
-    }
-
-    async fn stop(mut self) -> Result<StreamEnd, ReceiveError> {
-        let limit = Instant::now() + self.options.shutdown_timeout;
-        let settled = self.settle(Settle::Until(limit)).await?;
-        crash::point(CrashPoint::BeforeLastStatus);
-        let status = self.status_now();
-        self.stream.send_status(status).await?;
-        // Ending the copy in order tells the server that we leave; it sends what is under way, which we drop unconfirmed.
-        let ended = tokio::time::timeout(Duration::from_secs(2), self.stream.finish()).await;
-        if let Ok(Err(error)) = ended {
-            tracing::debug!(%error, "the server did not end the stream in order");
-        }
-        Ok(StreamEnd::Stopped { settled })
-    }
-}
-
-/// How long to wait for the last pieces.
-enum Settle<'a> {
-    /// For good, until we are asked to stop; then for the shutdown timeout.
-    UntilStopped(&'a mut watch::Receiver<bool>),
-    /// Until then.
-    Until(Instant),
 }
 
 async fn sleep_until(due: Option<Instant>) {

@@ -10,8 +10,9 @@ use pg::timeline::TimelineId;
 use tokio::sync::watch;
 use wal::lane::LaneEnd;
 
+use super::daemon::Daemon;
 use super::ledger::Event;
-use super::{Daemon, holes, lineages, others, slots};
+use super::{holes, lineages, others, slots};
 use crate::exit::Failure;
 use crate::open::Context;
 use crate::sql;
