@@ -54,7 +54,7 @@ struct Push {
 pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
     let repository = context.repository(RetryPolicy::bounded(RETRY_FOR), &keys).await?;
-    let lineage = current_lineage(&repository).await?;
+    let lineage = current_lineage(context, &repository).await?;
     let push = Push {
         writer: Arc::new(Writer::new(repository, Arc::new(keys.signing), EPOCH)),
         recipients: keys.recipients,

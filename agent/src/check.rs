@@ -44,7 +44,7 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let findings = preflight::findings(&client, &options, !pushes).await?;
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;
-    let lineage = current_lineage(&repository).await?;
+    let lineage = current_lineage(context, &repository).await?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
     let create_only = probe_create_only(repository.store().as_ref(), &suffix)
         .await

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use config::{Cluster, Config, LogFormat};
 use pg::conninfo::ConnectOptions;
 use store::StoreError;
+use store::id::LineageId;
 use store::keys::file::{HostKeys, read_host};
 use store::object::ObjectStore;
 use store::records::Lineage;
@@ -87,16 +88,24 @@ impl Context {
     }
 }
 
-/// The lineage that is being archived: the newest.
-pub async fn current_lineage(repository: &Repository) -> anyhow::Result<Lineage> {
-    let newest = repository
-        .lineages()
-        .await?
-        .into_iter()
-        .max_by_key(|lineage| lineage.id);
-    newest.ok_or_else(|| {
+/// The lineage that is being archived: the one that this host's daemon has found its server to belong to, else the newest. A clone with
+/// our keys may have begun a newer one. Who acts on it compares the history first.
+pub async fn current_lineage(context: &Context, repository: &Repository) -> anyhow::Result<Lineage> {
+    let lineages = repository.lineages().await?;
+    let archived = crate::status::archived_lineage(context);
+    let known = lineages.iter().find(|lineage| Some(lineage.id) == archived).cloned();
+    let newest = lineages.into_iter().max_by_key(|lineage| lineage.id);
+    known.or(newest).ok_or_else(|| {
         Failure::refused("the repository has no lineage of this cluster", "Run `wal-agent init`.").into()
     })
+}
+
+/// A lineage by its id.
+pub async fn lineage_of(repository: &Repository, id: LineageId) -> anyhow::Result<Lineage> {
+    let mut lineages = repository.lineages().await?.into_iter();
+    lineages
+        .find(|lineage| lineage.id == id)
+        .ok_or_else(|| anyhow::anyhow!("lineage {id} is not in the repository"))
 }
 
 /// Loads the configuration only.

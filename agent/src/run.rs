@@ -41,7 +41,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let _alone = state::alone(&context)?;
     let keys = context.host_keys()?;
     let repository = context.repository(RetryPolicy::patient(), &keys).await?;
-    let lineage = current_lineage(&repository).await?;
+    let lineage = current_lineage(&context, &repository).await?;
     let signing = Arc::new(SigningKey::from_seed(keys.signing.seed().clone())?);
     let control = Arc::new(Writer::new(Arc::clone(&repository), Arc::clone(&signing), 0));
     let is_open = after_loss::is_open(&repository, lineage.id).await?;
@@ -51,6 +51,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         signing,
         control,
         inputs: None,
+        removed_until: None,
         held: None,
         recipients: keys.recipients.into(),
         orders: watch::Sender::new(Orders {

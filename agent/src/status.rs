@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use comfy_table::Table;
 use serde::{Deserialize, Serialize};
+use store::id::LineageId;
 
 use crate::archiver::{self, Archiver};
 use crate::open::{Context, command_policy};
@@ -86,6 +87,13 @@ pub fn state_file(context: &Context) -> PathBuf {
         .join(format!("{}.json", context.cluster.name))
 }
 
+/// The lineage that the daemon of this host has archived last, as far as it has said.
+pub fn archived_lineage(context: &Context) -> Option<LineageId> {
+    let bytes = std::fs::read(state_file(context)).ok()?;
+    let state: DaemonState = serde_json::from_slice(&bytes).ok()?;
+    state.lineage.parse().ok()
+}
+
 /// True when a daemon wrote its state lately, whether it streams or not.
 pub fn is_running(context: &Context) -> bool {
     let state: Option<DaemonState> = std::fs::read(state_file(context))
@@ -110,7 +118,7 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         None => None,
     };
     let lineages = repository.lineages().await?;
-    let current = lineages.iter().map(|lineage| lineage.id).max();
+    let current = archived_lineage(context).or(lineages.iter().map(|lineage| lineage.id).max());
     let (slot, archiver) = ask_server(context).await;
     let key_here = context.config.keys.restore_key.exists();
     let mut warnings = Vec::new();

@@ -9,6 +9,7 @@ use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
 use pg::timeline::{TimelineHistory, TimelineId};
+use store::id::LineageId;
 use store::records::Lineage;
 use store::repository::Repository;
 use wal::lineage::{Overlap, Resume, compare_overlap, plan_resume};
@@ -17,7 +18,7 @@ use crate::archiver::{self, Archiver};
 use crate::backup::{self, BackupInputs, BackupReport, Progress};
 use crate::cli::BackupOptions;
 use crate::exit::Failure;
-use crate::open::{Context, backup_policy, current_lineage, host_name};
+use crate::open::{Context, backup_policy, current_lineage, host_name, lineage_of};
 use crate::{output, preflight, sql, status};
 
 /// How long the end of a backup waits for its WAL to be archived by the daemon.
@@ -30,16 +31,24 @@ const AGENT_WAIT: Duration = Duration::from_secs(10);
 pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<()> {
     let progress = Arc::new(Progress::default());
     let bar = backup::show_progress(&progress, options.json);
-    let report = take(context, options.label.clone(), progress).await;
+    let report = take(context, None, options.label.clone(), progress).await;
     bar.finish();
     print(&report?, options.json)
 }
 
 /// Takes a backup; the daemon does so too.
-pub async fn take(context: &Context, label: Option<String>, progress: Arc<Progress>) -> anyhow::Result<BackupReport> {
+pub async fn take(
+    context: &Context,
+    lineage: Option<LineageId>,
+    label: Option<String>,
+    progress: Arc<Progress>,
+) -> anyhow::Result<BackupReport> {
     let keys = context.host_keys()?;
     let repository = context.repository(backup_policy(), &keys).await?;
-    let lineage = current_lineage(&repository).await?;
+    let lineage = match lineage {
+        Some(id) => lineage_of(&repository, id).await?,
+        None => current_lineage(context, &repository).await?,
+    };
     let (client, connect) = sql::choose(&context.connect_options()?).await?;
     let archiver = archiver::pushing(&client).await?;
     match archiver {
@@ -166,7 +175,7 @@ async fn same_history(
         return Err(diverged(format!("the archived history of timeline {timeline} is another one")).into());
     }
     let is_standby = sql::is_standby(client).await?;
-    let timeline = match plan_resume(&server, is_standby, &history, &coverage, None) {
+    let timeline = match plan_resume(&server, is_standby, &history, &coverage, None, None) {
         // Nothing is archived yet, or a standby is behind: the end of the backup waits for the WAL.
         Resume::Fresh | Resume::Wait(_) => return Ok(()),
         Resume::Diverged(reason) => return Err(diverged(reason).into()),

@@ -86,6 +86,7 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
         ));
     };
     refuse_abandoned(repository, args, asked, lineage).await?;
+    refuse_two_alive(repository, args, asked, lineage).await?;
     let mut manifests: Vec<Manifest> = manifests
         .into_iter()
         .filter(|manifest| manifest.lineage == lineage)
@@ -137,6 +138,50 @@ async fn refuse_abandoned(repository: &Repository, args: &RestoreArgs, asked: As
     );
     let hint = "Take a backup with `wal-agent backup`. To restore the branch that was left, name one of its backups with --backup.";
     Err(RestoreError::refused(message, hint))
+}
+
+/// A later object of an older lineage than this after the birth of the newest one is no matter of clocks.
+const CLOCKS_MAX_US: i64 = 5_000_000;
+
+/// An older lineage that is archived on after the newest one began: a clone of the host runs with its keys. Which of the two is
+/// production, only the operator knows.
+async fn refuse_two_alive(repository: &Repository, args: &RestoreArgs, asked: Asked, lineage: LineageId) -> Result<()> {
+    let lineages = repository.lineages().await?;
+    let Some(newest) = lineages
+        .iter()
+        .find(|known| known.id == lineage && known.parent.is_some())
+    else {
+        return Ok(());
+    };
+    let is_before = matches!(asked, Asked::Time(time_us) if time_us < newest.created_us);
+    if args.backup.is_some() || is_before {
+        return Ok(());
+    }
+    for older in lineages.iter().filter(|known| known.id < lineage) {
+        let coverage = repository.coverage(older.id).await?;
+        let last = coverage.timelines.values().next_back();
+        let Some(last) = last.and_then(|timeline| timeline.ranges.iter().max_by_key(|range| range.end)) else {
+            continue;
+        };
+        let size = SegmentSize::new(older.segment_bytes).map_err(|error| RestoreError::damaged(older.id, error))?;
+        let Some(header) = repository.read_wal_header(last, size).await? else {
+            continue;
+        };
+        if header.written_us > newest.created_us + CLOCKS_MAX_US {
+            let message = format!(
+                "two servers are archived under this cluster's name: lineage {} until {}, and since {} lineage {} ({})",
+                older.id,
+                time::show(header.written_us),
+                time::show(newest.created_us),
+                newest.id,
+                newest.reason
+            );
+            let hint =
+                "Find out which of them is production (`wal-restore list`), and name a backup of it with --backup.";
+            return Err(RestoreError::refused(message, hint));
+        }
+    }
+    Ok(())
 }
 
 async fn manifests(repository: &Repository, args: &RestoreArgs) -> Result<Vec<Manifest>> {

@@ -107,14 +107,17 @@ impl Repository {
                 match self.layout().parse_wal(meta.name.as_str()) {
                     Some(WalName::Range(range)) => coverage.add(range),
                     Some(WalName::History { timeline, .. }) => {
-                        histories.insert(timeline, meta.name);
+                        let names: &mut Vec<_> = histories.entry(timeline).or_default();
+                        names.push(meta.name);
                     }
                     None => {}
                 }
             }
         }
-        for (timeline, name) in histories {
-            coverage.add_history(self.read_history(&name, timeline).await?.0);
+        for (timeline, names) in histories {
+            if let Some(history) = self.newest_history(timeline, names).await? {
+                coverage.add_history(history);
+            }
         }
         for lost in self.declared_holes().await? {
             if lost.lineage == lineage
@@ -129,6 +132,24 @@ impl Repository {
         }
         coverage.finish();
         Ok(coverage)
+    }
+
+    /// The history of a timeline by the highest epoch that can be read: a broken connection can leave half of one under its name, and
+    /// then it is archived again under another. None: as if it were not there.
+    async fn newest_history(
+        &self,
+        timeline: TimelineId,
+        mut names: Vec<ObjectName>,
+    ) -> Result<Option<TimelineHistory>, StoreError> {
+        names.sort();
+        for name in names.iter().rev() {
+            match self.read_history(name, timeline).await {
+                Ok((history, _)) => return Ok(Some(history)),
+                Err(error) if error.is_damage() => tracing::error!(%error, "an archived history is damaged"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// As [`Repository::coverage`], for people: uploads finish in any order, so what seems to be missing is looked for again before it
@@ -171,7 +192,12 @@ impl Repository {
     {
         let mut out = Vec::new();
         for meta in list_all(self.store().as_ref(), &self.layout().prefix(directory)).await? {
-            out.push(self.read_record(&meta.name, kind).await?);
+            match self.read_record(&meta.name, kind).await {
+                Ok(record) => out.push(record),
+                // Half of one, left by a broken connection, must not stop the archive: its writer has said it again elsewhere.
+                Err(error) if error.is_damage() => tracing::error!(%error, "a record is damaged and left out"),
+                Err(error) => return Err(error),
+            }
         }
         Ok(out)
     }

@@ -132,13 +132,13 @@ impl StoreError {
     #[must_use]
     pub fn is_damage(&self) -> bool {
         match self {
-            StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::TooNew { .. } => true,
+            StoreError::Damaged { .. } => true,
             StoreError::Object(error) => error.class() == ErrorClass::Corrupt,
             _ => false,
         }
     }
 
-    /// The object whose stored bytes are not what was written, if [`StoreError::is_damage`].
+    /// The object that cannot be used as it is: damaged, or planted, or of a later version, which damage can look like.
     #[must_use]
     pub fn damaged_object(&self) -> Option<&str> {
         match self {

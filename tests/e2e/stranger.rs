@@ -192,7 +192,7 @@ impl Clone {
 
     /// Whatever the copy did: production is archived in its lineage, also by an agent that starts again, and restored as if there
     /// had been no copy.
-    async fn production_goes_on(self, of_ours: &str) -> Result<()> {
+    async fn production_goes_on(self, scratch: &Scratch, of_ours: &str) -> Result<()> {
         write(&self.ours, "ours", 500).await?;
         self.seawall.wait_archived(&self.ours).await?;
         self.agent.stop(DEADLINE).await?;
@@ -208,6 +208,20 @@ impl Clone {
         let backups = json_array(&list, "backups")?;
         let ours = backups.iter().find(|backup| backup["lineage"] == self.lineage.as_str());
         let backup = json_str(ours.expect("the backup of production"), "backup")?;
+        // Two servers are alive: which of them is meant must be said.
+        let place = Cluster::place(scratch, "unclear")?;
+        let data = place.data.display().to_string();
+        let unclear = self
+            .seawall
+            .restore
+            .run(&["--target", "latest", "--pgdata", &data])
+            .await?;
+        unclear.assert_code(3)?;
+        assert!(
+            unclear.stderr.contains("two servers are archived"),
+            "{}",
+            unclear.stderr
+        );
         let target = ["--target", "latest", "--target-timeline", "1", "--backup", backup];
         let restored = self.seawall.restore_to("ours", &target).await?;
         assert_eq!(rows(&restored).await?, of_ours);
@@ -241,7 +255,7 @@ async fn copy_of_the_disk(scratch: &Scratch, major: u32) -> Result<()> {
     assert_eq!(story.seawall.lineages()?, [story.lineage.as_str(), new.as_str()]);
     assert!(!story.seawall.wal_of(&new)?.is_empty());
     agent.stop(DEADLINE).await?;
-    story.production_goes_on("common 1000, ours 3000").await
+    story.production_goes_on(scratch, "common 1000, ours 3000").await
 }
 
 #[test]

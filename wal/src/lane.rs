@@ -57,6 +57,10 @@ pub struct LaneInputs {
     pub clock: Clock,
     /// Where the slot holds WAL back, as the server says; where to begin when nothing is archived.
     pub slot_restart: Option<Lsn>,
+    /// The slot was confirmed by this process and is the one that it was: what lies before its position has been proven.
+    pub slot_is_proof: bool,
+    /// This server has been asked for the WAL of this timeline up to there, and had removed it.
+    pub removed_until: Option<(TimelineId, Lsn)>,
     /// The server is a standby.
     pub is_standby: bool,
 }
@@ -165,16 +169,10 @@ pub async fn open(inputs: &LaneInputs) -> Result<Opening, LaneError> {
     let server = session.identify_system().await?;
     let size = session.segment_size().await?;
     check_identity(&inputs.lineage, &server, major, size)?;
-    let mut coverage = inputs.repository.coverage(inputs.lineage.id).await?;
-    let window = inputs.options.memory_bytes_max;
-    unconfirmed::drop_damaged(&inputs.repository, &mut coverage, inputs.slot_restart, window, size).await?;
+    let coverage = proven_coverage(inputs, size).await?;
     let history = history::fetch(&mut session, server.timeline).await?;
-    if let Some(archived) = coverage.histories.get(&server.timeline)
-        && *archived != history.parsed
-    {
-        let reason = format!("the archived history of timeline {} is another one", server.timeline);
-        let archived = coverage.newest_end().unwrap_or(Lsn::ZERO);
-        return Ok(Opening::Ended(LaneEnd::Diverged { reason, archived }));
+    if let Some(end) = history.is_another(&coverage) {
+        return Ok(Opening::Ended(end));
     }
     let start = match start::find(inputs, &server, &history.parsed, &coverage, size).await? {
         Ok(start) => start,
@@ -189,6 +187,18 @@ pub async fn open(inputs: &LaneInputs) -> Result<Opening, LaneError> {
         history,
         start,
     })))
+}
+
+/// What is archived, without what the last session may have left half.
+///
+/// # Errors
+/// The repository failed.
+pub async fn proven_coverage(inputs: &LaneInputs, size: SegmentSize) -> Result<Coverage, StoreError> {
+    let mut coverage = inputs.repository.coverage(inputs.lineage.id).await?;
+    let confirmed = inputs.slot_restart.filter(|_| inputs.slot_is_proof);
+    let window = inputs.options.memory_bytes_max;
+    unconfirmed::drop_damaged(&inputs.repository, &mut coverage, confirmed, window, size).await?;
+    Ok(coverage)
 }
 
 impl Opened {
@@ -215,10 +225,14 @@ impl Opened {
             history,
             mut start,
         } = self;
-        history::archive(inputs, writer, &coverage, &history).await?;
+        if let Some(end) = history::archive(inputs, writer, &coverage, &history).await? {
+            return Ok(end);
+        }
         if start.timeline != server.timeline {
             let history = history::fetch(&mut session, start.timeline).await?;
-            history::archive(inputs, writer, &coverage, &history).await?;
+            if let Some(end) = history::archive(inputs, writer, &coverage, &history).await? {
+                return Ok(end);
+            }
         }
         loop {
             let (timeline, from) = (start.timeline, start.from);
@@ -283,7 +297,9 @@ impl Opened {
                     tracing::info!(timeline = next.as_u32(), lsn = %switch_point, "timeline switch");
                     session = stream.finish().await?;
                     let history = history::fetch(&mut session, next).await?;
-                    history::archive(inputs, writer, &coverage, &history).await?;
+                    if let Some(end) = history::archive(inputs, writer, &coverage, &history).await? {
+                        return Ok(end);
+                    }
                     start = Start::new(next, size.start_containing(switch_point), switch_point);
                 }
             }

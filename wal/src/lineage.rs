@@ -52,6 +52,7 @@ pub fn plan_resume(
     history: &TimelineHistory,
     coverage: &Coverage,
     slot_restart: Option<Lsn>,
+    removed_until: Option<(TimelineId, Lsn)>,
 ) -> Resume {
     let Some(timeline) = coverage.newest_timeline() else {
         return Resume::Fresh;
@@ -71,8 +72,13 @@ pub fn plan_resume(
     let archived = coverage
         .first_undeclared_hole(timeline)
         .map_or(archived, |start| start.min(archived));
-    // What was declared lost does not come again.
-    let archived = coverage.behind_declared_hole(timeline, archived).unwrap_or(archived);
+    // What was declared lost may be here all the same: who declared it may have been another server. Only what this one has been asked
+    // for and had removed is gone on behind.
+    let gone = removed_until.filter(|(of, until)| *of == timeline && *until <= server.flush_lsn);
+    let archived = match (gone, coverage.behind_declared_hole(timeline, archived)) {
+        (Some((_, until)), Some(behind)) if behind <= until => behind,
+        _ => archived,
+    };
     if server.timeline == timeline {
         if server.flush_lsn < highest && is_standby {
             return Resume::Wait(format!(

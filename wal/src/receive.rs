@@ -158,8 +158,8 @@ impl<'a> Receiver<'a> {
                 }
                 event = self.stream.next(), if can_read => match event {
                     Err(error) => {
-                        // The server may be gone for good: what it has sent is kept, then it is gone without harm.
-                        self.settle(Settle::Until(Instant::now() + self.options.shutdown_timeout)).await?;
+                        // The server may be gone for good: what it has sent is kept, however long the repository takes.
+                        self.settle(Settle::UntilStopped(stop)).await?;
                         return Err(error.into());
                     }
                     Ok(event) => match event {

@@ -13,6 +13,8 @@ use store::layout::WalRange;
 use store::object::ErrorClass;
 use store::repository::Repository;
 
+/// A session may have had more on its way than the present limits allow.
+const WINDOW_MIN: u64 = 64 << 20;
 /// Objects that are read at once.
 const AT_ONCE: usize = 2;
 
@@ -25,14 +27,14 @@ pub(crate) async fn drop_damaged(
     window: u64,
     size: SegmentSize,
 ) -> Result<(), StoreError> {
-    let ranges = unproven(coverage, confirmed, window);
+    let ranges = unproven(coverage, confirmed, window.max(WINDOW_MIN));
     let mut checks = stream::iter(ranges)
         .map(|range| async move {
             match repository.check_wal(&range, size).await {
                 Ok(()) => Ok(None),
                 // A tail that its whole range has replaced meanwhile.
                 Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(Some(range)),
-                Err(error) if error.is_damage() => {
+                Err(error) if error.damaged_object().is_some() => {
                     tracing::error!(%error, "an object that was never confirmed is damaged; its WAL is archived again");
                     Ok(Some(range))
                 }

@@ -1,9 +1,12 @@
 //! After a hole or a new lineage nothing that the server did meanwhile can be restored until there is a backup: take it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use anyhow::Context as _;
+use pg::lsn::Lsn;
+use pg::timeline::TimelineId;
 use store::id::LineageId;
 use store::repository::Repository;
 use tokio::sync::watch;
@@ -28,13 +31,26 @@ pub async fn is_open(repository: &Repository, lineage: LineageId) -> anyhow::Res
     let backups = repository.manifests().await?;
     let holes = repository.declared_holes().await?;
     let ours: Vec<_> = backups.iter().filter(|backup| backup.lineage == lineage).collect();
-    let mut holes = holes.iter().filter(|hole| hole.lineage == lineage);
+    let holes = holes.iter().filter(|hole| hole.lineage == lineage);
     // A backup of an older timeline begins before a hole of a newer one, whatever its LSN.
     let makes_up = |end: u64, timeline: u32| {
         ours.iter()
             .any(|backup| backup.timeline >= timeline && backup.start_lsn >= end)
     };
-    Ok((has_parent && ours.is_empty()) || holes.any(|hole| !makes_up(hole.end, hole.timeline)))
+    if has_parent && ours.is_empty() {
+        return Ok(true);
+    }
+    let open: Vec<_> = holes.filter(|hole| !makes_up(hole.end, hole.timeline)).collect();
+    if open.is_empty() {
+        return Ok(false);
+    }
+    // What came in after all is no loss.
+    let coverage = repository.coverage(lineage).await?;
+    Ok(open.iter().any(|hole| {
+        let timeline = TimelineId::new(hole.timeline);
+        let (start, end) = (Lsn::new(hole.start), Lsn::new(hole.end));
+        timeline.is_none_or(|timeline| !coverage.missing(timeline, start, end).is_empty())
+    }))
 }
 
 /// Lost WAL that no backup makes up for yet.
@@ -48,21 +64,22 @@ pub struct Loss {
 
 /// What must be made up for, shared by those who find losses and the one who answers them.
 #[derive(Debug)]
-pub struct Losses(watch::Sender<Option<Loss>>);
+pub struct Losses(watch::Sender<Option<Loss>>, AtomicU64);
 
 impl Losses {
     /// None, or the one that was found open at the start.
     #[must_use]
     pub fn new(open: Option<LineageId>) -> Self {
-        Losses(watch::Sender::new(open.map(|lineage| Loss { lineage, number: 0 })))
+        Losses(
+            watch::Sender::new(open.map(|lineage| Loss { lineage, number: 0 })),
+            AtomicU64::new(1),
+        )
     }
 
     /// WAL of a lineage was lost just now.
     pub fn open(&self, lineage: LineageId) {
-        self.0.send_modify(|loss| {
-            let number = loss.map_or(0, |loss| loss.number + 1);
-            *loss = Some(Loss { lineage, number });
-        });
+        let number = self.1.fetch_add(1, Ordering::Relaxed);
+        self.0.send_replace(Some(Loss { lineage, number }));
     }
 
     /// Nothing is lost in the lineage that is archived now.
@@ -154,13 +171,24 @@ impl Answering {
 
     /// True when a backup makes up for the loss; false when another loss has come instead.
     async fn until_answered(&self, loss: Loss, losses: &watch::Receiver<Option<Loss>>) -> bool {
-        let mut pause = RETRY.0;
+        let (mut pause, mut was_taken) = (RETRY.0, false);
         loop {
             match is_open(&self.repository, loss.lineage).await {
                 Ok(false) => return true,
                 Ok(true) if self.context.cluster.backup.after_loss => {
-                    match take_backup::take(&self.context, Some(LABEL.to_owned()), Arc::default()).await {
-                        Ok(_) => continue,
+                    match take_backup::take(
+                        &self.context,
+                        Some(loss.lineage),
+                        Some(LABEL.to_owned()),
+                        Arc::default(),
+                    )
+                    .await
+                    {
+                        Ok(_) if !was_taken => {
+                            was_taken = true;
+                            continue;
+                        }
+                        Ok(_) => {}
                         Err(failure) => {
                             let error = exit::describe(&failure);
                             tracing::error!(%error, retry_s = pause.as_secs(), "no backup after a loss of WAL yet: nothing since is protected; trying again");

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
+use pg::timeline::TimelineId;
 use store::StoreError;
 use store::keys::{Recipient, SigningKey};
 use store::records::Lineage;
@@ -30,6 +31,8 @@ pub struct Daemon {
     pub control: Arc<Writer>,
     /// What the lane was given last.
     pub inputs: Option<LaneInputs>,
+    /// The server that is streamed from had removed the WAL of this timeline up to there.
+    pub removed_until: Option<(TimelineId, Lsn)>,
     /// Our epoch, from the moment on that a server has proven to be the one of our lineage.
     pub held: Option<Held>,
     /// Whom sessions are sealed to.
@@ -59,6 +62,13 @@ impl Daemon {
     pub fn server(&self, context: &Context) -> anyhow::Result<ConnectOptions> {
         let chosen = self.server.borrow().clone();
         chosen.map_or_else(|| context.connect_options(), Ok)
+    }
+
+    /// True when the last turn went to this server.
+    pub fn is_same_server(&self, connect: &ConnectOptions) -> bool {
+        let last = self.server.borrow();
+        let address = |options: &ConnectOptions| options.servers.first().map(ToString::to_string);
+        last.as_ref().is_some_and(|last| address(last) == address(connect))
     }
 
     /// Our epoch in the current lineage, taken if need be.

@@ -93,7 +93,7 @@ async fn take(repository: &Arc<Repository>, signing: &Arc<SigningKey>, lineage: 
             }
             Ok(Put::Same) | Err(StoreError::Conflict { .. }) => refused = lease.epoch,
             // Half a lease under that name, ours or another's: no epoch of anybody's.
-            Err(error) if error.is_damage() => refused = lease.epoch,
+            Err(error) if error.damaged_object().is_some() => refused = lease.epoch,
             Err(error) => return Err(error).context("cannot take a writer epoch"),
         }
     }

@@ -7,7 +7,6 @@ use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
 use pg::segment::{SegmentNumber, SegmentSize};
-use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::id::LineageId;
@@ -78,20 +77,27 @@ pub enum Opening {
 /// Opens the lane. The newest lineage need not be this server's: a clone that was started with our keys has begun it. So where the
 /// newest does not fit, or nothing is archived of it yet, the others are asked; the comparison of the bytes decides.
 pub async fn open(inputs: Box<LaneInputs>) -> anyhow::Result<Opening> {
-    match lane::open(&inputs).await? {
-        lane::Opening::Ready(opened) if !opened.is_fresh() || inputs.lineage.parent.is_none() => {
-            Ok(Opening::Ready(inputs, opened))
-        }
-        lane::Opening::Ready(opened) => match continued(&inputs).await? {
-            Some((inputs, opened)) => Ok(Opening::Ready(inputs, opened)),
-            None => Ok(Opening::Ready(inputs, opened)),
-        },
-        lane::Opening::Ended(end @ LaneEnd::Diverged { .. }) => match continued(&inputs).await? {
-            Some((inputs, opened)) => Ok(Opening::Ready(inputs, opened)),
-            None => Ok(Opening::Ended(end)),
-        },
-        lane::Opening::Ended(end) => Ok(Opening::Ended(end)),
+    let opening = lane::open(&inputs).await;
+    if let Ok(lane::Opening::Ready(opened)) = &opening
+        && (!opened.is_fresh() || inputs.lineage.parent.is_none())
+    {
+        return ready(inputs, opening?);
     }
+    let may_be_anothers = matches!(
+        &opening,
+        Ok(_) | Err(LaneError::Behind(_)) // a clone that is a standby's primary, perhaps
+    );
+    if may_be_anothers && let Some((inputs, opened)) = continued(&inputs).await? {
+        return Ok(Opening::Ready(inputs, opened));
+    }
+    ready(inputs, opening?)
+}
+
+fn ready(inputs: Box<LaneInputs>, opening: lane::Opening) -> anyhow::Result<Opening> {
+    Ok(match opening {
+        lane::Opening::Ready(opened) => Opening::Ready(inputs, opened),
+        lane::Opening::Ended(end) => Opening::Ended(end),
+    })
 }
 
 /// The newest other lineage whose archived WAL the server has, if any.
@@ -102,14 +108,18 @@ async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(Box<LaneInputs
     for lineage in others.into_iter().take(ASKED_MAX) {
         let inputs = Box::new(LaneInputs {
             lineage,
+            // What is known of the slot is known for the other lineage.
+            slot_is_proof: false,
+            removed_until: None,
             ..inputs.clone()
         });
         match lane::open(&inputs).await {
             Ok(lane::Opening::Ready(opened)) if !opened.is_fresh() => return Ok(Some((inputs, opened))),
             Ok(_) | Err(LaneError::Behind(_)) => {}
-            // Another major version's or another cluster's before it.
-            Err(LaneError::Store(StoreError::Foreign { .. })) => {}
-            Err(error) => return Err(error.into()),
+            // Another major version's or another cluster's before it; or one that cannot be read must not stand in the way.
+            Err(error) => {
+                tracing::debug!(lineage = %inputs.lineage.id, %error, "another lineage could not be compared")
+            }
         }
     }
     Ok(None)

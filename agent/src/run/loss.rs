@@ -8,7 +8,7 @@ use pg::lsn::Lsn;
 use pg::segment::SegmentSize;
 use pg::timeline::TimelineId;
 use tokio::sync::watch;
-use wal::lane::LaneEnd;
+use wal::lane::{self, LaneEnd};
 
 use super::daemon::Daemon;
 use super::ledger::Event;
@@ -99,18 +99,30 @@ async fn declare(
             "WAL behind {from} is gone from the server, and where it begins again cannot be seen"
         ));
     };
-    if let Some(inputs) = daemon.inputs.clone().filter(|_| context.has_other_servers()) {
+    let inputs = daemon
+        .inputs
+        .clone()
+        .filter(|inputs| inputs.lineage.id == daemon.lineage.id);
+    if let Some(inputs) = inputs.as_ref().filter(|_| context.has_other_servers()) {
         let held = daemon.hold().await?;
-        others::fill_from(context, &inputs, held, timeline, (from, until)).await?;
+        others::fill_from(context, inputs, held, timeline, (from, until)).await?;
     }
-    // Listed again: what could not be seen a moment ago is not lost.
-    let coverage = daemon.repository.coverage(daemon.lineage.id).await?;
-    let missing = match coverage.timelines.get(&timeline) {
-        Some(archived) => archived.missing(from, until),
-        None => vec![(from, until)],
+    // Listed again: what could not be seen a moment ago is not lost. Nor does what is damaged count as being there.
+    let coverage = match &inputs {
+        Some(inputs) => lane::proven_coverage(inputs, size).await?,
+        None => daemon.repository.coverage(daemon.lineage.id).await?,
+    };
+    daemon.removed_until = Some((timeline, until));
+    let missing = coverage.undeclared(timeline, from, until);
+    let writer = match &daemon.held {
+        Some(held) => {
+            held.fence.pass().await?;
+            &held.writer
+        }
+        None => &daemon.control,
     };
     for (start, end) in &missing {
-        holes::declare(&daemon.control, &daemon.lineage, timeline, (*start, *end), reason).await?;
+        holes::declare(writer, &daemon.lineage, timeline, (*start, *end), reason).await?;
         daemon.ledger.note(
             Event::Hole,
             format!("WAL from {start} to {end} on timeline {timeline} is lost: {reason}"),

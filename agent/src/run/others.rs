@@ -3,6 +3,7 @@
 use pg::conninfo::{ConnectOptions, Server, TargetSessionAttrs};
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
+use store::StoreError;
 use wal::lane::{LaneInputs, fill};
 
 use super::lease::Held;
@@ -42,6 +43,9 @@ pub async fn fill_from(
                 at = reached;
             }
             Ok(_) => {}
+            Err(failure) if exit::code(&failure) == exit::TAKEN_OVER || failure.chain().any(is_store) => {
+                return Err(failure);
+            }
             Err(failure) => {
                 let error = exit::describe(&failure);
                 tracing::warn!(%error, host = ?server.host, port = server.port, "lost WAL could not be asked for on another server");
@@ -49,4 +53,9 @@ pub async fn fill_from(
         }
     }
     Ok(at)
+}
+
+/// The repository failed, not the other server.
+fn is_store(cause: &(dyn std::error::Error + 'static)) -> bool {
+    matches!(cause.downcast_ref(), Some(StoreError::Object(_)))
 }

@@ -15,14 +15,14 @@ use crate::init::{self, overlap_slot};
 use crate::open::Context;
 use crate::sql;
 
-/// The slot to stream from, made again if need be; its companion likewise.
+/// The slot to stream from, made again if need be (then true); its companion likewise.
 pub async fn ready(
     context: &Context,
     client: &Client,
     connect: &ConnectOptions,
     lineage: &Lineage,
     ledger: &Ledger,
-) -> anyhow::Result<Option<sql::Slot>> {
+) -> anyhow::Result<(Option<sql::Slot>, bool)> {
     let name = &context.cluster.wal.slot;
     let mut is_whole = true;
     for slot in [name.clone(), overlap_slot(name)] {
@@ -51,7 +51,7 @@ pub async fn ready(
         init::create_slots(context, connect).await?;
         crash::point(CrashPoint::AfterSlot);
     }
-    sql::slot(client, name).await
+    Ok((sql::slot(client, name).await?, !is_whole))
 }
 
 /// On this cluster's server only: on another one the slots would hold WAL back for ever.

@@ -53,9 +53,15 @@ pub async fn supervise(
             }
             Ok(End::Lane(lost)) => {
                 not_streaming(supervision, "the archive cannot simply be continued; see the log");
-                let answered = loss::answer(context, daemon, lost).await;
+                let answered = answer_or_leave(context, daemon, lost, stop).await;
                 supervision.send_modify(|supervision| supervision.lineage = daemon.lineage.id);
+                if let Err(failure) = &answered {
+                    give_up_spoilt_name(failure, daemon).await?;
+                }
                 retry_or_leave(answered, supervision, stop).await?;
+                // Also when nothing had to be done: what is found again and again must not be asked for without a pause.
+                wait_or_stop(pause, stop).await;
+                pause = (pause * 2).min(RECONNECT.1);
             }
             Ok(End::Abandoned) => {
                 not_streaming(
@@ -72,10 +78,7 @@ pub async fn supervise(
             Err(failure) if is_hopeless(&failure, daemon.has_connected) => return Err(failure),
             Err(failure) => {
                 complain(&failure, supervision, pause);
-                if is_name_spoilt(&failure) {
-                    // Only another epoch has other names.
-                    daemon.held = None;
-                }
+                give_up_spoilt_name(&failure, daemon).await?;
                 wait_or_stop(pause, stop).await;
                 pause = (pause * 2).min(RECONNECT.1);
             }
@@ -115,6 +118,35 @@ async fn stream_or_leave(
             Ok(End::Lane(LaneEnd::Stopped { settled: false }))
         }
     }
+}
+
+/// What a lane that cannot simply be continued needs, unless something ends it from outside. Leaving it at any moment loses nothing.
+async fn answer_or_leave(
+    context: &Context,
+    daemon: &mut Daemon,
+    lost: LaneEnd,
+    stop: &mut watch::Receiver<bool>,
+) -> anyhow::Result<()> {
+    let (mut abandon, mut taken_over) = (daemon.abandon.subscribe(), daemon.taken_over.subscribe());
+    tokio::select! {
+        answered = loss::answer(context, daemon, lost) => answered,
+        _ = stop.wait_for(|stop| *stop) => Ok(()),
+        // The next turn finds out.
+        Ok(_) = abandon.wait_for(|abandon| *abandon) => Ok(()),
+        Ok(_) = next_holder(&mut taken_over) => Ok(()),
+    }
+}
+
+/// Only another epoch has other names, where one of ours is taken by something that is not what we sent. Who was taken over does not
+/// take another.
+async fn give_up_spoilt_name(failure: &anyhow::Error, daemon: &mut Daemon) -> anyhow::Result<()> {
+    if daemon.held.is_some() && is_name_spoilt(failure) {
+        if let Err(error @ StoreError::TakenOver { .. }) = daemon.look().await {
+            return Err(error.into());
+        }
+        daemon.held = None;
+    }
+    Ok(())
 }
 
 async fn next_holder(taken_over: &mut watch::Receiver<Option<u64>>) -> anyhow::Result<u64> {
@@ -177,7 +209,8 @@ async fn connect_and_stream(
         }
     }
     let is_standby = sql::is_standby(&client).await?;
-    let slot = slots::ready(context, &client, &connect, &daemon.lineage, &daemon.ledger).await?;
+    let is_same_server = daemon.is_same_server(&connect);
+    let (slot, is_new) = slots::ready(context, &client, &connect, &daemon.lineage, &daemon.ledger).await?;
     let look = server::look(&client, &wal.slot).await?;
     drop(client);
     let synchronous = synchronous::is_named(&look, &connect.application_name);
@@ -204,6 +237,8 @@ async fn connect_and_stream(
         uploads_in_flight: wal.uploads_in_flight,
         clock: Arc::new(output::now_us),
         slot_restart: slot.and_then(|slot| slot.restart),
+        slot_is_proof: daemon.has_connected && is_same_server && !is_new,
+        removed_until: daemon.removed_until.filter(|_| is_same_server),
         is_standby,
     };
     daemon.inputs = Some(inputs.clone());
@@ -212,6 +247,7 @@ async fn connect_and_stream(
         lineages::Opening::Ended(end) => return Ok(end),
     };
     daemon.belong_to(&inputs.lineage, supervision).await?;
+    daemon.inputs = Some((*inputs).clone());
     let held = daemon.hold().await?;
     let held = (Arc::clone(&held.writer), Arc::clone(&held.fence));
     supervision.send_modify(|supervision| supervision.error = None);
@@ -225,7 +261,7 @@ async fn connect_and_stream(
 fn is_name_spoilt(failure: &anyhow::Error) -> bool {
     failure.chain().any(|cause| {
         let error = cause.downcast_ref::<StoreError>();
-        error.is_some_and(|error| error.is_damage() || matches!(error, StoreError::Conflict { .. }))
+        error.is_some_and(|error| error.damaged_object().is_some() || matches!(error, StoreError::Conflict { .. }))
     })
 }
 

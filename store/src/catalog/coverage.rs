@@ -112,19 +112,50 @@ impl Coverage {
         timeline.ranges.contains(range) && others.missing(range.start, range.end).is_empty()
     }
 
+    /// What of `[start, end)` on a timeline no object covers.
+    #[must_use]
+    pub fn missing(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> Vec<(Lsn, Lsn)> {
+        match self.timelines.get(&timeline) {
+            Some(archived) => archived.missing(start, end),
+            None if start < end => vec![(start, end)],
+            None => Vec::new(),
+        }
+    }
+
+    /// What of `[start, end)` on a timeline no object covers and nobody has declared lost.
+    #[must_use]
+    pub fn undeclared(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> Vec<(Lsn, Lsn)> {
+        let mut missing = self.missing(timeline, start, end);
+        missing.retain(|(start, end)| !self.is_declared(timeline, *start, *end));
+        missing
+    }
+
+    fn is_declared(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> bool {
+        let mut at = start;
+        while let Some(behind) = self.behind_declared_hole(timeline, at) {
+            at = behind;
+        }
+        at >= end
+    }
+
     /// Where the first hole of a timeline begins that nobody has declared.
     #[must_use]
     pub fn first_undeclared_hole(&self, timeline: TimelineId) -> Option<Lsn> {
-        let holes = self.timelines.get(&timeline)?.holes();
-        let is_declared = |start: Lsn, end: Lsn| {
-            let mut at = start;
-            while let Some(behind) = self.behind_declared_hole(timeline, at) {
-                at = behind;
-            }
-            at >= end
-        };
-        let mut undeclared = holes.into_iter().filter(|(start, end)| !is_declared(*start, *end));
-        undeclared.next().map(|(start, _)| start)
+        let archived = self.timelines.get(&timeline)?;
+        // Where the timeline before it is archived too, nothing is missing between the two.
+        let switch = self
+            .histories
+            .get(&timeline)
+            .and_then(|history| history.ancestry().last().map(|last| last.1));
+        let follows = self.timelines.range(..timeline).next().is_some();
+        let begin = archived.begin()?;
+        let gap = switch
+            .filter(|switch| follows && *switch < begin)
+            .map(|switch| (switch, begin));
+        let mut holes = gap.into_iter().chain(archived.holes());
+        holes
+            .find(|(start, end)| !self.is_declared(timeline, *start, *end))
+            .map(|(start, _)| start)
     }
 
     /// Holes of all timelines: those that the names show, and the declared ones as far as nothing covers them.

@@ -37,6 +37,16 @@ struct Seen {
     next: u64,
 }
 
+/// What is known of an epoch.
+enum Leased {
+    /// Nobody has taken it.
+    Not,
+    /// Somebody, for this lineage; an older agent does not say for which.
+    By(Option<LineageId>),
+    /// The answer made no sense: half a lease, or a store that answers nonsense for one that does not exist.
+    Unreadable,
+}
+
 impl Fence {
     /// For an epoch that was taken just now, for a lineage.
     #[must_use]
@@ -64,27 +74,32 @@ impl Fence {
     pub async fn look(&self) -> Result<(), StoreError> {
         let at = Instant::now();
         let mut next = self.seen().next;
-        while let Some(lineage) = self.holder(next).await? {
-            if lineage.is_none_or(|lineage| lineage == self.lineage) {
-                return Err(StoreError::TakenOver {
-                    epoch: self.epoch,
-                    by: next,
-                });
+        loop {
+            match self.lease(next).await? {
+                Leased::Not => break,
+                Leased::By(lineage) if lineage.is_none_or(|lineage| lineage == self.lineage) => {
+                    return Err(StoreError::TakenOver {
+                        epoch: self.epoch,
+                        by: next,
+                    });
+                }
+                Leased::By(_) => next += 1,
+                // Whoever finds its own lease damaged goes on to the next epoch.
+                Leased::Unreadable if matches!(self.lease(next + 1).await?, Leased::Not) => break,
+                Leased::Unreadable => next += 1,
             }
-            next += 1;
         }
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner) = Seen { at, next };
         Ok(())
     }
 
-    /// What the holder of an epoch archives, if it was taken: unknown when its lease cannot be read.
-    async fn holder(&self, epoch: u64) -> Result<Option<Option<LineageId>>, StoreError> {
+    async fn lease(&self, epoch: u64) -> Result<Leased, StoreError> {
         let name = self.repository.layout().lease(epoch)?;
         match self.repository.read_record::<Lease>(&name, Kind::Lease).await {
-            Ok(lease) => Ok(Some(lease.lineage)),
-            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(None),
-            Err(error @ StoreError::Object(_)) => Err(error),
-            Err(_) => Ok(Some(None)),
+            Ok(lease) => Ok(Leased::By(lease.lineage)),
+            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(Leased::Not),
+            Err(error) if error.damaged_object().is_some() => Ok(Leased::Unreadable),
+            Err(error) => Err(error),
         }
     }
 
@@ -168,14 +183,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_lease_that_cannot_be_read_is_taken_for_ours() {
+    async fn a_lease_that_cannot_be_read_is_nobodys_and_its_writer_took_the_next() {
         let (_, repository, writer) = fixture().await;
         take(&writer, 1, lineage(1)).await;
         let name = repository.layout().lease(2).unwrap();
         let junk = NewObject::metadata(Kind::Lease, b"x", 1);
         writer.put(&name, junk).await.unwrap();
         let fence = Fence::new(repository, 1, lineage(1));
-        assert!(matches!(fence.look().await, Err(StoreError::TakenOver { by: 2, .. })));
+        fence.look().await.unwrap();
+        take(&writer, 3, lineage(2)).await;
+        fence.look().await.unwrap();
+        take(&writer, 4, lineage(1)).await;
+        assert!(matches!(fence.look().await, Err(StoreError::TakenOver { by: 4, .. })));
     }
 
     #[tokio::test]

@@ -40,7 +40,14 @@ pub(super) async fn find(
     coverage: &Coverage,
     size: SegmentSize,
 ) -> Result<Result<Start, LaneEnd>, LaneError> {
-    let plan = plan_resume(server, inputs.is_standby, history, coverage, inputs.slot_restart);
+    let plan = plan_resume(
+        server,
+        inputs.is_standby,
+        history,
+        coverage,
+        inputs.slot_restart,
+        inputs.removed_until,
+    );
     let (timeline, archived, start) = match plan {
         Resume::Fresh => {
             let slot = inputs.slot_restart.filter(|lsn| lsn.is_valid());

@@ -37,15 +37,15 @@ fn history(of: u32, left: u32, at: u64) -> TimelineHistory {
 fn a_primary_behind_the_archive_was_rolled_back_and_a_standby_is_waited_for() {
     let root = TimelineHistory::root(timeline(1));
     assert!(matches!(
-        plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300), None),
+        plan_resume(&server(1, 0x200), false, &root, &archived(1, 0x300), None, None),
         Resume::Diverged(_)
     ));
     assert!(matches!(
-        plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300), None),
+        plan_resume(&server(1, 0x200), true, &root, &archived(1, 0x300), None, None),
         Resume::Wait(_)
     ));
     assert!(matches!(
-        plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300), None),
+        plan_resume(&server(1, 0x300), false, &root, &archived(1, 0x300), None, None),
         Resume::GoOn { .. }
     ));
 }
@@ -62,7 +62,7 @@ fn behind_a_missing_object_nothing_counts_as_archived() {
     };
     let coverage = Coverage::of_ranges(LineageId::default(), [range(0x100, 0x200), range(0x300, 0x400)]);
     let root = TimelineHistory::root(timeline(1));
-    let resume = |slot| plan_resume(&server(1, 0x500), false, &root, &coverage, Some(Lsn::new(slot)));
+    let resume = |slot| plan_resume(&server(1, 0x500), false, &root, &coverage, Some(Lsn::new(slot)), None);
     let go_on = |archived| Resume::GoOn {
         timeline: timeline(1),
         archived: Lsn::new(archived),
@@ -72,7 +72,7 @@ fn behind_a_missing_object_nothing_counts_as_archived() {
     assert_eq!(resume(0x80), go_on(0x80), "not even the first object came");
     assert_eq!(resume(0x380), go_on(0x200), "the hole is asked for again, or declared");
     assert_eq!(resume(0x400), go_on(0x200), "a slot that was made again proves nothing");
-    let rolled_back = plan_resume(&server(1, 0x380), false, &root, &coverage, Some(Lsn::new(0x200)));
+    let rolled_back = plan_resume(&server(1, 0x380), false, &root, &coverage, Some(Lsn::new(0x200)), None);
     assert!(
         matches!(rolled_back, Resume::Diverged(_)),
         "all that is archived counts for a rollback"
@@ -88,7 +88,11 @@ fn the_stream_goes_on_behind_a_declared_hole() {
         end: Lsn::new(0x800),
     });
     let root = TimelineHistory::root(timeline(1));
-    let resume = |slot: Option<u64>| plan_resume(&server(1, 0x900), false, &root, &coverage, slot.map(Lsn::new));
+    let asked = |slot: Option<u64>, removed: Option<u64>| {
+        let removed = removed.map(|until| (timeline(1), Lsn::new(until)));
+        plan_resume(&server(1, 0x900), false, &root, &coverage, slot.map(Lsn::new), removed)
+    };
+    let resume = |slot: Option<u64>| asked(slot, Some(0x800));
     let behind = Resume::GoOn {
         timeline: timeline(1),
         archived: Lsn::new(0x800),
@@ -100,6 +104,12 @@ fn the_stream_goes_on_behind_a_declared_hole() {
         behind,
         "also with a slot that was made again too far back"
     );
+    let before = Resume::GoOn {
+        timeline: timeline(1),
+        archived: Lsn::new(0x300),
+    };
+    assert_eq!(asked(None, None), before, "another server may have declared it");
+    assert_eq!(asked(None, Some(0x700)), before);
 }
 
 #[test]
@@ -110,21 +120,21 @@ fn a_timeline_is_followed_only_along_the_servers_history() {
         switch_point: Lsn::new(0x300),
     };
     assert_eq!(
-        plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300), None),
+        plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x300), None, None),
         switch
     );
     assert_eq!(
-        plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380), None),
+        plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x380), None, None),
         switch,
         "both branches are kept"
     );
     assert!(matches!(
-        plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280), None),
+        plan_resume(&server(2, 0x400), false, &child, &archived(1, 0x280), None, None),
         Resume::GoOn { .. }
     ));
     let stranger = history(5, 4, 0x300);
     assert!(matches!(
-        plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280), None),
+        plan_resume(&server(5, 0x400), false, &stranger, &archived(3, 0x280), None, None),
         Resume::Diverged(_)
     ));
 }
