@@ -20,13 +20,17 @@ pub async fn run(context: &Context, options: &DropSlotsOptions) -> anyhow::Resul
         };
         match on_server(context, &one, options.yes).await {
             Ok(found) => rows.extend(found),
+            // The last one is told by the exit.
             Err(failure) => {
-                eprintln!("{}", exit::describe(&failure));
-                failed = Some(failure);
+                if let Some(before) = failed.replace(failure) {
+                    eprintln!("{}", exit::describe(&before));
+                }
             }
         }
     }
-    report(&rows, options)?;
+    if !rows.is_empty() || failed.is_none() {
+        report(&rows, options)?;
+    }
     failed.map_or(Ok(()), Err)
 }
 

@@ -141,7 +141,7 @@ async fn refuse_abandoned(repository: &Repository, args: &RestoreArgs, asked: As
 }
 
 /// A later object of an older lineage than this after the birth of the newest one is no matter of clocks.
-const CLOCKS_MAX_US: i64 = 5_000_000;
+const CLOCKS_MAX_US: i64 = 1_000_000;
 
 /// An older lineage that is archived on after the newest one began: a clone of the host runs with its keys. Which of the two is
 /// production, only the operator knows.

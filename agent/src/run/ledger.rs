@@ -47,6 +47,8 @@ impl Event {
     }
 }
 
+/// A store that refuses, for a while or for good, is asked again.
+const AGAIN_AFTER: Duration = Duration::from_secs(10);
 /// How long a stop waits for entries that the store has not got yet.
 const FINISH_MAX: Duration = Duration::from_secs(3);
 
@@ -65,8 +67,9 @@ impl Ledger {
         let left = Arc::clone(&waiting);
         tokio::spawn(async move {
             while let Some(entry) = entries.recv().await {
-                if let Err(error) = put(&writer, &entry).await {
-                    tracing::warn!(%error, event = %entry.event, "an entry of the ledger could not be stored");
+                while let Err(error) = put(&writer, &entry).await {
+                    tracing::warn!(%error, event = %entry.event, "an entry of the ledger could not be stored yet");
+                    tokio::time::sleep(AGAIN_AFTER).await;
                 }
                 left.send_modify(|waiting| *waiting -= 1);
             }
@@ -103,7 +106,7 @@ impl Ledger {
 }
 
 async fn put(writer: &Writer, entry: &LedgerEntry) -> anyhow::Result<()> {
-    // A ULID, like a backup's id: names sort by time.
+    // A ULID, like a backup's id: names sort by time. A new one for each attempt: half an object cannot be in the way.
     let id = BackupId::from_parts(
         u64::try_from(entry.time_us / 1000).unwrap_or(0),
         store::entropy::bytes()?,

@@ -36,14 +36,16 @@ pub async fn answer(context: &Context, daemon: &mut Daemon, end: LaneEnd) -> any
         } => {
             tracing::error!(%reason, lsn = %archived, lineage = %daemon.lineage.id, "the server's history cannot be tied to the archive");
             refuse_if_told(context, &reason)?;
-            if !declare(context, daemon, timeline, archived, &reason).await? && daemon.is_filled(archived).await? {
+            if !declare(context, daemon, timeline, archived, (&reason, false)).await?
+                && daemon.is_filled(archived).await?
+            {
                 return Ok(());
             }
             begin_lineage(context, daemon, &reason, archived).await?;
         }
         LaneEnd::WalRemoved { timeline, from } => {
             let reason = "the server no longer had it when it was asked for";
-            if !declare(context, daemon, timeline, from, reason).await? {
+            if !declare(context, daemon, timeline, from, (reason, true)).await? {
                 return Ok(());
             }
         }
@@ -81,20 +83,25 @@ async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, arc
 }
 
 /// Declares what is missing between the archive's end and the oldest WAL that the server still has, unless another server has it;
-/// true when something is lost.
+/// true when something is lost. `is_proven`: the server has the archived history, and the same lineage goes on.
 async fn declare(
     context: &Context,
     daemon: &mut Daemon,
     timeline: TimelineId,
     from: Lsn,
-    reason: &str,
+    (reason, is_proven): (&str, bool),
 ) -> anyhow::Result<bool> {
     let size = SegmentSize::new(daemon.lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
     let client = sql::connect(&daemon.server(context)?).await?;
     let restart = sql::slot(&client, &context.cluster.wal.slot)
         .await?
         .and_then(|slot| slot.restart);
-    let Some(until) = holes::next_available(&client, size, timeline, from, restart).await else {
+    let available = holes::next_available(&client, size, timeline, from, restart).await;
+    // A new lineage begins where the slot holds WAL back; what lies before that is in neither.
+    let begins = restart
+        .filter(|_| !is_proven)
+        .map(|restart| size.start_containing(restart));
+    let Some(until) = available.max(begins) else {
         return Err(anyhow::anyhow!(
             "WAL behind {from} is gone from the server, and where it begins again cannot be seen"
         ));

@@ -178,7 +178,7 @@ pub async fn may_degrade(client: &Client, role: &str, name: &str) -> anyhow::Res
         "on_store_outage is \"degrade\", but the role may not change synchronous_standby_names",
         if major >= GRANTABLE_MAJOR {
             format!(
-                "GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO \"{role}\"; GRANT EXECUTE ON FUNCTION pg_reload_conf() TO \"{role}\";"
+                "SET synchronous_commit = local; GRANT ALTER SYSTEM ON PARAMETER synchronous_standby_names TO \"{role}\"; GRANT EXECUTE ON FUNCTION pg_reload_conf() TO \"{role}\";"
             )
         } else {
             "Before PostgreSQL 15 only a superuser may; use on_store_outage = \"hold\" or a superuser's role.".into()
