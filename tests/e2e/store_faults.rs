@@ -26,11 +26,11 @@ use tests::wait::{DEADLINE, wait_for};
 use tests::{Child, Cluster, FaultS3, Oracle, Scratch, Seawall, case, pgbench};
 
 /// Without `SEAWALL_FAULTS`: about two minutes.
-const FAULTS: u64 = 3_000;
+const FAULTS: u64 = 2_000;
 /// Clusters that are played on at once when more than that is asked for.
 const AT_ONCE: usize = 6;
 /// A cycle ends with a restore; more faults than this are several cycles.
-const FAULTS_PER_CYCLE: u64 = 3_000;
+const FAULTS_PER_CYCLE: u64 = 1_000;
 /// A spell of misbehaviour ends with this many faults, or when it has lasted so long.
 const SPELL: (u64, Duration) = (400, Duration::from_secs(20));
 /// From the end of a spell until all that was written by then is archived.
