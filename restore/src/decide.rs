@@ -47,6 +47,8 @@ pub(crate) fn segment(
         return Verdict::Absent; // another branch of history, which this recovery does not take
     }
     let needed = state.needs(timeline, number);
+    // The server reads ahead of what it replays. What it meets there ends nothing: with an explicit target it never promotes before that.
+    let is_behind_stop = state.needed_until.is_some_and(|until| until <= start);
     let own = coverage
         .timelines
         .get(&timeline)
@@ -62,6 +64,7 @@ pub(crate) fn segment(
             ));
         }
         return if has_later
+            && !is_behind_stop
             && state.route.part(timeline).is_some()
             && number >= size.segment_of(state.start)
             && !is_before(state, timeline, number)
@@ -76,15 +79,21 @@ pub(crate) fn segment(
     if covered == end {
         return Verdict::Serve { pieces, is_open: false };
     }
+    if is_behind_stop && covered == start {
+        return Verdict::Absent;
+    }
     if covered == start {
         return Verdict::Stop("the beginning of the segment is missing".into());
     }
-    if has_later || own.iter().any(|range| range.start >= covered && range.start < end) {
+    let until = needed_until(state, timeline, end);
+    // Where the stop point lies before what is missing, recovery ends before it as well.
+    let is_enough = is_behind_stop || (state.needed_until.is_some() && covered >= until && until < end);
+    let is_followed = has_later || own.iter().any(|range| range.start >= covered && range.start < end);
+    if is_followed && !is_enough {
         return Verdict::Stop(format!(
             "WAL is missing from {covered} although later WAL of its timeline is there"
         ));
     }
-    let until = needed_until(state, timeline, end);
     if needed && covered < until {
         return Verdict::Stop(format!("the segment is needed up to {until}, and it ends at {covered}"));
     }
@@ -164,6 +173,9 @@ mod tests {
             // Behind the stop point.
             (&[], 2, 6, false, "absent"),
             (&[], 1, 7, false, "absent"),
+            (&[], 2, 6, true, "absent"),
+            (&[(2, 6 * s + 8192, 7 * s, false)], 2, 6, true, "absent"),
+            (&[(2, 6 * s, 6 * s + 8192, true)], 2, 6, true, "open"),
             // The segment of the fork: the server goes on to the older timeline.
             (&[], 2, 3, false, "absent"),
             (&[(1, 3 * s, 3 * s + 8192, true)], 1, 3, false, "open"),
@@ -172,7 +184,7 @@ mod tests {
             (&[], 2, 3, true, "stop"),
             // A timeline that begins later does not have earlier segments.
             (&[], 2, 1, true, "absent"),
-            // The open segment with the stop point: enough, too little, a hole, later WAL.
+            // The open segment with the stop point: enough, too little; enough although something is missing or follows behind it.
             (&[(2, 5 * s, 5 * s + 8192, true)], 2, 5, false, "open"),
             (&[(2, 5 * s, 5 * s + 4096, true)], 2, 5, false, "stop"),
             (
@@ -180,9 +192,18 @@ mod tests {
                 2,
                 5,
                 false,
+                "open",
+            ),
+            (&[(2, 5 * s, 5 * s + 8192, true)], 2, 5, true, "open"),
+            // ... and too little with more behind.
+            (
+                &[(2, 5 * s, 5 * s + 4096, true), (2, 5 * s + 16384, 6 * s, true)],
+                2,
+                5,
+                false,
                 "stop",
             ),
-            (&[(2, 5 * s, 5 * s + 8192, true)], 2, 5, true, "stop"),
+            (&[(2, 5 * s, 5 * s + 4096, true)], 2, 5, true, "stop"),
             (&[(2, 5 * s + 8192, 6 * s, true)], 2, 5, false, "stop"),
             // The older timeline went on after the fork: that branch is not taken.
             (&[(1, 4 * s, 5 * s, false)], 1, 4, false, "absent"),

@@ -66,6 +66,10 @@ fn a_missing_object_before_others_is_fetched_after_a_crash_and_never_confirmed()
         for directory in &directories {
             fs::remove_dir(directory)?;
         }
+        // Were the host lost now, the latest would be what lies before the missing object, and no refusal.
+        let early = seawall.restore_to("early", &["--target", "latest"]).await?;
+        assert_eq!(early.query_one("select count(*) from t").await?, "0");
+        early.kill9()?;
         let agent = seawall.agent.start_daemon()?;
         seawall.wait_archived(&cluster).await?;
         let list = seawall.list().await?;

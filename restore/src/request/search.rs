@@ -12,6 +12,9 @@ use crate::route::Route;
 use crate::scan::{Found, Scanner};
 use crate::time;
 
+/// More WAL than this is never on its way at once.
+const ON_THEIR_WAY_MAX: u64 = 256 << 20;
+
 /// One question to one way through the archive.
 pub(super) struct Search<'a> {
     pub(super) repository: &'a Repository,
@@ -56,6 +59,16 @@ impl Search<'_> {
     fn hole_after(&self, manifest: &Manifest) -> Option<(Lsn, Lsn)> {
         let start = self.route.contiguous_end(self.coverage, Lsn::new(manifest.start_lsn));
         self.route.resumes_after(self.coverage, start).map(|end| (start, end))
+    }
+
+    /// Uploads finish in any order: where a host was lost, the last ones can lie behind one that did not come. Nothing behind it was
+    /// ever confirmed, so the latest is what comes before. A hole that was declared, or has much WAL behind it, is another matter.
+    fn was_on_its_way(&self, start: Lsn, end: Lsn) -> bool {
+        let timeline = self.route.timeline();
+        let reach = Lsn::new(start.as_u64().saturating_add(ON_THEIR_WAY_MAX));
+        let is_last = self.coverage.newest_timeline() == Some(timeline);
+        let is_near = self.coverage.newest_end().is_some_and(|archived| archived <= reach);
+        is_last && is_near && !self.coverage.undeclared(timeline, start, end).is_empty()
     }
 
     async fn time(&self, time_us: i64, exclusive: bool) -> Result<(Manifest, StopPoint)> {
@@ -150,6 +163,10 @@ impl Search<'_> {
             if let Some((start, end)) = self.hole_after(manifest)
                 && !self.or_latest
             {
+                if self.was_on_its_way(start, end) {
+                    tracing::warn!(from = %start, to = %end, "this WAL was still on its way when the archive ended; restoring up to it");
+                    return Ok(((*manifest).clone(), stop));
+                }
                 let message = format!("WAL from {start} to {end} was lost, and later WAL cannot be reached without it");
                 let hint = format!(
                     "Restore up to the hole with --target-lsn {}, or accept it with --or-latest.",
