@@ -5,9 +5,8 @@ use serde_json::{Value, json};
 
 use crate::cli::DropSlotsOptions;
 use crate::exit::Failure;
-use crate::init::overlap_slot;
 use crate::open::Context;
-use crate::{exit, output, sql};
+use crate::{exit, init, output, sql};
 
 /// Runs the command: on every server that the configuration names, because a failover leaves slots behind.
 pub async fn run(context: &Context, options: &DropSlotsOptions) -> anyhow::Result<()> {
@@ -37,9 +36,8 @@ pub async fn run(context: &Context, options: &DropSlotsOptions) -> anyhow::Resul
 async fn on_server(context: &Context, server: &ConnectOptions, drop: bool) -> anyhow::Result<Vec<Value>> {
     let (client, chosen) = sql::choose(server).await?;
     let place = chosen.servers.first().map(ToString::to_string).unwrap_or_default();
-    let name = &context.cluster.wal.slot;
     let mut found = Vec::new();
-    for slot in [overlap_slot(name), name.clone()] {
+    for slot in init::both_slots(context) {
         if let Some(here) = sql::slot(&client, &slot).await? {
             found.push((slot, here));
         }

@@ -232,10 +232,7 @@ pub async fn create_slots(context: &Context, connect: &ConnectOptions) -> anyhow
     let mut session = ReplicationSession::connect(connect)
         .await
         .context("cannot open a replication connection")?;
-    for name in [
-        context.cluster.wal.slot.clone(),
-        overlap_slot(&context.cluster.wal.slot),
-    ] {
+    for name in both_slots(context) {
         let slot = SlotName::new(&name)?;
         let created = session
             .create_physical_slot(&slot)
@@ -247,6 +244,12 @@ pub async fn create_slots(context: &Context, connect: &ConnectOptions) -> anyhow
     }
     let _ = session.close().await;
     Ok(())
+}
+
+/// Names of the slot and its companion.
+pub fn both_slots(context: &Context) -> [String; 2] {
+    let name = &context.cluster.wal.slot;
+    [name.clone(), overlap_slot(name)]
 }
 
 /// Name of the companion slot.

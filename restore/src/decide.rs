@@ -1,7 +1,8 @@
 //! What `wal-get` answers, as a pure decision over names: the file, "it does not exist", or "stop".
 //!
 //! PostgreSQL takes an exit code of 1 for the end of WAL and promotes what it has. So 1 is answered only where the listing proves
-//! that nothing is there and this restore does not need it.
+//! that nothing is there and this restore does not need it, or for a segment that lies wholly behind the explicit stop point: the
+//! server reads ahead, and ends with an error rather than before its target (xlogrecovery.c, since 13).
 
 use pg::lsn::Lsn;
 use pg::segment::SegmentNumber;

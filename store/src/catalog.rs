@@ -98,7 +98,7 @@ impl Repository {
     /// and declared holes.
     ///
     /// # Errors
-    /// The store failed, or a history is damaged.
+    /// The store failed.
     pub async fn coverage(&self, lineage: LineageId) -> Result<Coverage, StoreError> {
         let mut coverage = Coverage::new(lineage);
         let mut histories = BTreeMap::new();
@@ -170,18 +170,18 @@ impl Repository {
         Ok(coverage)
     }
 
-    /// All declared holes, oldest first.
+    /// All declared holes, oldest first. A damaged one is left out, with an alarm.
     ///
     /// # Errors
-    /// Any is damaged, or the store failed.
+    /// The store failed.
     pub async fn declared_holes(&self) -> Result<Vec<LostWal>, StoreError> {
         self.records("holes", Kind::Hole).await
     }
 
-    /// The ledger, oldest first.
+    /// The ledger, oldest first. A damaged entry is left out, with an alarm.
     ///
     /// # Errors
-    /// Any entry is damaged, or the store failed.
+    /// The store failed.
     pub async fn ledger(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.records("ledger", Kind::Ledger).await
     }

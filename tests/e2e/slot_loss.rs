@@ -245,6 +245,14 @@ fn a_full_pg_wal_is_let_go_only_where_the_operator_chose_it_and_then_truthfully(
             !holes.is_empty() && holes.iter().all(|hole| hole["lineage"] == old.as_str()),
             "{list}"
         );
+        // In order, and no more lies between them than was on its way when the store froze: four objects.
+        let mut between = 0;
+        for pair in holes.windows(2) {
+            let (end, start) = (json_lsn(&pair[0], "end")?, json_lsn(&pair[1], "start")?);
+            assert!(end < start, "{list}");
+            between += start - end;
+        }
+        assert!(between <= 4 * MIB, "{list}");
         // Not one byte of what is called archived is missing, and not one that is archived is called lost.
         let window = json_array(&list, "windows")?
             .iter()

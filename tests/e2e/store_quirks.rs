@@ -103,12 +103,7 @@ fn a_wal_object_with_a_flipped_bit_is_named_and_never_restored() {
 
 async fn damaged_at_rest(scratch: Scratch, fault: Fault) -> Result<()> {
     let stage = Stage::running(&scratch, &[]).await?;
-    stage
-        .server
-        .faults()
-        .add(Rule::new(fault).on(Method::Put).key("/wal/").times(1));
-    let struck = async || stage.server.faults().count(fault) == 1;
-    stage.fill_segments_until(struck).await?;
+    stage.strike_an_object(fault).await?;
     stage.commit(100).await?;
     stage.stop().await?;
     let entries = stage.server.log().entries();
@@ -158,12 +153,7 @@ fn a_damaged_object_left_by_a_broken_connection_is_not_taken_for_what_was_sent()
 /// The name of a whole range is taken by something that is not what was sent, and the agent is not told that it was stored.
 async fn left_behind(scratch: Scratch, fault: Fault) -> Result<()> {
     let stage = Stage::running(&scratch, &[]).await?;
-    stage
-        .server
-        .faults()
-        .add(Rule::new(fault).on(Method::Put).key("/wal/").times(1));
-    let struck = async || stage.server.faults().count(fault) == 1;
-    stage.fill_segments_until(struck).await?;
+    stage.strike_an_object(fault).await?;
     stage.commit(20).await?;
     stage.seawall.wait_archived(&stage.cluster).await?;
     let agent = stage.agent();

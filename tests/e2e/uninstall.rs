@@ -28,7 +28,7 @@ fn slots_are_dropped_at_the_end_and_not_while_the_agent_uses_them() {
         let dropped = json_array(&dropped, "slots")?;
         assert_eq!(dropped.len(), 2);
         assert!(dropped.iter().all(|slot| slot["dropped"] == true));
-        assert_eq!(json_str(&dropped[1], "slot")?, "seawall");
+        assert_eq!(json_str(&dropped[0], "slot")?, "seawall");
         assert_eq!(cluster.query_one(slots).await?, "0");
         let again = seawall.agent.run_ok(&["drop-slots"]).await?;
         assert!(again.stdout.contains("No slot of this cluster is left"));

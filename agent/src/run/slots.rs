@@ -11,7 +11,7 @@ use store::records::Lineage;
 use tokio_postgres::Client;
 
 use super::ledger::{Event, Ledger};
-use crate::init::{self, overlap_slot};
+use crate::init::{self, both_slots, overlap_slot};
 use crate::open::Context;
 use crate::sql;
 
@@ -25,7 +25,7 @@ pub async fn ready(
 ) -> anyhow::Result<(Option<sql::Slot>, bool)> {
     let name = &context.cluster.wal.slot;
     let mut is_whole = true;
-    for slot in [name.clone(), overlap_slot(name)] {
+    for slot in both_slots(context) {
         match sql::slot(client, &slot).await? {
             Some(found) if !found.is_invalidated() => {}
             Some(found) => {
@@ -73,8 +73,7 @@ async fn is_our_server(connect: &ConnectOptions, lineage: &Lineage) -> anyhow::R
 
 /// Drops both slots, so that the server keeps no WAL for us. Nobody may stream from them any more.
 pub async fn drop_both(context: &Context, client: &Client) -> anyhow::Result<()> {
-    let name = &context.cluster.wal.slot;
-    for slot in [name.clone(), overlap_slot(name)] {
+    for slot in both_slots(context) {
         if sql::slot(client, &slot).await?.is_some() {
             sql::drop_slot(client, &slot).await?;
         }

@@ -105,6 +105,14 @@ impl Stage {
         .await
     }
 
+    /// The fault strikes one whole object.
+    pub(crate) async fn strike_an_object(&self, fault: Fault) -> Result<()> {
+        let once = Rule::new(fault).on(Method::Put).key("/wal/").times(1);
+        self.server.faults().add(once);
+        self.fill_segments_until(async || self.server.faults().count(fault) == 1)
+            .await
+    }
+
     /// What PostgreSQL has been told to be safe.
     pub(crate) async fn confirmed(&self) -> Result<u64> {
         let slot = "select restart_lsn from pg_replication_slots where slot_name = 'seawall'";
