@@ -10,6 +10,7 @@
 //! environment, the wall clock or a configuration file (one exception: the files of certificates and
 //! the key that [`conninfo::ConnectOptions`] names are read when a connection is made, see [`tls`]).
 
+pub mod backup_manifest;
 mod bytes_at;
 pub mod conninfo;
 pub mod control;

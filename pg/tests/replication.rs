@@ -1,9 +1,11 @@
-//! The replication connection and the file parsers against a real PostgreSQL 15.
+//! The replication connection and the file parsers against a real PostgreSQL 15, base backups against
+//! other versions too.
 
 // A test may stop at the first surprise, also in its helpers.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod authentication;
+mod base_backup;
 mod cluster;
 mod files;
 

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::base_backup::ArchiveError;
 use super::frame::{FrameError, ServerMessage};
 use crate::lsn::Lsn;
 use crate::tls::TlsError;
@@ -84,6 +85,22 @@ pub enum ReplicationError {
     Protocol {
         /// What was unexpected.
         detail: String,
+    },
+    /// An archive of a base backup is damaged, or ends early.
+    #[error("base backup of the {archive} is damaged")]
+    Archive {
+        /// The data directory, or which tablespace.
+        archive: String,
+        /// What is wrong with it.
+        source: ArchiveError,
+    },
+    /// An option of a base backup cannot be used. Nothing was sent.
+    #[error("option {option} of a base backup {reason}")]
+    InvalidOption {
+        /// The option's name in the replication protocol.
+        option: &'static str,
+        /// What is wrong with its value.
+        reason: &'static str,
     },
     /// The connection broke.
     #[error("connection to the server was lost")]
@@ -247,6 +264,8 @@ impl ReplicationError {
             | ReplicationError::ChannelBinding { .. }
             | ReplicationError::Frame(_)
             | ReplicationError::Protocol { .. }
+            | ReplicationError::Archive { .. }
+            | ReplicationError::InvalidOption { .. }
             | ReplicationError::Unsupported { .. } => false,
         }
     }

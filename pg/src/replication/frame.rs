@@ -90,6 +90,8 @@ pub enum Message {
     Notice(ServerMessage),
     /// `W`
     CopyBoth,
+    /// `H`
+    CopyOut,
     /// `d`
     CopyData(Bytes),
     /// `c`

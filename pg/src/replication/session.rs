@@ -42,7 +42,7 @@ pub struct SystemIdentity {
 #[derive(Debug)]
 pub struct ReplicationSession {
     pub(super) wire: Wire,
-    server_version: ServerVersion,
+    pub(super) server_version: ServerVersion,
     pub(super) command_timeout: Duration,
 }
 
@@ -218,6 +218,7 @@ pub(super) fn unexpected(message: &Message) -> ReplicationError {
         Message::Error(_) => "error",
         Message::Notice(_) => "notice",
         Message::CopyBoth => "copy both response",
+        Message::CopyOut => "copy out response",
         Message::CopyData(_) => "copy data",
         Message::CopyDone => "copy done",
         Message::Other(tag) => {

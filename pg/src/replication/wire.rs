@@ -73,10 +73,19 @@ impl Wire {
     /// The next message but notices and settings; `None` when the server has closed. Cancel-safe.
     pub(super) async fn read(&mut self) -> Result<Option<Message>, ReplicationError> {
         loop {
-            match self.decoder.decode()? {
+            match self.read_with_notices().await? {
                 Some(Message::Notice(notice)) => {
                     tracing::debug!(sqlstate = %notice.sqlstate, message = %notice.message, "server notice");
                 }
+                other => return Ok(other),
+            }
+        }
+    }
+
+    /// The next message but settings; `None` when the server has closed. Cancel-safe.
+    pub(super) async fn read_with_notices(&mut self) -> Result<Option<Message>, ReplicationError> {
+        loop {
+            match self.decoder.decode()? {
                 Some(Message::ParameterStatus(..)) => {}
                 Some(message) => return Ok(Some(message)),
                 None => {

@@ -1,7 +1,8 @@
 //! A throw-away PostgreSQL cluster for the tests of this package.
 //!
-//! Binaries come from `SEAWALL_PG15_BIN` or Debian's place for version 15; a missing server fails
-//! the test. As root, the server runs as user `postgres`. Everything is removed on drop.
+//! Binaries come from `SEAWALL_PG<major>_BIN` or Debian's place for the version, which is 15 where
+//! none is named; a missing server fails the test. As root, the server runs as user `postgres`.
+//! Everything is removed on drop.
 
 use std::net::TcpListener;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -16,8 +17,12 @@ pub(crate) struct Cluster {
     pub(crate) directory: tempfile::TempDir,
     pub(crate) data: PathBuf,
     pub(crate) port: u16,
+    major: u32,
     running: bool,
 }
+
+/// The version that most tests run with.
+const MAJOR: u32 = 15;
 
 /// Clients that each method of authentication is for, all with the password `secret`.
 const HBA: &str = "\
@@ -41,10 +46,11 @@ min_wal_size = 32MB
 autovacuum = off
 ";
 
-fn bin(name: &str) -> PathBuf {
-    let directory = std::env::var("SEAWALL_PG15_BIN").unwrap_or_else(|_| "/usr/lib/postgresql/15/bin".to_owned());
-    let path = Path::new(&directory).join(name);
-    assert!(path.exists(), "{} is missing: set SEAWALL_PG15_BIN", path.display());
+fn bin(major: u32, name: &str) -> PathBuf {
+    let variable = format!("SEAWALL_PG{major}_BIN");
+    let debian = format!("/usr/lib/postgresql/{major}/bin");
+    let path = Path::new(&std::env::var(&variable).unwrap_or(debian)).join(name);
+    assert!(path.exists(), "{} is missing: set {variable}", path.display());
     path
 }
 
@@ -57,14 +63,14 @@ fn server_user() -> Option<(u32, u32)> {
     (id(&["-u"]) == 0).then(|| (id(&["-u", "postgres"]), id(&["-g", "postgres"])))
 }
 
-fn give_to_server(path: &Path) {
+pub(crate) fn give_to_server(path: &Path) {
     if let Some((uid, gid)) = server_user() {
         chown(path, Some(uid), Some(gid)).unwrap();
     }
 }
 
-fn command(name: &str) -> Command {
-    let mut command = Command::new(bin(name));
+fn command(major: u32, name: &str) -> Command {
+    let mut command = Command::new(bin(major, name));
     command.current_dir("/").env("LC_ALL", "C").stdin(Stdio::null());
     if let Some((uid, gid)) = server_user() {
         command.uid(uid).gid(gid);
@@ -93,22 +99,9 @@ fn empty_place() -> (tempfile::TempDir, PathBuf) {
 impl Cluster {
     /// A new cluster with data checksums and the roles of `HBA`.
     pub(crate) fn start() -> Cluster {
-        let (directory, data) = empty_place();
-        let mut initdb = command("initdb");
-        initdb
-            .args(["-k", "-N", "-U", "postgres", "-A", "trust", "-D"])
-            .arg(&data);
-        run(&mut initdb);
-        let conf = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
-        std::fs::write(data.join("postgresql.conf"), conf + CONF).unwrap();
-        std::fs::write(data.join("pg_hba.conf"), HBA).unwrap();
-        make_certificates(directory.path(), &data);
-        let mut cluster = Cluster {
-            directory,
-            data,
-            port: free_port(),
-            running: false,
-        };
+        let mut cluster = Cluster::make(MAJOR);
+        std::fs::write(cluster.data.join("pg_hba.conf"), HBA).unwrap();
+        make_certificates(cluster.directory.path(), &cluster.data);
         cluster.up();
         cluster.sql(
             "CREATE ROLE scram REPLICATION LOGIN PASSWORD 'secret';
@@ -120,10 +113,35 @@ impl Cluster {
         cluster
     }
 
+    /// A new cluster of a major version, with data checksums, for connections by the socket.
+    pub(crate) fn start_version(major: u32) -> Cluster {
+        let mut cluster = Cluster::make(major);
+        cluster.up();
+        cluster
+    }
+
+    fn make(major: u32) -> Cluster {
+        let (directory, data) = empty_place();
+        let mut initdb = command(major, "initdb");
+        initdb
+            .args(["-k", "-N", "-U", "postgres", "-A", "trust", "-D"])
+            .arg(&data);
+        run(&mut initdb);
+        let conf = std::fs::read_to_string(data.join("postgresql.conf")).unwrap();
+        std::fs::write(data.join("postgresql.conf"), conf + CONF).unwrap();
+        Cluster {
+            directory,
+            data,
+            port: free_port(),
+            major,
+            running: false,
+        }
+    }
+
     /// A running standby of this cluster.
     pub(crate) fn standby(&self) -> Cluster {
         let (directory, data) = empty_place();
-        let mut copy = command("pg_basebackup");
+        let mut copy = command(self.major, "pg_basebackup");
         copy.args(["-R", "-N", "-c", "fast", "-X", "stream", "-U", "postgres", "-D"])
             .arg(&data);
         copy.arg("-h")
@@ -134,6 +152,7 @@ impl Cluster {
             directory,
             data,
             port: free_port(),
+            major: self.major,
             running: false,
         };
         standby.up();
@@ -141,7 +160,7 @@ impl Cluster {
     }
 
     fn pg_ctl(&self, args: &[&str]) {
-        let mut ctl = command("pg_ctl");
+        let mut ctl = command(self.major, "pg_ctl");
         ctl.args(args).args(["-w", "-D"]).arg(&self.data);
         // The server inherits these; a pipe would stay open as long as it runs.
         let status = ctl.stdout(Stdio::null()).stderr(Stdio::null()).status().unwrap();
@@ -166,6 +185,12 @@ impl Cluster {
         self.pg_ctl(&["stop", "-m", "fast"]);
     }
 
+    /// Stops without any goodbye.
+    pub(crate) fn crash(&mut self) {
+        self.running = false;
+        self.pg_ctl(&["stop", "-m", "immediate"]);
+    }
+
     pub(crate) fn promote(&self) {
         self.pg_ctl(&["promote"]);
     }
@@ -176,7 +201,8 @@ impl Cluster {
     }
 
     fn psql(&self, text: &str) -> Command {
-        let mut psql = command("psql");
+        // Not every installation has its own, and this one talks to all.
+        let mut psql = command(MAJOR, "psql");
         psql.args(["-X", "-A", "-t", "-q", "-v", "ON_ERROR_STOP=1", "-U", "postgres"]);
         psql.arg("-h")
             .arg(self.directory.path())
@@ -192,7 +218,7 @@ impl Cluster {
 
     /// Output of `pg_controldata` for the label, without blanks around it.
     pub(crate) fn controldata(&self, label: &str) -> String {
-        let text = run(command("pg_controldata").arg(&self.data));
+        let text = run(command(self.major, "pg_controldata").arg(&self.data));
         let line = text
             .lines()
             .find_map(|line| line.strip_prefix(label)?.strip_prefix(':'));
@@ -236,7 +262,7 @@ impl Cluster {
 impl Drop for Cluster {
     fn drop(&mut self) {
         if self.running {
-            let mut ctl = command("pg_ctl");
+            let mut ctl = command(self.major, "pg_ctl");
             ctl.args(["stop", "-m", "immediate", "-w", "-D"]).arg(&self.data);
             let _ = ctl.stdout(Stdio::null()).stderr(Stdio::null()).status();
         }

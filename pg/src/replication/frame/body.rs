@@ -21,6 +21,7 @@ impl Body {
             b'E' => Message::Error(self.server_message()?),
             b'N' => Message::Notice(self.server_message()?),
             b'W' => Message::CopyBoth,
+            b'H' => Message::CopyOut,
             b'd' => Message::CopyData(self.rest),
             b'c' => Message::CopyDone,
             other => Message::Other(other),
