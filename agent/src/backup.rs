@@ -6,33 +6,41 @@
 //! nothing is listed; what was uploaded is swept later. A crash anywhere here is the same case.
 
 mod begin;
+mod brake;
 mod checksum;
 mod configuration;
 mod copy;
 mod display;
 mod end;
 mod error;
+mod last_known_good;
 mod list;
+mod local;
 mod owner;
 mod parent;
+mod remote;
 mod report;
+mod running;
 mod sql;
 
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use brake::Brake;
 pub(crate) use display::show_progress;
 pub(crate) use error::BackupError;
 pub(crate) use report::BackupReport;
-pub(crate) use store::pipeline::Progress;
+pub(crate) use running::{Announcement, RunningBackup};
+pub(crate) use store::pipeline::{Pace, PaceLimits, Progress};
 
+use pg::conninfo::ConnectOptions;
 use pg::control::ControlFile;
 use pg::identity::ServerVersion;
 use store::id::BackupId;
 use store::keys::{Recipient, SigningKey};
-use store::manifest::{ConfigurationPaths, Manifest, Tablespace};
-use store::pipeline::{Clock, Outcome, commit};
+use store::manifest::{ConfigurationPaths, KnownGood, Manifest, Tablespace};
+use store::pipeline::{Clock, Outcome, Pipeline, commit};
 use store::records::{Intent, Lineage};
 use store::repository::{Repository, Writer};
 
@@ -48,8 +56,10 @@ pub(crate) struct BackupInputs {
     pub(crate) recipients: Vec<Recipient>,
     /// A session of our own on the server; its connection task runs already. Closed when the backup ends, however it ends.
     pub(crate) sql: tokio_postgres::Client,
-    /// The server's data directory, on this machine.
-    pub(crate) data_directory: PathBuf,
+    /// Where its files are read.
+    pub(crate) source: Source,
+    /// The server compresses what it sends (15 and later).
+    pub(crate) compressed_stream: bool,
     /// The lineage that the server's WAL is archived under.
     pub(crate) lineage: Lineage,
     /// `server_version_num` as the caller knows it.
@@ -58,10 +68,16 @@ pub(crate) struct BackupInputs {
     pub(crate) jobs: usize,
     /// Packs on their way at the same time.
     pub(crate) uploads_in_flight: usize,
+    /// How often it is noted how far the backup has come.
+    pub(crate) milestones_every: Duration,
+    /// How fast it may be.
+    pub(crate) pace: Arc<Pace>,
     /// Checkpoint at once instead of spread out.
     pub(crate) fast_checkpoint: bool,
     /// The operator's label.
     pub(crate) label: Option<String>,
+    /// Queries whose answers are recorded.
+    pub(crate) last_known_good: Vec<String>,
     /// Limit for the whole backup.
     pub(crate) duration_max: Duration,
     /// Counters for people.
@@ -76,6 +92,27 @@ pub(crate) struct BackupInputs {
     pub(crate) is_pushed: bool,
 }
 
+/// Where the files of a server are read.
+#[derive(Debug, Clone)]
+pub(crate) enum Source {
+    /// Its data directory, on this machine.
+    Local(PathBuf),
+    /// Over its replication protocol.
+    Replication(ConnectOptions),
+}
+
+/// What a copy leaves, when the backup is ended on the server.
+struct Copied {
+    pipeline: Pipeline,
+    checker: Arc<checksum::Checker>,
+    stopped: end::Stopped,
+    control: ControlFile,
+    owner: (Option<String>, Option<String>),
+    tablespaces: Vec<Tablespace>,
+    configuration: ConfigurationPaths,
+    took: Duration,
+}
+
 /// Facts that go into the manifest and do not come from the pipeline.
 struct Facts {
     backup: BackupId,
@@ -87,6 +124,7 @@ struct Facts {
     owner: (Option<String>, Option<String>),
     tablespaces: Vec<Tablespace>,
     configuration: ConfigurationPaths,
+    known_good: Vec<KnownGood>,
 }
 
 /// Takes a base backup of the server beside us.
@@ -106,7 +144,7 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     let begun_us = (inputs.now_us)();
     let BackupInputs {
         sql,
-        data_directory,
+        source,
         lineage,
         repository,
         ..
@@ -114,76 +152,56 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     let writer = Arc::new(Writer::new(Arc::clone(repository), Arc::clone(&inputs.signing), 0));
 
     // Is this the cluster that the repository knows, and can it be backed up?
-    let (control, _) = begin::read_control(data_directory).await?;
     begin::prepare_session(sql, ServerVersion(inputs.server_version)).await?;
-    let server = begin::identify(sql, data_directory, &control, lineage).await?;
+    let server = begin::identify(sql, lineage).await?;
     let settings = begin::settings(sql).await?;
-    let owner = owner::of(data_directory)?;
 
     // What is there to compare with; announce ourselves before the first pack.
     let earlier = parent::load(repository).await?;
-    let parent = earlier.parent.as_ref().map(|parent| parent.manifest().backup);
+    let parent = earlier
+        .parent
+        .as_ref()
+        .and_then(|parent| Some(parent.manifest()?.backup));
     let backup = announce(&writer, begun_us, &inputs.host_name).await?;
     tracing::info!(%backup, parent = parent.map(tracing::field::display), "backup begins");
 
-    // From here on the server keeps full-page images of what changes.
-    let start_lsn = begin::start(
-        sql,
-        server.version,
-        &format!("seawall {backup}"),
-        inputs.fast_checkpoint,
-    )
-    .await?;
-    let checker = Arc::new(checksum::Checker::new(start_lsn, control.data_checksums()));
-    let mut listing = copy::list(data_directory.clone(), &control, server.version.major()).await?;
-    let copying = Instant::now();
-    let mut pipeline = copy::start(copying_of(&inputs, &writer), earlier, Arc::clone(&checker))?;
-    copy::files(&mut pipeline, &mut listing).await?;
-    let copying = copying.elapsed();
-    let configuration = configuration::capture(sql, data_directory).await?;
-    for (job, bytes) in configuration.files {
-        pipeline.add_content(job, bytes).await?;
-    }
-    let copied_control = copy::control_file(&mut pipeline, &listing, data_directory).await?;
-    end::judge_role(sql, server.is_standby).await?;
-    let stopped = end::stop(sql, server.version).await?;
-    end::judge(&stopped, start_lsn, server.is_standby, &copied_control, data_directory).await?;
+    let copying = copying_of(&inputs, &writer, backup);
+    let copied = match source {
+        Source::Local(directory) => Box::pin(local::copy(&inputs, copying, directory, server, earlier)).await?,
+        Source::Replication(connect) => Box::pin(remote::copy(&inputs, copying, connect, server, earlier)).await?,
+    };
+    let known_good = last_known_good::ask(sql, &inputs.last_known_good, || (inputs.now_us)()).await?;
 
     // Packs, index, WAL, manifest: in this order.
-    let mut outcome = pipeline.finish().await?;
+    let stopped = &copied.stopped;
+    let mut outcome = copied.pipeline.finish().await?;
     outcome.totals.new_stored_bytes += commit::put_index(&writer, backup, &outcome.index, (inputs.now_us)()).await?;
     let range = (stopped.label.start_lsn, stopped.end_lsn);
-    end::wait_for_wal(
-        repository,
-        lineage.id,
-        stopped.label.start_timeline,
-        range,
-        inputs.wal_wait,
-    )
-    .await?;
-    if inputs.is_pushed && !server.is_standby {
+    let timeline = stopped.label.start_timeline;
+    end::wait_for_wal(repository, lineage.id, timeline, range, inputs.wal_wait).await?;
+    if let (true, false, Source::Local(directory)) = (inputs.is_pushed, server.is_standby, source) {
         // Whatever is archived under the last segment's name must be this server's: no stream ties the two. `pg_backup_stop` ended it.
-        let pg_wal = data_directory.join("pg_wal");
-        archive_push::compare_segment(repository, lineage, stopped.label.start_timeline, range.1, &pg_wal).await?;
+        let pg_wal = directory.join("pg_wal");
+        archive_push::compare_segment(repository, lineage, timeline, range.1, &pg_wal).await?;
     }
-    outcome.corrupt_pages.extend(checker.impossible_pages(stopped.end_lsn));
-    let tablespaces = listing.tablespaces;
-    let configuration = configuration.paths;
+    let impossible = copied.checker.impossible_pages(stopped.end_lsn);
+    outcome.corrupt_pages.extend(impossible);
     let facts = Facts {
         backup,
         parent,
         begun_us,
         server,
         settings,
-        control,
-        owner,
-        tablespaces,
-        configuration,
+        control: copied.control,
+        owner: copied.owner,
+        tablespaces: copied.tablespaces,
+        configuration: copied.configuration,
+        known_good,
     };
-    let manifest = manifest(&inputs, facts, outcome, &stopped);
+    let manifest = manifest(&inputs, facts, outcome, stopped);
     commit::put_manifest(&writer, &manifest).await?;
     say(&manifest);
-    Ok(BackupReport::new(&manifest, begun.elapsed(), copying))
+    Ok(BackupReport::new(&manifest, begun.elapsed(), copied.took))
 }
 
 /// Draws the id and writes the intent.
@@ -199,13 +217,16 @@ async fn announce(writer: &Writer, begun_us: i64, host: &str) -> Result<BackupId
     Ok(backup)
 }
 
-fn copying_of(inputs: &BackupInputs, writer: &Arc<Writer>) -> copy::Copying {
+fn copying_of(inputs: &BackupInputs, writer: &Arc<Writer>, backup: BackupId) -> copy::Copying {
     copy::Copying {
+        backup,
         writer: Arc::clone(writer),
         recipients: inputs.recipients.clone(),
         lineage: inputs.lineage.id,
         jobs: inputs.jobs,
         uploads_in_flight: inputs.uploads_in_flight,
+        milestones_every: inputs.milestones_every,
+        pace: Arc::clone(&inputs.pace),
         progress: Arc::clone(&inputs.progress),
         now_us: Arc::clone(&inputs.now_us),
     }
@@ -236,11 +257,15 @@ fn manifest(inputs: &BackupInputs, facts: Facts, outcome: Outcome, stopped: &end
         parent: facts.parent,
         owner_user: facts.owner.0,
         owner_group: facts.owner.1,
-        source: "local".into(),
+        source: match inputs.source {
+            Source::Local(_) => "local".into(),
+            Source::Replication(_) => "replication".into(),
+        },
         from_standby: facts.server.is_standby,
         configuration: facts.configuration,
         vanished: outcome.vanished,
         label: inputs.label.clone(),
+        known_good: facts.known_good,
     }
 }
 

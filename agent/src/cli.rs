@@ -96,9 +96,9 @@ pub struct DropSlotsOptions {
 
 #[derive(Debug, Args)]
 pub struct BackupOptions {
-    /// Where the data is read: this host's data directory
-    #[arg(long, value_enum, default_value = "local")]
-    pub source: Source,
+    /// Where the data is read; by default as backup.source in the config says
+    #[arg(long, value_enum)]
+    pub source: Option<Source>,
     /// A label, kept with the backup
     #[arg(long)]
     pub label: Option<String>,
@@ -109,8 +109,10 @@ pub struct BackupOptions {
 
 #[derive(Debug, Clone, Copy, clap::ValueEnum)]
 pub enum Source {
-    /// Files of this host
+    /// The data directory on this host: full speed
     Local,
+    /// The server's replication protocol, for when only its port can be reached
+    Replication,
 }
 
 /// Prints completions for a shell.

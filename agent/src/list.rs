@@ -2,7 +2,7 @@
 
 use serde_json::json;
 use store::catalog::Coverage;
-use store::manifest::Manifest;
+use store::manifest::{KnownGood, Manifest};
 use store::records::LedgerEntry;
 
 use crate::open::{Context, command_policy};
@@ -86,6 +86,7 @@ fn print_json(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntr
                 "server_version": backup.server_version,
                 "parent": backup.parent.map(|parent| parent.to_string()),
                 "label": backup.label,
+                "last_known_good": backup.known_good.iter().map(known_good).collect::<Vec<_>>(),
             })
         })
         .collect();
@@ -107,6 +108,10 @@ fn print_json(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntr
         .map(|entry| json!({ "time": output::time_us(entry.time_us), "host": entry.host, "event": entry.event, "detail": entry.detail }))
         .collect();
     output::print_json(&json!({ "backups": backups_json, "windows": windows, "holes": holes, "events": events }))
+}
+
+fn known_good(known: &KnownGood) -> serde_json::Value {
+    json!({ "query": known.query, "rows": known.rows, "error": known.error, "asked": output::time_us(known.asked_us) })
 }
 
 fn print_tables(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntry]) -> anyhow::Result<()> {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use store::id::LineageId;
 
 use crate::archiver::{self, Archiver};
+use crate::backup::RunningBackup;
 use crate::open::{Context, command_policy};
 use crate::{output, sql};
 
@@ -111,6 +112,7 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         .as_ref()
         .is_some_and(|state| output::now_us() - state.written_us < STALE_US);
     let has_run = state.is_some();
+    let backup = RunningBackup::read(context);
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;
     let newest = match repository.backup_ids().await?.last() {
@@ -180,6 +182,14 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
             })
             .into();
         value["archive_command"] = archiver.as_ref().map(Archiver::json).into();
+        value["running_backup"] = match &backup {
+            Some(running) => {
+                let mut value = serde_json::to_value(running)?;
+                value["left_s"] = running.left_s().into();
+                value
+            }
+            None => serde_json::Value::Null,
+        };
         value["warnings"] = warnings.into();
         return output::print_json(&value);
     }
@@ -224,6 +234,9 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         format!("{} ({})", manifest.backup, output::time_us(manifest.finished_us))
     });
     table.add_row(["newest backup", &last]);
+    if let Some(running) = backup {
+        table.add_row(["backup now", &running.to_string()]);
+    }
     println!("{table}");
     for warning in warnings {
         println!("WARNING: {warning}");

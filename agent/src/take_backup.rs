@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use config::Checkpoint;
+use config::{BackupSource, Checkpoint};
 use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
@@ -15,9 +15,9 @@ use store::repository::Repository;
 use wal::lineage::{Overlap, Resume, compare_overlap, plan_resume};
 
 use crate::archiver::{self, Archiver};
-use crate::backup::{self, BackupInputs, BackupReport, Progress};
-use crate::cli::BackupOptions;
-use crate::exit::Failure;
+use crate::backup::{self, Announcement, BackupInputs, BackupReport, Brake, Pace, PaceLimits, Progress};
+use crate::cli::{BackupOptions, Source};
+use crate::exit::{self, Failure};
 use crate::open::{Context, backup_policy, current_lineage, host_name, lineage_of};
 use crate::{output, preflight, sql, status};
 
@@ -31,7 +31,11 @@ const AGENT_WAIT: Duration = Duration::from_secs(10);
 pub async fn run(context: &Context, options: &BackupOptions) -> anyhow::Result<()> {
     let progress = Arc::new(Progress::default());
     let bar = backup::show_progress(&progress, options.json);
-    let report = take(context, None, options.label.clone(), progress).await;
+    let source = options.source.map(|source| match source {
+        Source::Local => BackupSource::Local,
+        Source::Replication => BackupSource::Replication,
+    });
+    let report = take(context, None, options.label.clone(), source, progress).await;
     bar.finish();
     print(&report?, options.json)
 }
@@ -41,6 +45,7 @@ pub async fn take(
     context: &Context,
     lineage: Option<LineageId>,
     label: Option<String>,
+    source: Option<BackupSource>,
     progress: Arc<Progress>,
 ) -> anyhow::Result<BackupReport> {
     let keys = context.host_keys()?;
@@ -49,7 +54,8 @@ pub async fn take(
         Some(id) => lineage_of(&repository, id).await?,
         None => current_lineage(context, &repository).await?,
     };
-    let (client, connect) = sql::choose(&context.connect_options()?).await?;
+    let connect_options = context.connect_options()?;
+    let (client, connect) = sql::choose(&connect_options).await?;
     let archiver = archiver::pushing(&client).await?;
     match archiver {
         None => drop(preflight::refuse_errors(&client, &connect).await?),
@@ -57,27 +63,59 @@ pub async fn take(
     }
     same_history(&connect, &repository, &lineage, &client, archiver.is_some()).await?;
     let arrival = wal_arrives(context, &client, archiver.as_ref()).await?;
-    let data_directory = match &context.cluster.postgres.data_directory {
-        Some(directory) => directory.clone(),
-        None => preflight::show(&client, "data_directory").await?.into(),
+    let policy = &context.cluster.backup;
+    let source = match source.unwrap_or(policy.source) {
+        BackupSource::Replication if arrival == Arrival::Pushed => {
+            return Err(Failure::refused(
+                "a backup over the replication protocol needs WAL that is streamed: nothing would tie what archive_command pushed to it",
+                "Start `wal-agent run`, or take the backup on the server's host with --source local.",
+            )
+            .into());
+        }
+        BackupSource::Replication => backup::Source::Replication(connect.clone()),
+        BackupSource::Local => backup::Source::Local(match &context.cluster.postgres.data_directory {
+            Some(directory) => directory.clone(),
+            None => preflight::show(&client, "data_directory").await?.into(),
+        }),
     };
     let server_version = preflight::show(&client, "server_version_num")
         .await?
         .parse()
         .context("the server's version makes no sense")?;
+    let pace = Arc::new(Pace::new(PaceLimits {
+        bytes_per_second: policy.rate_max.map(config::ByteSize::bytes),
+        nice: policy.nice,
+    }));
+    let _brake = match policy.brake {
+        config::Brake::Off => Brake::off(),
+        config::Brake::Gentle => Brake::gentle(&pace),
+        config::Brake::Auto => match sql::choose(&connect).await {
+            Ok((client, _)) => Brake::auto(client, Arc::clone(&pace)).await,
+            Err(failure) => {
+                let error = exit::describe(&failure);
+                tracing::warn!(%error, "no session for the brake; the backup goes on without it");
+                Brake::off()
+            }
+        },
+    };
+    let _announcement = Announcement::begin(context, Arc::clone(&progress), Arc::clone(&pace));
     let inputs = BackupInputs {
         repository,
         signing: Arc::new(keys.signing),
         recipients: keys.recipients,
         sql: client,
-        data_directory,
+        source,
+        compressed_stream: policy.stream_compression,
         lineage,
         server_version,
-        jobs: context.cluster.backup.jobs.unwrap_or_else(cores),
-        uploads_in_flight: context.cluster.backup.uploads_in_flight,
-        fast_checkpoint: context.cluster.backup.checkpoint == Checkpoint::Fast,
+        jobs: policy.jobs.unwrap_or_else(cores),
+        uploads_in_flight: policy.uploads_in_flight,
+        milestones_every: policy.progress_interval,
+        pace,
+        last_known_good: policy.last_known_good.clone(),
+        fast_checkpoint: policy.checkpoint == Checkpoint::Fast,
         label,
-        duration_max: context.cluster.backup.duration_max,
+        duration_max: policy.duration_max,
         progress,
         host_name: host_name(),
         now_us: Arc::new(output::now_us),

@@ -16,7 +16,7 @@ use store::id::{BackupId, LineageId};
 use store::keys::SigningKey;
 use store::manifest::{ConfigurationPaths, CorruptPage, Manifest};
 use store::pipeline::{
-    FileJob, Outcome, PackFilter, PageCheck, Parent, Pipeline, PipelineInputs, Progress, Reread, commit,
+    FileJob, Listed, Outcome, PackFilter, PageCheck, Parent, Pipeline, PipelineInputs, Progress, Reread, commit,
 };
 use store::repository::{Created, NewRepository, Repository, Writer, create};
 use store::session::{Place, Purpose, Session};
@@ -251,10 +251,12 @@ async fn timed_backup(
         Purpose::Backup,
     )?;
     let parent = match parent {
-        Some(id) => Some(Parent::load(repository, repository.manifest(id).await?).await?),
+        Some(id) => Some(Parent::load(repository, Some(repository.manifest(id).await?), None).await?),
         None => None,
     };
     let inputs = PipelineInputs {
+        pace: Arc::default(),
+        backup: BackupId::from_parts(2, [1; 10]),
         writer: writer(setting)?,
         session,
         lineage: setting.lineage,
@@ -264,6 +266,7 @@ async fn timed_backup(
         check: Arc::new(Check),
         jobs: setting.jobs,
         uploads_in_flight: UPLOADS_IN_FLIGHT,
+        milestones_every: std::time::Duration::from_secs(120),
         progress: Arc::new(Progress::default()),
         now_us: Arc::new(|| NOW_US),
     };
@@ -274,7 +277,11 @@ async fn timed_backup(
         once(|| {
             outcome = Some(runtime.block_on(async {
                 let mut pipeline = Pipeline::start(inputs)?;
-                pipeline.copy(files).await?;
+                drop(
+                    pipeline
+                        .copy(files.into_iter().map(|job| Ok(Listed::File(job))))
+                        .await?,
+                );
                 pipeline.finish().await
             }));
         })
@@ -317,6 +324,7 @@ async fn commit_backup(setting: &Setting, outcome: &Outcome) -> Result<BackupId,
         configuration: ConfigurationPaths::default(),
         vanished: Vec::new(),
         label: None,
+        known_good: Vec::new(),
     };
     commit::put_manifest(&*writer(setting)?, &manifest).await?;
     Ok(backup)

@@ -6,8 +6,8 @@ use pg::conninfo::{ConninfoError, parse_servers};
 
 use crate::Passwords;
 use crate::checked::{
-    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Retained,
-    Status, Wal,
+    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
+    Postgres, Restore, Retained, Status, Wal,
 };
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
@@ -192,6 +192,22 @@ fn backup(reader: &mut Reader<'_>) -> Backup {
     Backup {
         jobs: reader.count("jobs"),
         uploads_in_flight: reader.count("uploads_in_flight").unwrap_or_default(),
+        rate_max: reader.is_set("rate_max").then(|| reader.size("rate_max")),
+        source: match reader.text("source").as_deref() {
+            Some("replication") => BackupSource::Replication,
+            _ => BackupSource::Local,
+        },
+        stream_compression: reader.text("stream_compression").as_deref() == Some("zstd"),
+        nice: reader
+            .count("nice")
+            .and_then(|nice| i32::try_from(nice).ok())
+            .unwrap_or_default(),
+        brake: match reader.text("brake").as_deref() {
+            Some("off") => Brake::Off,
+            Some("gentle") => Brake::Gentle,
+            _ => Brake::Auto,
+        },
+        progress_interval: reader.duration("progress_interval"),
         duration_max: reader.duration("duration_max"),
         checkpoint: match reader.text("checkpoint").as_deref() {
             Some("spread") => Checkpoint::Spread,

@@ -160,16 +160,48 @@ pub enum OnUnknownHistory {
 pub struct Backup {
     /// `jobs`; the program decides by the number of cores when not set.
     pub jobs: Option<usize>,
-    /// `uploads_in_flight`; 4 fill a usual uplink and hold few buffers.
+    /// `uploads_in_flight`; 3 fill a usual uplink and hold few buffers (20 MiB each).
     pub uploads_in_flight: usize,
+    /// `rate_max`: bytes a second that are read; no limit when not set.
+    pub rate_max: Option<ByteSize>,
+    /// `source`; local: reading beside the server is several times as fast as having it sent.
+    pub source: BackupSource,
+    /// `stream_compression`; none: it costs the server's CPU and pays where the network is slow.
+    pub stream_compression: bool,
+    /// `nice`; 10: whoever serves users comes first.
+    pub nice: i32,
+    /// `brake`; auto: costs nothing while the database does not suffer.
+    pub brake: Brake,
+    /// `progress_interval`; 2 min: that much work is lost at most when a backup is cut short, for two requests each time.
+    pub progress_interval: Duration,
     /// `duration_max`; 24 h: one that is slower collides with the next daily one, and holds WAL.
     pub duration_max: Duration,
     /// `checkpoint`; fast, as a spread one lets each backup wait for minutes and looks like a hang.
     pub checkpoint: Checkpoint,
     /// `after_loss`; automatic: after a hole or a new lineage nothing is protected until there is a backup.
     pub after_loss: bool,
-    /// `last_known_good`: SQL whose answers a proof compares. Reserved.
+    /// `last_known_good`: SQL whose answers are recorded with each backup.
     pub last_known_good: Vec<String>,
+}
+
+/// Where the files of a backup are read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BackupSource {
+    /// The data directory on this host.
+    Local,
+    /// The server's replication protocol.
+    Replication,
+}
+
+/// Whether a backup holds back for the database's sake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Brake {
+    /// Never.
+    Off,
+    /// Half of the time, always.
+    Gentle,
+    /// As far as the server's answers have become slower.
+    Auto,
 }
 
 /// How the server makes the checkpoint that begins a backup.

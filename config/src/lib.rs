@@ -35,8 +35,8 @@ use std::path::{Path, PathBuf};
 pub mod open;
 
 pub use checked::{
-    Backup, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory, Postgres, Restore, Retained,
-    Status, Wal,
+    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
+    Postgres, Restore, Retained, Status, Wal,
 };
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};

@@ -5,7 +5,11 @@ use std::ffi::OsStr;
 use std::path::Path;
 use std::sync::Arc;
 
+use pg::backup_manifest::{self, ManifestFacts, ManifestFile};
 use pg::control::ControlFile;
+use pg::identity::ServerVersion;
+use pg::lsn::Lsn;
+use store::file_table::{EntryClass, EntryType, FileEntry};
 use store::manifest::Manifest;
 use store::repository::Repository;
 
@@ -15,8 +19,9 @@ use crate::paths::{OURS, Place, captured, place};
 use crate::place::INCOMPLETE;
 use crate::settings;
 use crate::state::{STATE, State};
+use crate::time;
 use crate::tree::Tree;
-use crate::work::Work;
+use crate::work::{Work, is_written_anew};
 
 /// What a restore ends with.
 #[derive(Debug)]
@@ -27,6 +32,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) work: &'a Work,
     /// The backup.
     pub(crate) manifest: &'a Manifest,
+    /// Its files.
+    pub(crate) table: &'a [FileEntry],
     /// The data directory.
     pub(crate) pgdata: &'a Path,
     /// Recovery settings.
@@ -37,6 +44,8 @@ pub(crate) struct Finish<'a> {
     pub(crate) standby: bool,
     /// Mode of small files.
     pub(crate) file_mode: u32,
+    /// Files that were written beside those of the backup, or in their place; empty at first.
+    pub(crate) written: Vec<ManifestFile>,
 }
 
 /// The verified bytes of pg_control.
@@ -63,27 +72,54 @@ impl Finish<'_> {
         self.hot_standby_settings(control);
         self.tree.sync()?;
         let warnings = self.place_configuration()?;
-        let write = |path: &str, bytes: &[u8]| self.tree.write_file(&Place::ours(path), bytes, self.file_mode);
-        write("backup_label", &self.manifest.backup_label)?;
-        let old = self
-            .tree
-            .read_file(&Place::ours("postgresql.auto.conf"))?
-            .unwrap_or_default();
-        write("postgresql.auto.conf", &settings::rewrite_auto_conf(&old, &self.block))?;
-        write(&format!("{OURS}/{STATE}"), &self.state.to_json()?)?;
-        write(
-            if self.standby {
-                "standby.signal"
-            } else {
-                "recovery.signal"
-            },
-            b"",
-        )?;
+        self.write("backup_label", &self.manifest.backup_label)?;
+        let auto_conf = Place::ours("postgresql.auto.conf");
+        let old = self.tree.read_file(&auto_conf)?.unwrap_or_default();
+        self.write("postgresql.auto.conf", &settings::rewrite_auto_conf(&old, &self.block))?;
+        self.write(&format!("{OURS}/{STATE}"), &self.state.to_json()?)?;
+        let signal = if self.standby {
+            "standby.signal"
+        } else {
+            "recovery.signal"
+        };
+        self.write(signal, b"")?;
+        let manifest = self.backup_manifest();
+        self.write("backup_manifest", &manifest)?;
         self.own_modes()?;
         self.tree.sync()?;
-        write("global/pg_control", control)?;
+        self.write("global/pg_control", control)?;
         self.tree.remove_file(&Place::ours(&format!("{OURS}/{INCOMPLETE}")))?;
         Ok(warnings)
+    }
+
+    fn write(&mut self, path: &str, bytes: &[u8]) -> Result<()> {
+        self.write_at(&Place::ours(path), bytes)
+    }
+
+    fn write_at(&mut self, place: &Place, bytes: &[u8]) -> Result<()> {
+        self.tree.write_file(place, bytes, self.file_mode)?;
+        self.written.push(ManifestFile::of(place.path(), bytes));
+        Ok(())
+    }
+
+    /// What `pg_verifybackup` goes by: the files of the backup, and those that this restore has written.
+    fn backup_manifest(&self) -> Vec<u8> {
+        let is_ours = |path: &[u8]| self.written.iter().any(|file| *file.path == *path);
+        let from_backup = |entry: &&FileEntry| entry.entry_type == EntryType::File && !is_written_anew(&entry.path);
+        let mut files: Vec<ManifestFile> = self.table.iter().filter(from_backup).map(of_entry).collect();
+        files.retain(|file| !is_ours(&file.path));
+        files.extend(self.written.iter().cloned());
+        let facts = ManifestFacts {
+            major: ServerVersion(self.manifest.server_version).major(),
+            system_identifier: self.manifest.system_identifier,
+            modified: &time::show_gmt(self.manifest.finished_us),
+            wal: (
+                self.manifest.timeline,
+                Lsn::new(self.manifest.start_lsn),
+                Lsn::new(self.manifest.end_lsn),
+            ),
+        };
+        backup_manifest::encode(&facts, &files)
     }
 
     /// At least what pg_control says: a hot standby stops where it has less than the primary had.
@@ -122,9 +158,9 @@ impl Finish<'_> {
     }
 
     /// Configuration files that lay outside the data directory go inside, where there are none.
-    fn place_configuration(&self) -> Result<Vec<String>> {
+    fn place_configuration(&mut self) -> Result<Vec<String>> {
         let mut warnings = Vec::new();
-        let paths = &self.manifest.configuration;
+        let paths = self.manifest.configuration.clone();
         let minimal = [
             (
                 "postgresql.conf",
@@ -154,14 +190,13 @@ impl Finish<'_> {
             match found {
                 Some(bytes) if name == "postgresql.conf" => {
                     let new = settings::rewrite_conf(&bytes, |path| self.copy_of(path));
-                    self.tree.write_file(&Place::ours(name), &new, self.file_mode)?;
+                    self.write(name, &new)?;
                     self.place_includes(original.as_deref().unwrap_or_default(), &bytes)?;
                     warnings.push("postgresql.conf comes from outside the data directory: check its port and paths before this server runs beside the original".into());
                 }
-                Some(bytes) => self.tree.write_file(&Place::ours(name), &bytes, self.file_mode)?,
+                Some(bytes) => self.write(name, &bytes)?,
                 None => {
-                    self.tree
-                        .write_file(&Place::ours(name), otherwise.as_bytes(), self.file_mode)?;
+                    self.write(name, otherwise.as_bytes())?;
                     warnings.push(format!("the backup holds no {name}: a minimal one was written"));
                 }
             }
@@ -190,7 +225,7 @@ impl Finish<'_> {
     }
 
     /// Files beside the original postgresql.conf, and the directories that it includes.
-    fn place_includes(&self, config: &[u8], text: &[u8]) -> Result<()> {
+    fn place_includes(&mut self, config: &[u8], text: &[u8]) -> Result<()> {
         let directory = config.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
         let mut prefix = directory.to_vec();
         prefix.push(b'/');
@@ -199,7 +234,8 @@ impl Finish<'_> {
             &self.manifest.configuration.hba,
             &self.manifest.configuration.ident,
         ];
-        for (path, _) in &self.work.configuration {
+        let work = self.work;
+        for (path, _) in &work.configuration {
             let Some(below) = path.strip_prefix(prefix.as_slice()) else {
                 continue;
             };
@@ -211,11 +247,8 @@ impl Finish<'_> {
             }
             self.tree.make_ancestors(&to, 0o700)?;
             let bytes = self.tree.read_file(&captured(path)?)?.unwrap_or_default();
-            self.tree.write_file(
-                &to,
-                &settings::rewrite_conf(&bytes, |path| self.copy_of(path)),
-                self.file_mode,
-            )?;
+            let new = settings::rewrite_conf(&bytes, |path| self.copy_of(path));
+            self.write_at(&to, &new)?;
         }
         for line in text.split(|byte| *byte == b'\n') {
             if let Some(("include_dir", path)) = settings::include_of(line)
@@ -227,5 +260,17 @@ impl Finish<'_> {
             }
         }
         Ok(())
+    }
+}
+
+fn of_entry(entry: &FileEntry) -> ManifestFile {
+    let path = match entry.class {
+        EntryClass::Configuration => captured(&entry.path).map_or_else(|_| entry.path.to_vec(), |place| place.path()),
+        _ => entry.path.to_vec(),
+    };
+    ManifestFile {
+        path,
+        size: entry.size,
+        crc32c: entry.crc32c,
     }
 }

@@ -26,6 +26,16 @@ impl Place {
         }
     }
 
+    /// Path relative to the data directory.
+    pub(crate) fn path(&self) -> Vec<u8> {
+        let names: Vec<&[u8]> = self.names.iter().map(|name| name.as_bytes()).collect();
+        let below = names.join(&b'/');
+        match self.tablespace {
+            Some(oid) => [format!("pg_tblspc/{oid}/").into_bytes(), below].concat(),
+            None => below,
+        }
+    }
+
     /// For messages.
     pub(crate) fn show(&self) -> String {
         let names: Vec<_> = self

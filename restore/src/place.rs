@@ -187,12 +187,13 @@ pub(crate) fn clean(pgdata: &Path, marker: &Marker) -> Result<()> {
             }
         }
     }
-    for name in marker
-        .names
-        .iter()
-        .filter(|name| !name.contains('/') && *name != "." && *name != ".." && *name != OURS)
-    {
-        remove(&pgdata.join(name))?;
+    // What is there is compared with the names, and not the other way round: a name may be no text, or too long with an ending.
+    for entry in fs::read_dir(pgdata).map_err(RestoreError::io("read directory", pgdata))? {
+        let entry = entry.map_err(RestoreError::io("read directory", pgdata))?;
+        let name = entry.file_name();
+        if name != *OURS && marker.names.iter().any(|ours| *ours == name.to_string_lossy()) {
+            remove(&entry.path())?;
+        }
     }
     // Ours goes last: until then the marker can be found again.
     remove(&pgdata.join(OURS))?;

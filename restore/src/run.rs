@@ -169,6 +169,7 @@ fn mark(tree: &Tree, work: &Work, plan: &Plan) -> Result<()> {
     let mut names = work.top_names();
     let own = [
         "backup_label",
+        "backup_manifest",
         "postgresql.auto.conf",
         "recovery.signal",
         "standby.signal",
@@ -236,6 +237,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         tree,
         work,
         manifest,
+        table,
         pgdata: &plan.pgdata,
         block: block(manifest, &choice.stop, plan.timeline, &command, action.as_str(), listen),
         state: &state,
@@ -245,6 +247,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         } else {
             0o600
         },
+        written: Vec::new(),
     };
     let mut warnings = finish.run(&control)?;
     warnings.extend(work.left_out.iter().cloned());

@@ -33,5 +33,6 @@ pub(crate) fn manifest() -> Manifest {
         configuration: ConfigurationPaths::default(),
         vanished: Vec::new(),
         label: None,
+        known_good: Vec::new(),
     }
 }

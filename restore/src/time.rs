@@ -66,6 +66,12 @@ pub(crate) fn show(us: i64) -> String {
     }
 }
 
+/// As PostgreSQL's `backup_manifest` has it; full seconds.
+pub(crate) fn show_gmt(us: i64) -> String {
+    let timestamp = Timestamp::from_microsecond(us).unwrap_or(Timestamp::UNIX_EPOCH);
+    timestamp.strftime("%Y-%m-%d %H:%M:%S GMT").to_string()
+}
+
 /// RFC 3339, for JSON.
 pub(crate) fn rfc3339(us: i64) -> String {
     Timestamp::from_microsecond(us).map_or_else(|_| us.to_string(), |timestamp| timestamp.to_string())

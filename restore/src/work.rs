@@ -203,13 +203,14 @@ impl Work {
 }
 
 /// Files that a restore writes itself, or that belong to the life of another server.
-fn is_written_anew(path: &[u8]) -> bool {
+pub(crate) fn is_written_anew(path: &[u8]) -> bool {
     matches!(
         path,
         b"backup_label"
             | b"backup_label.old"
             | b"tablespace_map"
             | b"tablespace_map.old"
+            | b"backup_manifest"
             | b"recovery.signal"
             | b"standby.signal"
             | b"postmaster.pid"

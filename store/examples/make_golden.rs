@@ -18,7 +18,7 @@ use store::layout::WalRange;
 use store::manifest::{ConfigurationPaths, Manifest};
 use store::object::local::LocalStore;
 use store::pipeline::commit::{put_index, put_intent, put_manifest};
-use store::pipeline::{BelieveAll, FileJob, PackFilter, Parent, Pipeline, PipelineInputs, Progress};
+use store::pipeline::{BelieveAll, FileJob, Listed, PackFilter, Parent, Pipeline, PipelineInputs, Progress};
 use store::records::{Intent, Lineage};
 use store::repository::{NewObject, NewRepository, Repository, Writer, create};
 use store::session::{Place, Purpose, Session};
@@ -188,12 +188,14 @@ async fn write_backup(
     )
     .await?;
     let parent = match repository.backup_ids().await?.last() {
-        Some(id) => Some(Parent::load(repository, repository.manifest(*id).await?).await?),
+        Some(id) => Some(Parent::load(repository, Some(repository.manifest(*id).await?), None).await?),
         None => None,
     };
-    let parent_id = parent.as_ref().map(|parent| parent.manifest().backup);
+    let parent_id = parent.as_ref().and_then(|parent| Some(parent.manifest()?.backup));
     let index: ChunkIndex = repository.chunk_index().await?;
     let mut pipeline = Pipeline::start(PipelineInputs {
+        backup,
+        pace: Arc::default(),
         writer: Arc::clone(writer),
         session,
         lineage,
@@ -203,10 +205,10 @@ async fn write_backup(
         check: Arc::new(BelieveAll),
         jobs: 1,
         uploads_in_flight: 1,
+        milestones_every: std::time::Duration::from_secs(3600),
         progress: Arc::new(Progress::default()),
         now_us: Arc::new(|| NOW_US),
     })?;
-    pipeline.add_entries([FileEntry::bare(b"base".to_vec(), EntryType::Directory, 0o700)])?;
     let job = |path: &str, class| FileJob {
         path: path.as_bytes().to_vec(),
         on_disk: data.join(path),
@@ -217,13 +219,13 @@ async fn write_backup(
         is_judged: true,
         may_vanish: false,
     };
-    pipeline
-        .copy(vec![
-            job("PG_VERSION", EntryClass::Content),
-            job("base/5/16384", EntryClass::Relation),
-            job("content", EntryClass::Content),
-        ])
-        .await?;
+    let listed = [
+        Listed::File(job("PG_VERSION", EntryClass::Content)),
+        Listed::Entry(FileEntry::bare(b"base".to_vec(), EntryType::Directory, 0o700)),
+        Listed::File(job("base/5/16384", EntryClass::Relation)),
+        Listed::File(job("content", EntryClass::Content)),
+    ];
+    drop(pipeline.copy(listed.into_iter().map(Ok)).await?);
     let outcome = pipeline.finish().await?;
     put_index(writer, backup, &outcome.index, NOW_US).await?;
     put_manifest(writer, &manifest(backup, lineage, parent_id, &outcome)).await?;
@@ -266,5 +268,6 @@ fn manifest(
         configuration: ConfigurationPaths::default(),
         vanished: Vec::new(),
         label: None,
+        known_good: Vec::new(),
     }
 }

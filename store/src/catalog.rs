@@ -17,7 +17,7 @@ use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
 use crate::manifest::Manifest;
 use crate::object::{ObjectName, list_all};
-use crate::records::{LedgerEntry, Lineage, LostWal};
+use crate::records::{BackupProgress, LedgerEntry, Lineage, LostWal};
 use crate::repository::Repository;
 
 /// How often WAL that seems to be missing is looked for again, and how long after.
@@ -50,6 +50,33 @@ impl Repository {
         } else {
             Err(StoreError::damaged(&name, "speaks of another backup"))
         }
+    }
+
+    /// The furthest that a backup came which was begun after `after` and has no manifest; of several such backups the newest that can
+    /// be read.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn unfinished(&self, after: Option<BackupId>) -> Result<Option<BackupProgress>, StoreError> {
+        let prefix = self.layout().prefix("intents");
+        let listed = list_all(self.store().as_ref(), &prefix).await?;
+        let newest_first = listed.iter().rev().filter_map(|meta| {
+            let (backup, number) = meta.name.as_str().strip_prefix(&prefix)?.split_once('/')?;
+            u32::from_str_radix(number, 16).ok()?;
+            let backup: BackupId = backup.parse().ok()?;
+            (Some(backup) > after).then_some((backup, &meta.name))
+        });
+        for (backup, name) in newest_first {
+            match self.read_record::<BackupProgress>(name, Kind::Progress).await {
+                Ok(progress) if progress.backup == backup => return Ok(Some(progress)),
+                Ok(_) => tracing::warn!(%name, "the progress of a backup speaks of another one; it is passed over"),
+                Err(error) if error.damaged_object().is_some() => {
+                    tracing::warn!(%name, %error, "cannot read how far a backup came; it is passed over");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(None)
     }
 
     /// All manifests, oldest first. One that is damaged is an error: a backup is never left out in silence.

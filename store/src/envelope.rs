@@ -22,6 +22,8 @@ pub use header::{Header, Kind, Protection, RestorePoint, WalFacts};
 const MAGIC: &[u8; 8] = b"SEAWALL\x01";
 const CLEAR_BYTES: usize = 120;
 const SIGNATURE_BYTES: usize = 64;
+/// Room that is left before a body which should not be copied: enough for a head with two dozen recipients.
+pub(crate) const HEAD_ROOM_BYTES: usize = 4096;
 const SIGNATURE_DOMAIN: &[u8] = b"seawall/1 object\0";
 
 /// What the writer decides about the clear part.
@@ -60,6 +62,52 @@ pub fn finish(
     keys: &ClusterKeys,
     signing: &SigningKey,
 ) -> Result<Finished, StoreError> {
+    let (mut out, head_hash) = head(name, clear, header, body, keys, signing)?;
+    out.reserve_exact(body.len());
+    out.extend_from_slice(body);
+    Ok(Finished {
+        bytes: out.into(),
+        head_hash,
+    })
+}
+
+/// As [`finish`], for a large body that stands behind [`HEAD_ROOM_BYTES`] of room: it is not copied.
+///
+/// # Errors
+/// As [`finish`].
+pub fn finish_in_place(
+    name: &str,
+    clear: &Clear<'_>,
+    header: &Header,
+    mut room_and_body: Vec<u8>,
+    keys: &ClusterKeys,
+    signing: &SigningKey,
+) -> Result<Finished, StoreError> {
+    let body = room_and_body.get(HEAD_ROOM_BYTES..).unwrap_or_default();
+    let (head, head_hash) = head(name, clear, header, body, keys, signing)?;
+    let Some(begin) = HEAD_ROOM_BYTES.checked_sub(head.len()) else {
+        // More recipients than fit: then it is copied after all.
+        let bytes = [&head, body].concat().into();
+        return Ok(Finished { bytes, head_hash });
+    };
+    if let Some(room) = room_and_body.get_mut(begin..HEAD_ROOM_BYTES) {
+        room.copy_from_slice(&head);
+    }
+    Ok(Finished {
+        bytes: Bytes::from(room_and_body).slice(begin..),
+        head_hash,
+    })
+}
+
+/// Everything before the body, and its hash.
+fn head(
+    name: &str,
+    clear: &Clear<'_>,
+    header: &Header,
+    body: &[u8],
+    keys: &ClusterKeys,
+    signing: &SigningKey,
+) -> Result<(Vec<u8>, Digest), StoreError> {
     let plain_header = crate::session::to_cbor(header)?;
     let sealed_bytes = plain_header.len() + TAG_BYTES;
     if sealed_bytes > ENVELOPE_PART_BYTES_MAX || clear.session_block.len() > ENVELOPE_PART_BYTES_MAX {
@@ -68,8 +116,7 @@ pub fn finish(
             detail: format!("{sealed_bytes} bytes, session block {}", clear.session_block.len()),
         });
     }
-    let mut out =
-        Vec::with_capacity(CLEAR_BYTES + clear.session_block.len() + sealed_bytes + SIGNATURE_BYTES + body.len());
+    let mut out = Vec::with_capacity(CLEAR_BYTES + clear.session_block.len() + sealed_bytes + SIGNATURE_BYTES);
     out.extend_from_slice(MAGIC);
     out.push(clear.kind as u8);
     out.push(match clear.protection {
@@ -93,11 +140,7 @@ pub fn finish(
     let head_hash = Digest(blake3::hash(&out).into());
     let signature = signing.sign(&signed_message(name, &out));
     out.extend_from_slice(&signature);
-    out.extend_from_slice(body);
-    Ok(Finished {
-        bytes: out.into(),
-        head_hash,
-    })
+    Ok((out, head_hash))
 }
 
 fn length(bytes: usize) -> Result<u32, StoreError> {

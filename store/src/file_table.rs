@@ -75,6 +75,9 @@ pub struct FileEntry {
     /// Chunk list, in place of `content`.
     #[n(9)]
     pub content_list: Option<ChunkReference>,
+    /// CRC-32C of the file's bytes, for PostgreSQL's own `backup_manifest`; absent where an older writer did not note it.
+    #[n(10)]
+    pub crc32c: Option<u32>,
 }
 
 impl FileEntry {
@@ -92,6 +95,7 @@ impl FileEntry {
             content: Vec::new(),
             target: None,
             content_list: None,
+            crc32c: None,
         }
     }
 }
@@ -112,24 +116,13 @@ pub fn decode_piece(name: &str, bytes: &[u8]) -> Result<Vec<FileEntry>, StoreErr
     minicbor::decode(bytes).map_err(|error| StoreError::damaged(name, format!("file table: {error}")))
 }
 
-/// Where each piece of a table ends: after an entry whose path hashes to a boundary, so that one new file changes one piece and
-/// the others stay the same chunks; at the latest after the format's most entries.
+/// True when a piece of a table ends behind this entry, its `count`th: where the path hashes to a boundary, so that one new file
+/// changes one piece and the others stay the same chunks; at the latest after the format's most entries.
 #[must_use]
-pub fn piece_ends(entries: &[FileEntry]) -> Vec<usize> {
+pub fn ends_piece(path: &[u8], count: usize) -> bool {
     let most = crate::limits::FILE_TABLE_PIECE_ENTRIES;
-    let mut ends = Vec::new();
-    let mut begin = 0;
-    for (at, entry) in entries.iter().enumerate() {
-        let boundary = blake3::hash(&entry.path)
-            .as_bytes()
-            .first()
-            .is_some_and(|byte| *byte == 0);
-        if at + 1 - begin >= most || (boundary && at + 1 - begin >= most / 8) || at + 1 == entries.len() {
-            ends.push(at + 1);
-            begin = at + 1;
-        }
-    }
-    ends
+    let is_boundary = || blake3::hash(path).as_bytes().first().is_some_and(|byte| *byte == 0);
+    count >= most || (count >= most / 8 && is_boundary())
 }
 
 /// Encodes a chunk list.

@@ -86,6 +86,14 @@ impl Layout {
         self.name(&format!("intents/{backup}/start"))
     }
 
+    /// How far a backup has come, for the `number`th time.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn progress(&self, backup: BackupId, number: u32) -> Result<ObjectName, StoreError> {
+        self.name(&format!("intents/{backup}/{number:08x}"))
+    }
+
     /// A pack.
     ///
     /// # Errors

@@ -104,6 +104,24 @@ pub struct ConfigurationPaths {
     pub ident: Option<ByteVec>,
 }
 
+/// A query and what the database answered when the backup was taken.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct KnownGood {
+    /// The query.
+    #[n(0)]
+    pub query: String,
+    /// Its rows, columns parted by `|`.
+    #[n(1)]
+    pub rows: Vec<String>,
+    /// The server's message, when it failed.
+    #[n(2)]
+    pub error: Option<String>,
+    /// When it was asked, microseconds since 1970.
+    #[n(3)]
+    pub asked_us: i64,
+}
+
 /// A backup.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
@@ -193,4 +211,8 @@ pub struct Manifest {
     /// Operator's label.
     #[n(27)]
     pub label: Option<String>,
+    /// What the database answered to the operator's queries.
+    #[n(28)]
+    #[cbor(default)]
+    pub known_good: Vec<KnownGood>,
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::codec::{Codec, decode};
-use crate::envelope::{Fields, Head, Kind};
+use crate::envelope::{Fields, HEAD_ROOM_BYTES, Head, Kind};
 use crate::error::StoreError;
 use crate::id::{Digest, LineageId, PackId};
 use crate::keys::ClusterKeys;
@@ -49,6 +49,7 @@ pub struct PackWriter {
     salt: [u8; 16],
     lineage: LineageId,
     key: ObjectKey,
+    /// Room for the envelope's head, then the body.
     body: Vec<u8>,
     check: Vec<u8>,
     entries: Vec<FooterEntry>,
@@ -65,14 +66,22 @@ pub struct PackBody {
     pub salt: [u8; 16],
     /// Lineage it was written in.
     pub lineage: LineageId,
-    /// Chunks, footer and trailer.
-    pub body: Vec<u8>,
+    /// Room for the envelope's head, then chunks, footer and trailer.
+    pub(crate) room_and_body: Vec<u8>,
     /// The footer.
     pub footer: Footer,
     /// Keyed digest of its chunk ids.
     pub digest: Digest,
     /// Bytes of its chunks before encoding.
     pub plain_bytes: u64,
+}
+
+impl PackBody {
+    /// Chunks, footer and trailer.
+    #[must_use]
+    pub fn body(&self) -> &[u8] {
+        self.room_and_body.get(HEAD_ROOM_BYTES..).unwrap_or_default()
+    }
 }
 
 impl PackWriter {
@@ -106,13 +115,15 @@ impl PackWriter {
         capacity_bytes: usize,
     ) -> Result<Self, StoreError> {
         let salt = crate::entropy::bytes()?;
+        let mut body = Vec::with_capacity(HEAD_ROOM_BYTES + capacity_bytes);
+        body.resize(HEAD_ROOM_BYTES, 0);
         Ok(PackWriter {
             id: PackId(crate::entropy::bytes()?),
             kind,
             salt,
             lineage,
             key: ObjectKey::derive(secret, &salt, info)?,
-            body: Vec::with_capacity(capacity_bytes),
+            body,
             check: Vec::new(),
             entries: Vec::new(),
         })
@@ -127,7 +138,7 @@ impl PackWriter {
     /// Body bytes so far.
     #[must_use]
     pub fn body_bytes(&self) -> usize {
-        self.body.len()
+        self.body.len() - HEAD_ROOM_BYTES
     }
 
     /// True before the first chunk.
@@ -153,7 +164,7 @@ impl PackWriter {
             detail: "too many chunks or bytes".into(),
         };
         let number = u32::try_from(self.entries.len()).map_err(|_| full())?;
-        if (self.body.len() + payload.len() + TAG_BYTES) as u64 > PACK_BYTES_MAX
+        if (self.body_bytes() + payload.len() + TAG_BYTES) as u64 > PACK_BYTES_MAX
             || self.entries.len() >= PACK_CHUNKS_MAX
         {
             return Err(full());
@@ -162,7 +173,7 @@ impl PackWriter {
         self.check.clear();
         self.check.extend_from_slice(&payload);
         self.key.seal(number, &associated, &mut payload)?;
-        let at = self.body.len();
+        let at = self.body_bytes();
         self.body.extend_from_slice(&payload);
         let opened = self.key.open(number, &associated, &mut payload);
         if opened.is_none_or(|opened| *opened != *self.check) {
@@ -170,7 +181,7 @@ impl PackWriter {
                 what: format!("chunk {id}"),
             });
         }
-        let stored_bytes = u32::try_from(self.body.len() - at).map_err(|_| full())?;
+        let stored_bytes = u32::try_from(self.body_bytes() - at).map_err(|_| full())?;
         let at = u32::try_from(at).map_err(|_| full())?;
         self.entries.push(FooterEntry {
             id,
@@ -210,7 +221,7 @@ impl PackWriter {
             kind: self.kind,
             salt: self.salt,
             lineage: self.lineage,
-            body,
+            room_and_body: body,
             plain_bytes: self.entries.iter().map(|entry| u64::from(entry.plain_bytes)).sum(),
             digest: keys.digest(self.kind as u8, &ids),
             footer: Footer { entries: self.entries },

@@ -9,21 +9,26 @@
 //!
 //! Memory: (`uploads_in_flight` + 1) packs of 16 MiB that are sent or signed, 2 that are filled, 5 MiB a worker for its buffers and
 //! what it has in the lane, and three batches of page maps (8 MiB of digests each, for 4 GiB of relation files). The file table
-//! stays in memory (some 200 bytes a file) until it is written.
+//! is written as the files are finished, the parent's is kept compressed.
 //!
 //! Law 4: a file that cannot be read fails the copy, unless it went away and may. Law 5: `Compressor` and `PackWriter` check what
 //! they produce. A crash leaves packs that nothing names; dropping a [`Pipeline`] stops its threads.
 
 mod account;
 mod assemble;
+mod bits;
 pub mod commit;
 mod content;
 mod copy;
 mod fetch;
 mod job;
+mod milestone;
+mod pace;
 mod packer;
 mod parent;
 mod progress;
+mod source;
+mod stream;
 mod table;
 #[cfg(test)]
 mod tests;
@@ -32,23 +37,28 @@ mod worker;
 
 use std::fmt::Debug;
 use std::sync::Arc;
+use std::time::Duration;
 
 use minicbor::bytes::ByteVec;
 use tokio::runtime::Handle;
 
-pub use job::{BelieveAll, FileJob, PackFilter, PageCheck, Reread};
+use job::Measured;
+pub use job::{BelieveAll, FileJob, Listed, PackFilter, PageCheck, Reread};
+pub use pace::{Pace, PaceLimits};
 pub use parent::Parent;
 pub use progress::{Progress, ProgressNow};
+pub use stream::Streamed;
 
-use crate::chunk::{ChunkReference, ContentReference};
+use crate::chunk::ChunkReference;
 use crate::error::StoreError;
 use crate::file_table::FileEntry;
-use crate::id::LineageId;
+use crate::id::{BackupId, LineageId};
 use crate::index::ChunkIndex;
 use crate::manifest::{CorruptPage, PackNeed, Totals};
 use crate::repository::Writer;
 use crate::session::Session;
 use copy::{Copy, Stop};
+use milestone::Milestones;
 use packer::Packer;
 use upload::Uploads;
 use worker::{Common, Worker};
@@ -58,6 +68,8 @@ pub type Clock = Arc<dyn Fn() -> i64 + Send + Sync>;
 
 /// What a pipeline needs to know.
 pub struct PipelineInputs {
+    /// The backup that is taken.
+    pub backup: BackupId,
     /// Signs and creates packs.
     pub writer: Arc<Writer>,
     /// Session that protects the data packs.
@@ -76,6 +88,10 @@ pub struct PipelineInputs {
     pub jobs: usize,
     /// Packs that are uploaded at the same time.
     pub uploads_in_flight: usize,
+    /// How often it is noted how far the backup has come.
+    pub milestones_every: Duration,
+    /// How fast it may be.
+    pub pace: Arc<Pace>,
     /// Counters for people.
     pub progress: Arc<Progress>,
     /// Time of writing, for headers.
@@ -121,8 +137,6 @@ impl Debug for Pipeline {
 pub struct Outcome {
     /// Pieces of the file table, for the manifest.
     pub file_table: Vec<ChunkReference>,
-    /// The entries in it.
-    pub entries: Vec<FileEntry>,
     /// Packs that the backup needs, with the stored bytes that it needs of each.
     pub packs: Vec<PackNeed>,
     /// Sizes; the caller adds the bytes of the index.
@@ -142,6 +156,7 @@ impl Pipeline {
     /// A compressor cannot be made.
     pub fn start(inputs: PipelineInputs) -> Result<Self, StoreError> {
         let PipelineInputs {
+            backup,
             writer,
             session,
             lineage,
@@ -151,6 +166,8 @@ impl Pipeline {
             check,
             jobs,
             uploads_in_flight,
+            milestones_every,
+            pace,
             progress,
             now_us,
         } = inputs;
@@ -159,6 +176,7 @@ impl Pipeline {
             check,
             filter,
             index,
+            pace,
             progress: Arc::clone(&progress),
         });
         let uploads = Uploads::new(
@@ -168,25 +186,13 @@ impl Pipeline {
             uploads_in_flight,
             Arc::clone(&progress),
         );
-        let mut packer = Packer::new(uploads, lineage, now_us, progress)?;
+        let milestones = Milestones::new(backup, milestones_every);
+        let mut packer = Packer::new(uploads, lineage, now_us, milestones, progress)?;
         if let Some(parent) = &parent {
-            for entry in parent.entries.values() {
-                for at in &entry.content {
-                    packer.accounts.parent_needs(ChunkReference {
-                        pack: at.pack,
-                        number: at.number,
-                    });
-                }
-                entry
-                    .content_list
-                    .iter()
-                    .for_each(|at| packer.accounts.parent_needs(*at));
+            packer.accounts.parent_needs_all(&parent.needs);
+            if parent.is_mixed() {
+                packer.accounts.distrust_parent();
             }
-            parent
-                .manifest
-                .file_table
-                .iter()
-                .for_each(|at| packer.accounts.parent_needs(*at));
             let usable = parent
                 .known_metadata
                 .iter()
@@ -208,14 +214,16 @@ impl Pipeline {
         })
     }
 
-    /// Copies files. May be called more than once; after an error the pipeline is of no more use.
+    /// Copies the files that a source lists, in the order of their paths, and gives the source back. What it expects to list was told
+    /// to [`Progress::expect`]. After an error the pipeline is of no more use.
     ///
     /// # Errors
-    /// A file cannot be read, a limit, the encoding check, or the store failed.
-    pub async fn copy(&mut self, jobs: Vec<FileJob>) -> Result<(), StoreError> {
-        self.common
-            .progress
-            .expect(jobs.len() as u64, jobs.iter().map(|job| job.size).sum());
+    /// One of the source's, a file cannot be read, a path that is not behind the one before, a limit, the encoding check, or the store
+    /// failed.
+    pub async fn copy<S>(&mut self, mut source: S) -> Result<S, StoreError>
+    where
+        S: Iterator<Item = Result<Listed, StoreError>> + Send + 'static,
+    {
         let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
         let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
         self.blocking(move |state| {
@@ -227,15 +235,39 @@ impl Pipeline {
                 common: &common,
                 stop: &stop,
                 runtime: &runtime,
-                jobs,
             };
-            state.next_number += copy.jobs.len() as u64;
-            copy.run(&mut state.packer)
+            state.next_number = copy.run(&mut source, &mut state.packer)?;
+            Ok(source)
         })
         .await
     }
 
-    /// Adds a file whose bytes the caller has read.
+    /// Copies files that are handed over, in any order, until the lane is closed. A lane that is closed within a file is an error, and so
+    /// is one whose files are not all that there are: whoever closes it early must not call [`Pipeline::finish`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::copy`].
+    pub async fn copy_stream(&mut self, mut stream: tokio::sync::mpsc::Receiver<Streamed>) -> Result<(), StoreError> {
+        let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
+        let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
+        self.blocking(move |state| {
+            let copy = Copy {
+                first_number: state.next_number,
+                threads,
+                repository: writer.repository(),
+                parent: parent.as_deref(),
+                common: &common,
+                stop: &stop,
+                runtime: &runtime,
+            };
+            state.packer.table.take_in_any_order();
+            state.next_number = copy.run_stream(&mut stream, &mut state.packer)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Adds a file whose bytes the caller has read. It stands behind those of [`Pipeline::copy`] in the table.
     ///
     /// # Errors
     /// As [`Pipeline::copy`].
@@ -243,27 +275,14 @@ impl Pipeline {
         self.common.progress.expect(1, bytes.len() as u64);
         self.common.progress.read(bytes.len() as u64);
         self.blocking(move |state| {
-            state.next_number += 1;
             let pieces = state.worker.content_of(&bytes)?;
-            state.packer.take_pieces(state.next_number, pieces)?;
-            let content: Vec<ContentReference> = state.packer.take_content(state.next_number);
-            state.packer.add_entry(FileEntry {
-                content,
-                ..job.entry(bytes.len() as u64)
-            });
+            state.packer.take_pieces(0, pieces)?;
+            let content = state.packer.take_content(0);
+            let entry = job.entry(Measured::default().and(&bytes));
+            state.packer.add_late(FileEntry { content, ..entry });
             Ok(())
         })
         .await
-    }
-
-    /// Adds directories and links.
-    ///
-    /// # Errors
-    /// The pipeline failed before.
-    pub fn add_entries(&mut self, entries: impl IntoIterator<Item = FileEntry>) -> Result<(), StoreError> {
-        let state = self.state.as_mut().ok_or(StoreError::Stage("copy"))?;
-        entries.into_iter().for_each(|entry| state.packer.add_entry(entry));
-        Ok(())
     }
 
     /// Writes the file table, waits until every pack is durable, and counts what is needed of which pack.
@@ -281,7 +300,7 @@ impl Pipeline {
             .await?;
         let mut packer = self.state.take().ok_or(StoreError::Stage("copy"))?.packer;
         packer.uploads.drain().await?;
-        let manifest = parent.as_deref().map(Parent::manifest);
+        let manifest = parent.as_deref().and_then(Parent::manifest);
         let packs = packer.accounts.settle(self.writer.repository(), manifest).await?;
         let mut totals = packer.totals;
         totals.needed_bytes = packs.iter().map(|need| need.live_bytes).sum();
@@ -291,7 +310,6 @@ impl Pipeline {
         packer.vanished.sort_unstable();
         Ok(Outcome {
             file_table,
-            entries: packer.entries,
             packs,
             totals,
             index: packer.index,

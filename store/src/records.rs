@@ -1,7 +1,9 @@
-//! Small control objects: lineages, leases, intents, holes, ledger entries (FORMAT 8.6, 9).
+//! Small control objects: lineages, leases, intents and progress, holes, ledger entries (FORMAT 8.6, 9).
 
 use minicbor::{Decode, Encode};
 
+use crate::chunk::ChunkReference;
+use crate::file_table::FileEntry;
 use crate::id::{BackupId, Digest, LineageId};
 
 /// One unbroken physical history of a cluster.
@@ -74,6 +76,21 @@ pub struct Intent {
     /// When, microseconds since 1970.
     #[n(2)]
     pub begun_us: i64,
+}
+
+/// How far a backup that is under way has come: what another one may go on from when it never ends.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct BackupProgress {
+    /// The backup.
+    #[n(0)]
+    pub backup: BackupId,
+    /// Pieces of its file table so far, in order. Everything that they lead to is durable.
+    #[n(1)]
+    pub file_table: Vec<ChunkReference>,
+    /// Entries behind them, in order.
+    #[n(2)]
+    pub entries: Vec<FileEntry>,
 }
 
 /// A range of WAL that is known to be lost.

@@ -1,9 +1,10 @@
 #!/bin/bash
 # Installs what the tests run against: PostgreSQL servers, an S3 server and build tools.
 #
-#   install.sh [MAJOR...]     default: all of 13 14 15 16 17 18
+#   install.sh [MAJOR|PEER...]     default: all of 13 14 15 16 17 18, no peer
 #
-# 15 comes from apt. The others are unpacked into $SEAWALL_TEST_CACHE and leave the system alone.
+# 15 comes from apt. The others are unpacked into $SEAWALL_TEST_CACHE and leave the system alone. So is a peer, a program of others
+# that a benchmark measures beside ours: pgbackrest.
 # Running it again is cheap: what carries a stamp is not touched. Concurrent runs wait for each other.
 # The result is $SEAWALL_TEST_CACHE/env: one NAME=PATH a line, read by the harness and the Makefile.
 set -euo pipefail
@@ -12,7 +13,15 @@ umask 022
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${SEAWALL_TEST_CACHE:-/var/tmp/seawall-test}
 KNOWN=(13 14 15 16 17 18)
-MAJORS=("$@")
+PEERS_KNOWN=(pgbackrest)
+MAJORS=()
+PEERS=()
+for wanted in "$@"; do
+  case $wanted in
+    [0-9]*) MAJORS+=("$wanted") ;;
+    *) PEERS+=("$wanted") ;;
+  esac
+done
 [ ${#MAJORS[@]} -gt 0 ] || MAJORS=("${KNOWN[@]}")
 
 say() { printf 'setup: %s\n' "$*"; }
@@ -32,15 +41,19 @@ retry() {
 . "$HERE/system.sh"
 . "$HERE/suite.sh"
 . "$HERE/servers.sh"
+. "$HERE/peers.sh"
 
 # With set -e a script can stop without a word. This one says where.
 trap 'say "failed at ${BASH_SOURCE[0]##*/}:$LINENO" >&2' ERR
 set -E
 
 main() {
-  local major
+  local major peer
   for major in "${MAJORS[@]}"; do
     [[ " ${KNOWN[*]} " == *" $major "* ]] || die "PostgreSQL $major is not known here. Known: ${KNOWN[*]}"
+  done
+  for peer in "${PEERS[@]}"; do
+    [[ " ${PEERS_KNOWN[*]} " == *" $peer "* ]] || die "peer $peer is not known here. Known: ${PEERS_KNOWN[*]}"
   done
 
   # Everything is locked, not only the cache: two runs of apt would also collide.
@@ -52,6 +65,7 @@ main() {
   system_packages
   for major in "${MAJORS[@]}"; do "postgres_$major"; done
   seaweedfs
+  for peer in "${PEERS[@]}"; do "peer_$peer"; done
   write_env
   try_programs
   say "ready: $CACHE/env"
@@ -59,13 +73,16 @@ main() {
 
 # The environment file names everything in the cache, also what earlier runs put there.
 write_env() {
-  local major bin
+  local major bin peer
   {
     for major in "${KNOWN[@]}"; do
       bin=$(postgres_bin "$major")
       [ ! -x "$bin/postgres" ] || printf 'SEAWALL_PG%s_BIN=%s\n' "$major" "$bin"
     done
     printf 'SEAWALL_WEED_BIN=%s\n' "$CACHE/weed/weed"
+    for peer in "${PEERS_KNOWN[@]}"; do
+      [ ! -e "$CACHE/$peer/.stamp" ] || printf 'SEAWALL_%s_BIN=%s\n' "${peer^^}" "$(peer_bin "$peer")"
+    done
   } >"$CACHE/env.new"
   mv "$CACHE/env.new" "$CACHE/env"
 }
@@ -75,7 +92,7 @@ try_programs() {
   local name path program version
   while IFS='=' read -r name path; do
     case $name in
-      SEAWALL_WEED_BIN) program=$path version=version ;;
+      SEAWALL_WEED_BIN | SEAWALL_PGBACKREST_BIN) program=$path version=version ;;
       *) program=$path/postgres version=--version ;;
     esac
     as_server_user "$program" "$version" \

@@ -13,6 +13,11 @@ const CASE_DEADLINE: Duration = Duration::from_secs(600);
 
 /// Runs one test. A failure prints the seed and the ends of all logs in the scratch directory.
 pub fn case(name: &str, body: impl AsyncFnOnce(Scratch) -> Result<()>) {
+    case_for(name, CASE_DEADLINE, body);
+}
+
+/// As [`case`], for one that may take another time.
+pub fn case_for(name: &str, deadline: Duration, body: impl AsyncFnOnce(Scratch) -> Result<()>) {
     let scratch = Scratch::create().unwrap();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -22,9 +27,9 @@ pub fn case(name: &str, body: impl AsyncFnOnce(Scratch) -> Result<()>) {
     let ended = catch_unwind(AssertUnwindSafe(|| {
         let body = Box::pin(body(scratch.clone()));
         runtime.block_on(async {
-            tokio::time::timeout(CASE_DEADLINE, body)
+            tokio::time::timeout(deadline, body)
                 .await
-                .with_context(|| format!("not over after {CASE_DEADLINE:.0?}"))?
+                .with_context(|| format!("not over after {deadline:.0?}"))?
         })
     }));
     if matches!(ended, Ok(Ok(()))) {

@@ -1,6 +1,6 @@
 //! Before the first byte is copied: is this the right cluster, is the session fit for hours, and where does the backup start.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use pg::control::{ClusterState, ControlError, ControlFile};
@@ -10,7 +10,7 @@ use store::records::Lineage;
 use tokio_postgres::Client;
 
 use super::error::BackupError;
-use super::sql::{RawText, column, parsed, row};
+use super::sql::{RawText, column, parsed, row, setting};
 
 /// pg_control is written in place, so a read may be torn (B16); it is 8 kB, so the next one is not.
 const CONTROL_READS: usize = 50;
@@ -70,49 +70,92 @@ pub(super) async fn prepare_session(sql: &Client, version: ServerVersion) -> Res
     row(sql, STEP, encoding, &[]).await.map(|_| ())
 }
 
-/// Refuses a data directory that is not the server's, and a server that is not the lineage's.
-pub(super) async fn identify(
-    sql: &Client,
-    data_directory: &Path,
-    control: &ControlFile,
-    lineage: &Lineage,
-) -> Result<Server, BackupError> {
-    const STEP: &str = "say which cluster it is";
-    let identity = |what, expected: u64, found: u64| match expected == found {
+fn same_identifier(what: &'static str, expected: u64, found: u64) -> Result<(), BackupError> {
+    match expected == found {
         true => Ok(()),
         false => Err(BackupError::Identity {
             what,
             expected: expected.to_string(),
             found: found.to_string(),
         }),
-    };
+    }
+}
+
+/// Refuses a server that is not the lineage's, or that cannot be backed up.
+pub(super) async fn identify(sql: &Client, lineage: &Lineage) -> Result<Server, BackupError> {
+    const STEP: &str = "say which cluster it is";
     let query = "SELECT system_identifier::pg_catalog.text, pg_catalog.current_setting('server_version_num'), \
                  pg_catalog.pg_is_in_recovery() FROM pg_catalog.pg_control_system()";
     let answer = row(sql, STEP, query, &[]).await?;
     let version = ServerVersion(parsed(&answer, 1, STEP)?);
     let is_standby = column(&answer, 2, STEP)?;
-    identity(
+    same_identifier(
         "the server is of another cluster than the repository's lineage",
         lineage.system_identifier,
         parsed(&answer, 0, STEP)?,
-    )?;
-    identity(
-        "the data directory is of another cluster than the server",
-        lineage.system_identifier,
-        control.system_identifier.0,
     )?;
     if !version.is_supported() {
         return Err(BackupError::Unsupported {
             reason: format!("version {version}"),
         });
     }
-    if control.block_size as usize != pg::page::PAGE_BYTES {
-        return Err(BackupError::Unsupported {
-            reason: format!("blocks of {} bytes", control.block_size),
-        });
-    }
-    is_same_instance(sql, data_directory, is_standby).await?;
     Ok(Server { version, is_standby })
+}
+
+/// Refuses a data directory that is not the server's.
+pub(super) async fn is_same_cluster(
+    sql: &Client,
+    data_directory: &Path,
+    control: &ControlFile,
+    lineage: &Lineage,
+    is_standby: bool,
+) -> Result<(), BackupError> {
+    same_identifier(
+        "the data directory is of another cluster than the server",
+        lineage.system_identifier,
+        control.system_identifier.0,
+    )?;
+    block_size(control.block_size)?;
+    is_same_instance(sql, data_directory, is_standby).await
+}
+
+fn block_size(bytes: u32) -> Result<(), BackupError> {
+    if bytes as usize == pg::page::PAGE_BYTES {
+        return Ok(());
+    }
+    Err(BackupError::Unsupported {
+        reason: format!("blocks of {bytes} bytes"),
+    })
+}
+
+/// What `pg_control` would say, asked of a server whose files we cannot read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Shape {
+    pub(super) relation_segment_blocks: u32,
+    pub(super) has_checksums: bool,
+    pub(super) data_directory: PathBuf,
+}
+
+/// Asks for it.
+pub(super) async fn shape(sql: &Client) -> Result<Shape, BackupError> {
+    const STEP: &str = "say how its files are laid out";
+    // Of these settings pg_settings shows numbers without a unit: bytes of a block, blocks of a segment.
+    let number = async |name: &str| {
+        let query = "SELECT setting FROM pg_catalog.pg_settings WHERE name = $1";
+        parsed::<u32>(&row(sql, STEP, query, &[&name]).await?, 0, STEP)
+    };
+    block_size(number("block_size").await?)?;
+    let has_checksums = setting(sql, "data_checksums")
+        .await?
+        .is_some_and(|text| text.0 == b"on");
+    Ok(Shape {
+        relation_segment_blocks: number("segment_size").await?,
+        has_checksums,
+        data_directory: setting(sql, "data_directory")
+            .await?
+            .map(RawText::path)
+            .unwrap_or_default(),
+    })
 }
 
 /// A primary and its standby on one machine have one system identifier. What the server reads from its pg_control must be what we

@@ -66,6 +66,50 @@ pub(super) async fn capture(sql: &Client, data_directory: &Path) -> Result<Confi
     })
 }
 
+/// Asks a server whose files we cannot read for the content of those outside its data directory, as far as the role may read them.
+/// Includes are not followed.
+pub(super) async fn ask(sql: &Client, data_directory: &Path) -> Result<Configuration, BackupError> {
+    const STEP: &str = "read its configuration files";
+    let mut out = Configuration::default();
+    for (name, slot) in [
+        ("config_file", &mut out.paths.config),
+        ("hba_file", &mut out.paths.hba),
+        ("ident_file", &mut out.paths.ident),
+    ] {
+        let Some(path) = setting(sql, name).await?.map(RawText::path) else {
+            continue;
+        };
+        if !path.is_absolute() || path.starts_with(data_directory) {
+            continue;
+        }
+        let query = "SELECT pg_catalog.pg_read_binary_file($1)";
+        let bytes = match sql.query_one(query, &[&path.to_string_lossy()]).await {
+            Ok(row) => row.try_get::<_, Vec<u8>>(0).map_err(BackupError::sql(STEP))?,
+            Err(error) if error.code().is_some() => {
+                tracing::warn!(path = %path.display(), %error, "a configuration file outside the data directory is not in the backup; grant pg_read_server_files, or back it up otherwise");
+                continue;
+            }
+            Err(error) => return Err(BackupError::sql(STEP)(error)),
+        };
+        *slot = Some(path.as_os_str().as_bytes().to_vec().into());
+        out.files.push((job_of(&path, 0o600, bytes.len()), bytes));
+    }
+    Ok(out)
+}
+
+fn job_of(path: &Path, mode: u32, bytes: usize) -> FileJob {
+    FileJob {
+        path: path.as_os_str().as_bytes().to_vec(),
+        on_disk: path.to_owned(),
+        mode,
+        size: bytes as u64,
+        class: EntryClass::Configuration,
+        first_block: 0,
+        is_judged: false,
+        may_vanish: false,
+    }
+}
+
 struct Capture {
     inside: PathBuf,
     seen: BTreeSet<PathBuf>,
@@ -93,16 +137,7 @@ impl Capture {
         let bytes = std::fs::read(path).map_err(|error| BackupError::io("read the configuration file", path, error))?;
         let includes = includes_of(path.parent().unwrap_or(path), &bytes);
         if is_outside {
-            let job = FileJob {
-                path: path.as_os_str().as_bytes().to_vec(),
-                on_disk: path.to_owned(),
-                mode: metadata.permissions().mode() & 0o7777,
-                size: bytes.len() as u64,
-                class: EntryClass::Configuration,
-                first_block: 0,
-                is_judged: false,
-                may_vanish: false,
-            };
+            let job = job_of(path, metadata.permissions().mode() & 0o7777, bytes.len());
             self.files.push((job, bytes));
         }
         for include in includes {

@@ -23,7 +23,8 @@ pub(crate) fn show_progress(progress: &Arc<Progress>, quiet: bool) -> Bar {
         };
     }
     let bar = ProgressBar::new(0);
-    let style = ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {msg}");
+    let style =
+        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}");
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let (counters, shown) = (Arc::clone(progress), bar.clone());
     let follow = tokio::spawn(async move {
@@ -32,9 +33,10 @@ pub(crate) fn show_progress(progress: &Arc<Progress>, quiet: bool) -> Bar {
             shown.set_length(now.bytes_total.max(now.bytes_read));
             shown.set_position(now.bytes_read);
             shown.set_message(format!(
-                "{}/{} files, {} MB stored",
+                "{}/{} files, {} % new, {} MB stored",
                 now.files_done,
                 now.files_total,
+                now.bytes_new * 100 / now.bytes_read.max(1),
                 now.bytes_stored / 1_000_000
             ));
             tokio::time::sleep(REDRAW).await;

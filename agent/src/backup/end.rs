@@ -1,6 +1,5 @@
 //! After the last byte: end the backup on the server, judge it, wait for its WAL, and make it exist.
 
-use std::path::Path;
 use std::time::{Duration, Instant};
 
 use pg::control::ControlFile;
@@ -12,7 +11,7 @@ use store::id::LineageId;
 use store::repository::Repository;
 use tokio_postgres::Client;
 
-use super::begin::{is_standby, read_control};
+use super::begin::is_standby;
 use super::error::BackupError;
 use super::sql::{RawText, column, parsed, row};
 
@@ -60,14 +59,8 @@ pub(super) async fn judge_role(sql: &Client, was_standby: bool) -> Result<(), Ba
     }
 }
 
-/// Refuses a label that does not fit what was copied.
-pub(super) async fn judge(
-    stopped: &Stopped,
-    start_lsn: Lsn,
-    was_standby: bool,
-    copied: &ControlFile,
-    data_directory: &Path,
-) -> Result<(), BackupError> {
+/// Refuses a label that does not fit what was begun.
+pub(super) fn judge_label(stopped: &Stopped, start_lsn: Lsn, was_standby: bool) -> Result<(), BackupError> {
     let label = &stopped.label;
     if label.start_lsn != start_lsn || stopped.end_lsn < start_lsn {
         let what = format!(
@@ -79,21 +72,24 @@ pub(super) async fn judge(
     if (label.backup_from == BackupFrom::Standby) != was_standby {
         return Err(BackupError::Promoted);
     }
-    let (now, _) = read_control(data_directory).await?;
-    for control in [copied, &now] {
-        let timeline = if was_standby {
-            control.min_recovery_timeline.unwrap_or(control.timeline)
-        } else {
-            control.timeline
-        };
-        if timeline != label.start_timeline {
-            return Err(BackupError::TimelineChanged {
-                from: label.start_timeline.as_u32(),
-                to: timeline.as_u32(),
-            });
-        }
-    }
     Ok(())
+}
+
+/// Refuses a backup during which the server went on to another timeline.
+pub(super) fn judge_timeline(stopped: &Stopped, was_standby: bool, control: &ControlFile) -> Result<(), BackupError> {
+    let timeline = if was_standby {
+        control.min_recovery_timeline.unwrap_or(control.timeline)
+    } else {
+        control.timeline
+    };
+    let started = stopped.label.start_timeline;
+    if timeline == started {
+        return Ok(());
+    }
+    Err(BackupError::TimelineChanged {
+        from: started.as_u32(),
+        to: timeline.as_u32(),
+    })
 }
 
 /// Waits until every byte of WAL from start to end is in the repository (B17), for as long as more of it arrives within `patience`.

@@ -6,6 +6,7 @@ use std::time::Duration;
 use pg::control::ControlError;
 use pg::label::LabelError;
 use pg::lsn::Lsn;
+use pg::replication::ReplicationError;
 use store::StoreError;
 
 use crate::archive_push::PushError;
@@ -33,6 +34,9 @@ pub(crate) enum BackupError {
         #[source]
         source: tokio_postgres::Error,
     },
+    /// The server's base backup did not come whole.
+    #[error("the base backup over the replication protocol failed")]
+    Stream(#[from] ReplicationError),
     /// The server answered something that makes no sense.
     #[error("the server gave an answer that cannot be understood: {what}")]
     Answer {
@@ -41,7 +45,7 @@ pub(crate) enum BackupError {
     },
     /// The repository failed.
     #[error("the repository failed")]
-    Store(#[from] StoreError),
+    Store(#[source] StoreError),
     /// What is archived is not this server's WAL.
     #[error("the archived WAL is not this server's")]
     Pushed(#[from] PushError),
@@ -107,6 +111,20 @@ pub(crate) enum BackupError {
     Stopped(&'static str),
 }
 
+impl From<StoreError> for BackupError {
+    /// A file of the cluster that the pipeline could not read is the cluster's trouble, not the repository's.
+    fn from(error: StoreError) -> Self {
+        match error {
+            StoreError::Io { action, path, source } => BackupError::Io {
+                action,
+                path: path.into(),
+                source,
+            },
+            error => BackupError::Store(error),
+        }
+    }
+}
+
 impl BackupError {
     pub(crate) fn io(action: &'static str, path: &Path, source: std::io::Error) -> Self {
         BackupError::Io {
@@ -126,6 +144,10 @@ impl BackupError {
         let text = match self {
             BackupError::Store(error) => return error.hint(),
             BackupError::Pushed(error) => return error.hint(),
+            BackupError::Stream(_) => {
+                "Whatever was received counts for nothing. The server's log has its side; the role needs REPLICATION, and the server a free \
+                 walsender beside the agent's (max_wal_senders)."
+            }
             BackupError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
                 "Run the agent as the operating-system user that owns the data directory, usually postgres."
             }

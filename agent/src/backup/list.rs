@@ -3,19 +3,20 @@
 //! Links are followed where PostgreSQL itself puts or allows them: tablespaces, and anything that stands for a directory of its own.
 //! Every other link is recorded as a link. What the server documents as not to be copied is left out, and nothing else.
 
+use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io::ErrorKind;
+use std::iter::Peekable;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 use pg::relation::{FileClass, Fork, excluded, unlogged_without_init};
+use store::StoreError;
 use store::file_table::{EntryClass, EntryType, FileEntry};
 use store::manifest::Tablespace;
-use store::pipeline::FileJob;
-
-use super::error::BackupError;
+use store::pipeline::{FileJob, Listed};
 
 /// Directories of a cluster: a link in their place is followed.
 const OWN_DIRECTORIES: [&[u8]; 17] = [
@@ -40,18 +41,6 @@ const OWN_DIRECTORIES: [&[u8]; 17] = [
 /// Deeper than this there is a link that leads back.
 const DEPTH_MAX: usize = 32;
 
-/// What there is to copy.
-#[derive(Debug, Default)]
-pub(super) struct Listing {
-    /// Files but pg_control, by path.
-    pub(super) jobs: Vec<FileJob>,
-    /// Directories and links.
-    pub(super) entries: Vec<FileEntry>,
-    pub(super) tablespaces: Vec<Tablespace>,
-    /// pg_control, which is read last.
-    pub(super) control: Option<FileJob>,
-}
-
 /// What the walk needs to know of the cluster.
 #[derive(Debug, Clone)]
 pub(super) struct Cluster {
@@ -61,80 +50,123 @@ pub(super) struct Cluster {
     pub(super) relation_segment_blocks: u32,
 }
 
-/// Walks the data directory and its tablespaces.
-pub(super) fn walk(cluster: &Cluster) -> Result<Listing, BackupError> {
-    let mut walk = Walk {
-        cluster,
-        out: Listing::default(),
-    };
-    walk.directory(b"", &cluster.data_directory, 0)?;
-    let mut out = walk.out;
-    out.jobs.sort_unstable_by(|a, b| a.path.cmp(&b.path));
-    Ok(out)
+/// Walks the data directory and its tablespaces, in the order of path bytes; a directory is listed when the walk comes to it.
+#[derive(Debug)]
+pub(super) struct Walk {
+    cluster: Cluster,
+    open: Vec<Directory>,
+    /// What the last name is, when it is to be listed.
+    found: Option<Listed>,
+    /// Tablespaces, as they were met.
+    pub(super) tablespaces: Vec<Tablespace>,
+    /// pg_control, which is read last and not listed.
+    pub(super) control: Option<FileJob>,
 }
 
-struct Walk<'a> {
-    cluster: &'a Cluster,
-    out: Listing,
+/// A directory that is being walked.
+#[derive(Debug)]
+struct Directory {
+    relative: Vec<u8>,
+    names: Peekable<std::vec::IntoIter<Vec<u8>>>,
+    /// Directories in it whose own content comes next: `a/` sorts behind `a.b`.
+    below: BTreeSet<Vec<u8>>,
 }
 
-impl Walk<'_> {
-    fn directory(&mut self, relative: &[u8], on_disk: &Path, depth: usize) -> Result<(), BackupError> {
-        if depth > DEPTH_MAX {
+impl Walk {
+    /// Begins with the data directory.
+    pub(super) fn begin(cluster: Cluster) -> Result<Self, StoreError> {
+        let mut walk = Walk {
+            cluster,
+            open: Vec::new(),
+            found: None,
+            tablespaces: Vec::new(),
+            control: None,
+        };
+        walk.enter(Vec::new())?;
+        Ok(walk)
+    }
+
+    fn on_disk(&self, path: &[u8]) -> PathBuf {
+        self.cluster.data_directory.join(OsStr::from_bytes(path))
+    }
+
+    /// Lists a directory.
+    fn enter(&mut self, relative: Vec<u8>) -> Result<(), StoreError> {
+        let on_disk = self.on_disk(&relative);
+        if self.open.len() > DEPTH_MAX {
             let source = std::io::Error::other("too many levels of directories: a link leads back");
-            return Err(BackupError::io("list", on_disk, source));
+            return Err(failed("list", &on_disk, source));
         }
-        let names = match names_in(on_disk) {
+        let names = match names_in(&on_disk) {
             Ok(names) => names,
             // Dropped since its parent was listed.
-            Err(error) if error.kind() == ErrorKind::NotFound && depth > 0 => return Ok(()),
-            Err(error) => return Err(BackupError::io("list", on_disk, error)),
+            Err(error) if error.kind() == ErrorKind::NotFound && !relative.is_empty() => return Ok(()),
+            Err(error) => return Err(failed("list", &on_disk, error)),
         };
         let refs: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
-        let unlogged = if is_database(relative) {
+        let unlogged = if is_database(&relative) {
             unlogged_without_init(&refs)
         } else {
             Default::default()
         };
-        for name in &refs {
-            let path = join(relative, name);
-            let is_foreign_version = is_tablespace(relative) && *name != self.cluster.tablespace_version.as_bytes();
-            if unlogged.contains(name) || is_foreign_version || excluded(&path).is_some() {
-                continue;
-            }
-            self.entry(path, &on_disk.join(OsStr::from_bytes(name)), depth)?;
-        }
+        let is_left_out = |name: &[u8]| {
+            let is_foreign_version = is_tablespace(&relative) && *name != *self.cluster.tablespace_version.as_bytes();
+            unlogged.contains(name) || is_foreign_version || excluded(&join(&relative, name)).is_some()
+        };
+        let kept: Vec<Vec<u8>> = refs
+            .iter()
+            .filter(|name| !is_left_out(name))
+            .map(|name| name.to_vec())
+            .collect();
+        self.open.push(Directory {
+            relative,
+            names: kept.into_iter().peekable(),
+            below: BTreeSet::new(),
+        });
         Ok(())
     }
 
-    fn entry(&mut self, path: Vec<u8>, on_disk: &Path, depth: usize) -> Result<(), BackupError> {
-        let Some(mut metadata) = look(on_disk, std::fs::symlink_metadata(on_disk))? else {
+    /// Goes on by one name or one directory; false at the end.
+    fn step(&mut self) -> Result<bool, StoreError> {
+        let Some(directory) = self.open.last_mut() else {
+            return Ok(false);
+        };
+        let is_below_next = match (directory.below.first(), directory.names.peek()) {
+            (Some(below), Some(name)) => below < name,
+            (below, _) => below.is_some(),
+        };
+        if is_below_next {
+            let name = directory.below.pop_first().unwrap_or_default();
+            let path = join(&directory.relative, name.strip_suffix(b"/").unwrap_or(&name));
+            self.enter(path)?;
+        } else if let Some(name) = directory.names.next() {
+            let path = join(&directory.relative, &name);
+            self.entry(path)?;
+        } else {
+            self.open.pop();
+        }
+        Ok(true)
+    }
+
+    fn entry(&mut self, path: Vec<u8>) -> Result<(), StoreError> {
+        let on_disk = self.on_disk(&path);
+        let Some(mut metadata) = look(&on_disk, std::fs::symlink_metadata(&on_disk))? else {
             return Ok(());
         };
         if is_tablespace(&path) {
-            return self.tablespace(path, on_disk, &metadata, depth);
+            return self.tablespace(path, &on_disk, &metadata);
         }
         if metadata.is_symlink() {
             if !is_followed(&path) {
-                let target =
-                    std::fs::read_link(on_disk).map_err(|error| BackupError::io("read the link", on_disk, error))?;
-                let link = FileEntry::bare(path, EntryType::Link, mode(&metadata));
-                self.out.entries.push(FileEntry {
-                    target: Some(target.into_os_string().into_vec().into()),
-                    ..link
-                });
+                let target = std::fs::read_link(&on_disk).map_err(|error| failed("read the link", &on_disk, error))?;
+                self.link(path, mode(&metadata), target);
                 return Ok(());
             }
-            metadata =
-                std::fs::metadata(on_disk).map_err(|error| BackupError::io("follow the link", on_disk, error))?;
+            metadata = std::fs::metadata(&on_disk).map_err(|error| failed("follow the link", &on_disk, error))?;
         }
         if metadata.is_dir() {
-            self.out
-                .entries
-                .push(FileEntry::bare(path.clone(), EntryType::Directory, mode(&metadata)));
-            return self.directory(&path, on_disk, depth + 1);
-        }
-        if metadata.is_file() {
+            self.directory(path, &metadata);
+        } else if metadata.is_file() {
             self.file(path, on_disk, &metadata);
         } else {
             tracing::info!(path = %on_disk.display(), "left out a socket, pipe or device");
@@ -142,82 +174,137 @@ impl Walk<'_> {
         Ok(())
     }
 
+    fn directory(&mut self, path: Vec<u8>, metadata: &Metadata) {
+        self.descend(&path);
+        self.found = Some(Listed::Entry(FileEntry::bare(
+            path,
+            EntryType::Directory,
+            mode(metadata),
+        )));
+    }
+
+    /// What is in this directory comes when its turn has come.
+    fn descend(&mut self, path: &[u8]) {
+        if let Some(directory) = self.open.last_mut() {
+            let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+            directory.below.insert([name, b"/"].concat());
+        }
+    }
+
+    fn link(&mut self, path: Vec<u8>, mode: u32, target: PathBuf) {
+        let link = FileEntry::bare(path, EntryType::Link, mode);
+        self.found = Some(Listed::Entry(FileEntry {
+            target: Some(target.into_os_string().into_vec().into()),
+            ..link
+        }));
+    }
+
     /// `pg_tblspc/<oid>`: a link to a directory, or (15 and later, for tests) a directory in place.
-    fn tablespace(
-        &mut self,
-        path: Vec<u8>,
-        on_disk: &Path,
-        metadata: &Metadata,
-        depth: usize,
-    ) -> Result<(), BackupError> {
-        let oid = path
-            .rsplit(|byte| *byte == b'/')
-            .next()
-            .and_then(|name| std::str::from_utf8(name).ok()?.parse().ok())
+    fn tablespace(&mut self, path: Vec<u8>, on_disk: &Path, metadata: &Metadata) -> Result<(), StoreError> {
+        let name = path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+        let oid = std::str::from_utf8(name)
+            .ok()
+            .and_then(|name| name.parse().ok())
             .unwrap_or(0);
         if !metadata.is_symlink() {
-            self.out.tablespaces.push(Tablespace {
+            self.tablespaces.push(Tablespace {
                 oid,
                 location: path.clone().into(),
                 in_place: true,
             });
-            self.out
-                .entries
-                .push(FileEntry::bare(path.clone(), EntryType::Directory, mode(metadata)));
-            return self.directory(&path, on_disk, depth + 1);
+            self.directory(path, metadata);
+            return Ok(());
         }
-        let target = std::fs::read_link(on_disk).map_err(|error| BackupError::io("read the link", on_disk, error))?;
-        let target = target.into_os_string().into_vec();
+        let target = std::fs::read_link(on_disk).map_err(|error| failed("read the link", on_disk, error))?;
         let Some(behind) = look(on_disk, std::fs::metadata(on_disk))? else {
             // A tablespace that is dropped loses its directory first; the link to nothing is recorded.
-            let link = FileEntry::bare(path, EntryType::Link, mode(metadata));
-            self.out.entries.push(FileEntry {
-                target: Some(target.into()),
-                ..link
-            });
+            self.link(path, mode(metadata), target);
             return Ok(());
         };
-        self.out.tablespaces.push(Tablespace {
+        self.tablespaces.push(Tablespace {
             oid,
-            location: target.clone().into(),
+            location: target.clone().into_os_string().into_vec().into(),
             in_place: false,
         });
-        let link = FileEntry::bare(path.clone(), EntryType::Link, mode(&behind));
-        self.out.entries.push(FileEntry {
-            target: Some(target.into()),
-            ..link
-        });
-        self.directory(&path, on_disk, depth + 1)
+        self.descend(&path);
+        self.link(path, mode(&behind), target);
+        Ok(())
     }
 
-    fn file(&mut self, path: Vec<u8>, on_disk: &Path, metadata: &Metadata) {
-        let mut job = FileJob {
-            on_disk: on_disk.to_owned(),
+    fn file(&mut self, path: Vec<u8>, on_disk: PathBuf, metadata: &Metadata) {
+        let (class, first_block, is_judged) = classify(&path, self.cluster.relation_segment_blocks);
+        let job = FileJob {
+            on_disk,
             mode: mode(metadata),
             size: metadata.len(),
-            class: EntryClass::Content,
-            first_block: 0,
-            is_judged: false,
+            class,
+            first_block,
+            is_judged,
             // The server truncates and removes files of every directory while it runs; these two it only replaces.
             may_vanish: !matches!(path.as_slice(), b"PG_VERSION" | b"global/pg_filenode.map"),
             path,
         };
-        match FileClass::of(&job.path) {
-            FileClass::Control => {
-                job.class = EntryClass::Control;
-                self.out.control = Some(job);
-                return;
-            }
-            FileClass::Relation(file) => {
-                if let Some(first_block) = file.first_block(self.cluster.relation_segment_blocks) {
-                    job.class = EntryClass::Relation;
-                    job.first_block = first_block;
-                    job.is_judged = matches!(file.fork, Fork::Main | Fork::Init);
+        if class == EntryClass::Control {
+            self.control = Some(job);
+        } else {
+            self.found = Some(Listed::File(job));
+        }
+    }
+}
+
+impl Iterator for Walk {
+    type Item = Result<Listed, StoreError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        loop {
+            match self.step() {
+                Ok(true) => {
+                    if let Some(found) = self.found.take() {
+                        return Some(Ok(found));
+                    }
+                }
+                Ok(false) => return None,
+                Err(error) => {
+                    self.open.clear();
+                    return Some(Err(error));
                 }
             }
-            _ => {}
         }
-        self.out.jobs.push(job);
+    }
+}
+
+/// How a file is stored, the block that it begins with, and whether a bad page in it is a finding.
+pub(super) fn classify(path: &[u8], relation_segment_blocks: u32) -> (EntryClass, u32, bool) {
+    match FileClass::of(path) {
+        FileClass::Control => (EntryClass::Control, 0, false),
+        FileClass::Relation(file) => match file.first_block(relation_segment_blocks) {
+            Some(first_block) => {
+                let is_judged = matches!(file.fork, Fork::Main | Fork::Init);
+                (EntryClass::Relation, first_block, is_judged)
+            }
+            None => (EntryClass::Content, 0, false),
+        },
+        _ => (EntryClass::Content, 0, false),
+    }
+}
+
+/// Files and bytes that a walk finds; a second walk a moment later may find others.
+pub(super) fn measure(cluster: &Cluster) -> Result<(u64, u64), StoreError> {
+    let (mut files, mut bytes) = (0, 0);
+    for listed in Walk::begin(cluster.clone())? {
+        if let Listed::File(job) = listed? {
+            files += 1;
+            bytes += job.size;
+        }
+    }
+    Ok((files, bytes))
+}
+
+fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreError {
+    StoreError::Io {
+        action,
+        path: path.display().to_string(),
+        source,
     }
 }
 
@@ -231,11 +318,11 @@ fn names_in(directory: &Path) -> std::io::Result<Vec<Vec<u8>>> {
 }
 
 /// `None` when it went away since it was listed.
-fn look(path: &Path, metadata: std::io::Result<Metadata>) -> Result<Option<Metadata>, BackupError> {
+fn look(path: &Path, metadata: std::io::Result<Metadata>) -> Result<Option<Metadata>, StoreError> {
     match metadata {
         Ok(metadata) => Ok(Some(metadata)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(BackupError::io("look at", path, error)),
+        Err(error) => Err(failed("look at", path, error)),
     }
 }
 

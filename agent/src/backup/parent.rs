@@ -8,6 +8,7 @@ use store::index::ChunkIndex;
 use store::manifest::{Manifest, PackNeed};
 use store::object::list_all;
 use store::pipeline::{PackFilter, Parent};
+use store::records::BackupProgress;
 use store::repository::Repository;
 
 use super::error::BackupError;
@@ -30,17 +31,23 @@ pub(super) struct Earlier {
 /// A damaged one is passed over, loudly: then more is stored, and nothing is lost.
 pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError> {
     let existing = existing_packs(repository).await?;
+    let mut ids = repository.backup_ids().await?.into_iter().rev().peekable();
+    let unfinished = repository.unfinished(ids.peek().copied()).await?;
+    if let Some(unfinished) = &unfinished {
+        tracing::info!(unfinished = %unfinished.backup, "goes on from a backup that did not end; its pages are compared like any others");
+    }
     let mut parent = None;
-    for backup in repository.backup_ids().await?.into_iter().rev() {
-        parent = load_one(repository, backup).await?;
+    for backup in ids {
+        parent = load_one(repository, Some(backup), unfinished.as_ref()).await?;
         if parent.is_some() {
             break;
         }
     }
-    let needs = parent
-        .as_ref()
-        .map(|parent| parent.manifest().packs.as_slice())
-        .unwrap_or_default();
+    if parent.is_none() && unfinished.is_some() {
+        parent = load_one(repository, None, unfinished.as_ref()).await?;
+    }
+    let manifest = parent.as_ref().and_then(Parent::manifest);
+    let needs = manifest.map(|manifest| manifest.packs.as_slice()).unwrap_or_default();
     let missing = needs.iter().filter(|need| !existing.contains(&need.id)).count();
     if missing > 0 {
         tracing::error!(
@@ -48,10 +55,7 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
             "packs that earlier backups need are missing from the repository; this backup stores their content anew"
         );
     }
-    let avoid = parent
-        .as_ref()
-        .map(|parent| mostly_dead(parent.manifest()))
-        .unwrap_or_default();
+    let avoid = manifest.map(mostly_dead).unwrap_or_default();
     let index = repository.chunk_index().await?;
     Ok(Earlier {
         parent,
@@ -63,19 +67,39 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
     })
 }
 
-async fn load_one(repository: &Repository, backup: BackupId) -> Result<Option<Parent>, BackupError> {
-    let loaded = match repository.manifest(backup).await {
-        Ok(manifest) => Parent::load(repository, manifest).await,
-        Err(error) => Err(error),
+/// A backup with what there is of a later one; without that when it cannot be read; `None` when the backup cannot.
+async fn load_one(
+    repository: &Repository,
+    backup: Option<BackupId>,
+    unfinished: Option<&BackupProgress>,
+) -> Result<Option<Parent>, BackupError> {
+    let load = async |unfinished| {
+        let manifest = match backup {
+            Some(backup) => Some(repository.manifest(backup).await?),
+            None => None,
+        };
+        Parent::load(repository, manifest, unfinished).await
     };
+    let mut loaded = load(unfinished).await;
+    if let (Err(error), Some(unfinished)) = (&loaded, unfinished)
+        && is_passed_over(error)
+    {
+        tracing::warn!(unfinished = %unfinished.backup, %error, "cannot go on from a backup that did not end");
+        loaded = load(None).await;
+    }
     match loaded {
         Ok(parent) => Ok(Some(parent)),
-        Err(error @ (StoreError::Damaged { .. } | StoreError::UnknownSigner { .. })) => {
-            tracing::error!(%backup, %error, "cannot compare with a backup; an older one is taken, or none");
+        Err(error) if is_passed_over(&error) => {
+            let backup = backup.map(tracing::field::display);
+            tracing::error!(backup, %error, "cannot compare with a backup; an older one is taken, or none");
             Ok(None)
         }
         Err(error) => Err(error.into()),
     }
+}
+
+fn is_passed_over(error: &StoreError) -> bool {
+    matches!(error, StoreError::Damaged { .. } | StoreError::UnknownSigner { .. })
 }
 
 async fn existing_packs(repository: &Repository) -> Result<HashSet<PackId>, BackupError> {

@@ -180,6 +180,7 @@ impl Answering {
                         &self.context,
                         Some(loss.lineage),
                         Some(LABEL.to_owned()),
+                        None,
                         Arc::default(),
                     )
                     .await

@@ -177,10 +177,15 @@ where
     Ok(client)
 }
 
-/// Makes the session independent of what is set for role and database, and asks what the server is.
+/// Makes the session independent of what is set for server, role and database, and asks what the server is. What waits for a slow
+/// store says nothing to the server for a long time. Not every version has all of the timeouts.
 async fn prepare(client: &Client) -> Result<State, tokio_postgres::Error> {
     client
-        .batch_execute("SET search_path = ''; SET statement_timeout = 0; SET idle_in_transaction_session_timeout = 0")
+        .batch_execute(
+            "SET search_path = ''; SELECT pg_catalog.set_config(name, '0', false) FROM pg_catalog.pg_settings \
+             WHERE name IN ('statement_timeout', 'lock_timeout', 'idle_in_transaction_session_timeout', \
+             'idle_session_timeout', 'transaction_timeout')",
+        )
         .await?;
     let query = "SELECT pg_catalog.pg_is_in_recovery(), pg_catalog.current_setting('transaction_read_only') = 'on'";
     let row = client.query_one(query, &[]).await?;

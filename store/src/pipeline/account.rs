@@ -7,41 +7,18 @@ use std::collections::{BTreeMap, HashMap};
 
 use futures::{StreamExt, TryStreamExt};
 
+use super::bits::{Bits, ChunkSet};
 use super::fetch::pack_facts;
 use crate::chunk::ChunkReference;
 use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::PackId;
-use crate::limits::{PACK_CHUNKS_MAX, RELATION_CHUNK_PAGES_MAX};
+use crate::limits::RELATION_CHUNK_PAGES_MAX;
 use crate::manifest::{Manifest, PackNeed};
 use crate::page_map::{Extents, Source};
 use crate::repository::Repository;
 
 const FOOTERS_IN_FLIGHT: usize = 8;
-
-#[derive(Debug, Default, PartialEq, Eq)]
-struct Bits(Vec<u64>);
-
-impl Bits {
-    fn set(&mut self, at: u32) {
-        let word = at as usize / 64;
-        if word >= self.0.len() && (at as usize) < PACK_CHUNKS_MAX {
-            self.0.resize(word + 1, 0);
-        }
-        if let Some(bits) = self.0.get_mut(word) {
-            *bits |= 1 << (at % 64);
-        }
-    }
-
-    fn numbers(&self) -> impl Iterator<Item = u32> + '_ {
-        let words = self.0.iter().enumerate().flat_map(|(word, bits)| {
-            (0..64)
-                .filter(move |bit| bits >> bit & 1 == 1)
-                .map(move |bit| word * 64 + bit)
-        });
-        words.filter_map(|at| u32::try_from(at).ok())
-    }
-}
 
 #[derive(Debug, Default)]
 struct OldPack {
@@ -93,6 +70,13 @@ impl Accounts {
         self.old.entry(at.pack).or_default().parent.set(at.number);
     }
 
+    /// The parent needs these chunks.
+    pub(super) fn parent_needs_all(&mut self, chunks: &ChunkSet) {
+        for (pack, bits) in &chunks.0 {
+            self.old.entry(*pack).or_default().parent.add_all(bits);
+        }
+    }
+
     /// The new backup needs all chunks that a map names.
     pub(super) fn needs_pages(&mut self, map: &Extents) {
         each_chunk(map, |at| self.needs(at));
@@ -133,7 +117,7 @@ impl Accounts {
             .map(|need| (need.id, need))
             .collect();
         let mut unknown = Vec::new();
-        for (id, old) in self.old.iter().filter(|(_, old)| !old.now.0.is_empty()) {
+        for (id, old) in self.old.iter().filter(|(_, old)| !old.now.is_empty()) {
             match of_parent.get(id) {
                 Some(need) if old.now == old.parent && !self.parent_is_incomplete => needs.push((*need).clone()),
                 _ => unknown.push((*id, &old.now)),
@@ -208,10 +192,5 @@ mod tests {
         let mut seen = Vec::new();
         each_chunk(&map, |at| seen.push(at.number));
         assert_eq!(seen, [3, 4, 5]);
-        let mut bits = Bits::default();
-        for number in [5, 64, 3, 64] {
-            bits.set(number);
-        }
-        assert_eq!(bits.numbers().collect::<Vec<_>>(), [3, 5, 64]);
     }
 }

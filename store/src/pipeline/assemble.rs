@@ -2,8 +2,9 @@
 
 use std::sync::Arc;
 
+use super::job::Measured;
 use super::packer::Packer;
-use super::worker::{Origin, RelationFile, Run, UNIT_PAGES};
+use super::worker::{Origin, RelationFile, Run, UNIT_PAGES, UnitDone};
 use crate::chunk::{ChunkKind, ChunkReference};
 use crate::error::StoreError;
 use crate::file_table::FileEntry;
@@ -19,6 +20,7 @@ struct UnitPacked {
     places: Vec<(ChunkReference, u64)>,
     new_pages: u64,
     corrupt: Vec<CorruptPage>,
+    crc32c: u32,
 }
 
 /// A relation file some of whose units are packed.
@@ -39,16 +41,17 @@ impl RelationState {
         }
     }
 
-    /// Adds a packed unit; true when it was the last.
-    pub(super) fn add(
-        &mut self,
-        number: u32,
-        digests: Vec<PageDigest>,
-        runs: &[Run],
-        places: Vec<(ChunkReference, u64)>,
-        new_pages: u64,
-        corrupt: Vec<CorruptPage>,
-    ) -> bool {
+    /// Adds a unit whose chunks are packed at these places; true when it was the last.
+    pub(super) fn add(&mut self, unit: UnitDone, places: Vec<(ChunkReference, u64)>) -> bool {
+        let UnitDone {
+            number,
+            digests,
+            runs,
+            new_pages,
+            corrupt,
+            crc32c,
+            ..
+        } = unit;
         let mut extents = Extents::default();
         for run in runs {
             match run.from {
@@ -62,7 +65,7 @@ impl RelationState {
                         extents.push(part);
                     }
                 }
-                Origin::Chunks(at) => place_run(&mut extents, *run, at, &places),
+                Origin::Chunks(at) => place_run(&mut extents, run, at, &places),
             }
         }
         if let Some(slot) = self.units.get_mut(number as usize)
@@ -73,6 +76,7 @@ impl RelationState {
                     places,
                     new_pages,
                     corrupt,
+                    crc32c,
                 })
                 .is_none()
         {
@@ -113,6 +117,7 @@ impl Packer {
         let RelationState { file, units, .. } = state;
         let mut map = Extents::default();
         let mut digests = Vec::with_capacity(file.pages as usize);
+        let mut measured = Measured::default();
         let mut is_cut = false;
         for unit in units.into_iter().flatten() {
             if is_cut {
@@ -122,6 +127,10 @@ impl Packer {
                 continue;
             }
             is_cut = unit.digests.len() < UNIT_PAGES as usize;
+            measured = measured.then(Measured {
+                size: (unit.digests.len() * PAGE_BYTES) as u64,
+                crc32c: unit.crc32c,
+            });
             for run in unit.runs {
                 map.push(run);
             }
@@ -134,14 +143,13 @@ impl Packer {
         }
         self.totals.pages += u64::from(map.pages);
         self.accounts_of_parent(&file.parent);
-        let entry = file.job.entry(u64::from(map.pages) * PAGE_BYTES as u64);
+        let entry = file.job.entry(measured);
         let entry = if map.pages == 0 {
             entry
         } else {
             self.write_map(&file, &map, &digests, entry)?
         };
-        self.add_entry(entry);
-        Ok(())
+        self.add_file(file.number, entry)
     }
 
     fn write_map(

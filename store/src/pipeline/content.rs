@@ -1,9 +1,10 @@
 //! Everything that is no relation file: cut where its content says, deduplicated, in a sliding window.
 
-use std::fs::File;
+use std::time::Instant;
 
-use super::job::FileJob;
-use super::worker::{Worker, read_up_to};
+use super::job::{FileJob, Measured};
+use super::source::Source;
+use super::worker::Worker;
 use crate::chunk::{ContentReference, EncodedChunk, content_lengths};
 use crate::error::StoreError;
 use crate::limits::CONTENT_CHUNK_BYTES;
@@ -25,44 +26,49 @@ pub(super) enum Piece {
 pub(super) struct ContentFile {
     pub(super) number: u64,
     pub(super) job: FileJob,
-    pub(super) file: File,
+    pub(super) source: Source,
     /// Bytes when it was opened.
     pub(super) size: u64,
 }
 
 impl Worker {
-    /// Reads a file up to the size that it had, and hands out its pieces in order. Returns the bytes that were there.
+    /// Reads a file up to the size that it had, and hands out its pieces in order. Returns what was there.
     ///
     /// # Errors
     /// It cannot be read; the encoding check; what `take` returns.
     pub(super) fn content(
         &mut self,
-        file: &ContentFile,
+        file: &mut ContentFile,
         mut take: impl FnMut(Vec<Piece>) -> Result<(), StoreError>,
-    ) -> Result<u64, StoreError> {
+    ) -> Result<Measured, StoreError> {
         let mut window = std::mem::take(&mut self.window);
         window.resize(WINDOW_BYTES, 0);
         let mut kept = 0;
-        let mut at = 0;
+        let mut measured = Measured::default();
         loop {
-            let wanted = usize::try_from(file.size - at)
+            let begun = Instant::now();
+            let wanted = usize::try_from(file.size.saturating_sub(measured.size))
                 .unwrap_or(usize::MAX)
                 .min(WINDOW_BYTES - kept);
             let room = window.get_mut(kept..kept + wanted).unwrap_or_default();
-            let got = read_up_to(&file.file, room, at).map_err(|error| file.job.io_error("read", error))?;
-            at += got as u64;
+            let got = file
+                .source
+                .read_up_to(room, measured.size)
+                .map_err(|error| file.job.io_error("read", error))?;
+            measured = measured.and(room.get(..got).unwrap_or_default());
             self.common.progress.read(got as u64);
-            let is_end = got < wanted || at == file.size;
+            let is_end = got < wanted || measured.size == file.size;
             let filled = kept + got;
             let used = self.cut(window.get(..filled).unwrap_or_default(), is_end, &mut take)?;
             window.copy_within(used..filled, 0);
             kept = filled - used;
+            self.common.pace.after(got, begun);
             if is_end {
                 break;
             }
         }
         self.window = window;
-        Ok(at)
+        Ok(measured)
     }
 
     /// Pieces of bytes that are in memory.

@@ -3,31 +3,35 @@
 //! maps → dispatch → workers (`jobs`) → packer. Every lane is bounded. The first error is kept and stops all stages: each looks at
 //! the flag between two items, and a stage whose neighbour is gone ends too.
 
-use std::collections::HashSet;
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
+use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
 
 use super::content::ContentFile;
-use super::job::FileJob;
+use super::job::{FileJob, Listed};
 use super::packer::{Message, Packer};
-use super::parent::{ChainedMap, Parent, load_maps};
+use super::parent::{ChainedMap, Parent, ParentReader, load_maps};
+use super::source::Source;
 use super::worker::{Common, RelationFile, UNIT_PAGES, Worker};
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, FileEntry};
 use crate::limits::PAGE_BYTES;
 use crate::repository::Repository;
 
-/// Pages whose maps are loaded at once: 8 MiB of digests (4 GiB of relation files).
-const BATCH_PAGES: u64 = 512 << 10;
+/// Pages whose maps are loaded at once: 2 MiB of digests (1 GiB of relation files).
+const BATCH_PAGES: u64 = 128 << 10;
 /// Files of one batch.
 const BATCH_FILES: usize = 1024;
 /// Encoded units that may wait for the packer, a worker.
 const LANE_UNITS_PER_WORKER: usize = 4;
+
+/// Files with their numbers and their maps in the parent.
+type Batch = Vec<(u64, FileJob, ChainedMap)>;
 
 /// Stops a copy from outside, and keeps the first error from inside.
 #[derive(Debug, Default)]
@@ -62,23 +66,23 @@ impl Stop {
     }
 }
 
-enum Work {
-    Unit(Arc<RelationFile>, u32),
+pub(super) enum Work {
+    /// A unit of a relation file, with its bytes when they are handed over.
+    Unit(Arc<RelationFile>, u32, Option<Vec<u8>>),
     Content(ContentFile),
 }
 
 /// A lane's other end is gone: a neighbour stopped, and it has said why.
-struct NeighbourStopped;
+pub(super) struct NeighbourStopped;
 
-type Staged = Result<(), Result<NeighbourStopped, StoreError>>;
+pub(super) type Staged = Result<(), Result<NeighbourStopped, StoreError>>;
 
-fn send<T>(lane: &Sender<T>, item: T) -> Staged {
+pub(super) fn send<T>(lane: &Sender<T>, item: T) -> Staged {
     lane.send(item).map_err(|_| Ok(NeighbourStopped))
 }
 
 /// One copy.
 pub(super) struct Copy<'a> {
-    pub(super) jobs: Vec<FileJob>,
     pub(super) threads: usize,
     pub(super) first_number: u64,
     pub(super) repository: &'a Repository,
@@ -89,41 +93,55 @@ pub(super) struct Copy<'a> {
 }
 
 impl Copy<'_> {
-    /// Copies all jobs into the packer. Blocks; the calling thread packs.
+    /// Copies what the source lists into the packer; returns the number of the last file. Blocks; the calling thread packs.
     ///
     /// # Errors
     /// The first that any stage met.
-    pub(super) fn run(mut self, packer: &mut Packer) -> Result<(), StoreError> {
-        let jobs = std::mem::take(&mut self.jobs);
-        let (batches_in, batches) = bounded::<Vec<(FileJob, ChainedMap)>>(1);
+    pub(super) fn run<S>(&self, source: &mut S, packer: &mut Packer) -> Result<u64, StoreError>
+    where
+        S: Iterator<Item = Result<Listed, StoreError>> + Send,
+    {
+        let (batches_in, batches) = bounded::<Batch>(1);
+        let mut last = self.first_number;
+        let number = &mut last;
+        self.with_workers(packer, |scope, work, to_packer| {
+            let maps_to_packer = to_packer.clone();
+            self.spawn(scope, "backup-maps", move || {
+                self.load(source, number, &batches_in, &maps_to_packer)
+            });
+            self.spawn(scope, "backup-open", move || self.dispatch(&batches, &work, &to_packer));
+        })?;
+        Ok(last)
+    }
+
+    /// Runs the workers, what feeds them, and the packer on this thread.
+    pub(super) fn with_workers<'env>(
+        &'env self,
+        packer: &mut Packer,
+        feed: impl for<'scope> FnOnce(&'scope Scope<'scope, 'env>, Sender<Work>, Sender<Message>),
+    ) -> Result<(), StoreError> {
         let (work_in, work) = bounded::<Work>(self.threads * 2);
         let (messages_in, messages) = bounded::<Message>(self.threads * LANE_UNITS_PER_WORKER);
-        let this = &self;
         std::thread::scope(|scope| {
-            let to_packer = messages_in.clone();
-            this.spawn(scope, "backup-maps", move || this.load(jobs, &batches_in, &to_packer));
-            let to_packer = messages_in.clone();
-            this.spawn(scope, "backup-open", move || {
-                this.dispatch(&batches, &work_in, &to_packer)
-            });
-            for _ in 0..this.threads {
+            feed(scope, work_in, messages_in.clone());
+            for _ in 0..self.threads {
                 let (work, to_packer) = (work.clone(), messages_in.clone());
-                this.spawn(scope, "backup-encode", move || this.encode(&work, &to_packer));
+                self.spawn(scope, "backup-encode", move || self.encode(&work, &to_packer));
             }
             drop((work, messages_in));
             for message in messages {
-                if this.stop.is_set() {
+                if self.stop.is_set() {
                     break;
                 }
                 if let Err(error) = packer.take(message) {
-                    this.stop.fail(error);
+                    self.stop.fail(error);
                 }
             }
         });
         self.stop.result()
     }
 
-    fn spawn<'scope>(
+    pub(super) fn spawn<'scope>(
         &'scope self,
         scope: &'scope Scope<'scope, '_>,
         name: &str,
@@ -143,58 +161,72 @@ impl Copy<'_> {
     }
 
     /// Loads the page maps of the parent for the relation files, a batch ahead of their use; at the end those of files that are gone.
-    fn load(
-        &self,
-        jobs: Vec<FileJob>,
-        batches: &Sender<Vec<(FileJob, ChainedMap)>>,
-        to_packer: &Sender<Message>,
-    ) -> Staged {
-        let mut seen = HashSet::new();
-        let mut jobs = jobs.into_iter().peekable();
-        while jobs.peek().is_some() {
-            let mut batch = Vec::new();
-            let mut pages = 0;
-            while let Some(job) = jobs.next_if(|_| batch.len() < BATCH_FILES && pages < BATCH_PAGES) {
-                pages += job.size / PAGE_BYTES as u64;
-                batch.push(job);
+    fn load<S>(&self, source: &mut S, last: &mut u64, batches: &Sender<Batch>, to_packer: &Sender<Message>) -> Staged
+    where
+        S: Iterator<Item = Result<Listed, StoreError>>,
+    {
+        let mut reader = self.parent.map(Parent::reader);
+        loop {
+            let (mut batch, mut pages) = (Vec::new(), 0);
+            while batch.len() < BATCH_FILES && pages < BATCH_PAGES {
+                let Some(listed) = source.next() else { break };
+                *last += 1;
+                match listed.map_err(Err)? {
+                    Listed::Entry(entry) => send(to_packer, Message::Entry(*last, entry))?,
+                    Listed::File(job) => {
+                        pages += job.size / PAGE_BYTES as u64;
+                        batch.push((*last, job));
+                    }
+                }
             }
-            let entries: Vec<Option<&FileEntry>> = batch.iter().map(|job| self.in_parent(job)).collect();
-            let mut maps = self
-                .maps(&entries.iter().copied().flatten().collect::<Vec<_>>(), to_packer)?
-                .into_iter();
-            let with_maps = batch.into_iter().zip(entries).map(|(job, entry)| {
-                let map = entry.and_then(|_| maps.next()).unwrap_or_default();
-                seen.extend(entry.map(|entry| entry.path.to_vec()));
-                (job, map)
-            });
-            send(batches, with_maps.collect())?;
+            if batch.is_empty() {
+                break;
+            }
+            send(batches, self.with_maps(batch, reader.as_mut(), to_packer)?)?;
         }
-        self.load_gone(&seen, to_packer)
+        match reader {
+            Some(reader) => self.load_gone(reader, to_packer),
+            None => Ok(()),
+        }
     }
 
-    fn load_gone(&self, seen: &HashSet<Vec<u8>>, to_packer: &Sender<Message>) -> Staged {
-        let Some(parent) = self.parent else { return Ok(()) };
-        let gone: Vec<&FileEntry> = parent
-            .entries
-            .iter()
-            .filter(|(path, entry)| entry.extents.is_some() && !seen.contains(*path))
-            .map(|(_, entry)| entry)
-            .collect();
-        for batch in gone.chunks(64) {
-            for map in self.maps(batch, to_packer)? {
-                send(to_packer, Message::Gone(map))?;
+    fn with_maps(
+        &self,
+        batch: Vec<(u64, FileJob)>,
+        mut reader: Option<&mut ParentReader<'_>>,
+        to_packer: &Sender<Message>,
+    ) -> Result<Batch, Result<NeighbourStopped, StoreError>> {
+        let mut entries = Vec::with_capacity(batch.len());
+        for (_, job) in &batch {
+            entries.push(match reader.as_mut() {
+                Some(reader) if job.class == EntryClass::Relation => reader.relation(&job.path).map_err(Err)?,
+                _ => None,
+            });
+        }
+        let found: Vec<&FileEntry> = entries.iter().flatten().collect();
+        let mut maps = self.maps(&found, to_packer)?.into_iter();
+        let with_maps = batch.into_iter().zip(&entries).map(|((number, job), entry)| {
+            let map = entry.as_ref().and_then(|_| maps.next()).unwrap_or_default();
+            (number, job, map)
+        });
+        Ok(with_maps.collect())
+    }
+
+    pub(super) fn load_gone(&self, mut reader: ParentReader<'_>, to_packer: &Sender<Message>) -> Staged {
+        let mut piece = 0;
+        while let Some(gone) = reader.not_asked_for(piece).map_err(Err)? {
+            let gone: Vec<&FileEntry> = gone.iter().collect();
+            for batch in gone.chunks(64) {
+                for map in self.maps(batch, to_packer)? {
+                    send(to_packer, Message::Gone(map))?;
+                }
             }
+            piece += 1;
         }
         Ok(())
     }
 
-    fn in_parent(&self, job: &FileJob) -> Option<&FileEntry> {
-        self.parent
-            .filter(|_| job.class == EntryClass::Relation)?
-            .relation(&job.path)
-    }
-
-    fn maps(
+    pub(super) fn maps(
         &self,
         entries: &[&FileEntry],
         to_packer: &Sender<Message>,
@@ -218,17 +250,12 @@ impl Copy<'_> {
         Ok(out)
     }
 
-    fn dispatch(
-        &self,
-        batches: &Receiver<Vec<(FileJob, ChainedMap)>>,
-        work: &Sender<Work>,
-        to_packer: &Sender<Message>,
-    ) -> Staged {
-        for (number, (job, parent)) in (self.first_number + 1..).zip(batches.iter().flatten()) {
+    fn dispatch(&self, batches: &Receiver<Batch>, work: &Sender<Work>, to_packer: &Sender<Message>) -> Staged {
+        for (number, job, parent) in batches.iter().flatten() {
             let file = match File::open(&job.on_disk) {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && job.may_vanish => {
-                    send(to_packer, Message::Vanished(job, parent))?;
+                    send(to_packer, Message::Vanished(number, job, parent))?;
                     continue;
                 }
                 Err(error) => return Err(Err(job.io_error("open", error))),
@@ -243,7 +270,7 @@ impl Copy<'_> {
                     Work::Content(ContentFile {
                         number,
                         job,
-                        file,
+                        source: Source::Disk(file),
                         size,
                     }),
                 )?;
@@ -257,18 +284,18 @@ impl Copy<'_> {
             };
             let pages = u32::try_from(size / PAGE_BYTES as u64).map_err(too_long)?;
             if pages == 0 {
-                send(to_packer, Message::Empty(job, parent))?;
+                send(to_packer, Message::Empty(number, job, parent))?;
                 continue;
             }
             let file = Arc::new(RelationFile {
                 number,
                 job,
-                file,
+                file: Some(file),
                 pages,
                 parent,
             });
             for unit in 0..pages.div_ceil(UNIT_PAGES) {
-                send(work, Work::Unit(Arc::clone(&file), unit))?;
+                send(work, Work::Unit(Arc::clone(&file), unit, None))?;
             }
         }
         Ok(())
@@ -276,17 +303,24 @@ impl Copy<'_> {
 
     fn encode(&self, work: &Receiver<Work>, to_packer: &Sender<Message>) -> Staged {
         let mut worker = Worker::new(Arc::clone(self.common)).map_err(Err)?;
+        self.common.pace.begin_thread();
         for work in work {
             if self.stop.is_set() {
                 return Err(Ok(NeighbourStopped));
             }
             match work {
-                Work::Unit(file, number) => send(to_packer, Message::Unit(worker.unit(&file, number).map_err(Err)?))?,
-                Work::Content(file) => {
+                Work::Unit(file, number, bytes) => {
+                    let begun = Instant::now();
+                    let unit = worker.unit(&file, number, bytes).map_err(Err)?;
+                    self.common.pace.after(unit.digests.len() * PAGE_BYTES, begun);
+                    send(to_packer, Message::Unit(unit))?;
+                }
+                Work::Content(mut file) => {
                     let gone = || StoreError::Stage("pack");
-                    let pieces = |pieces| to_packer.send(Message::Pieces(file.number, pieces)).map_err(|_| gone());
-                    let size = worker.content(&file, pieces).map_err(Err)?;
-                    send(to_packer, Message::ContentDone(file.number, file.job, size))?;
+                    let number = file.number;
+                    let pieces = |pieces| to_packer.send(Message::Pieces(number, pieces)).map_err(|_| gone());
+                    let measured = worker.content(&mut file, pieces).map_err(Err)?;
+                    send(to_packer, Message::ContentDone(file.number, file.job, measured))?;
                 }
             }
         }

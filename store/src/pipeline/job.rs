@@ -30,11 +30,48 @@ pub struct FileJob {
     pub may_vanish: bool,
 }
 
+/// What was read of a file.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Measured {
+    /// Bytes.
+    pub(super) size: u64,
+    /// CRC-32C of them.
+    pub(super) crc32c: u32,
+}
+
+impl Measured {
+    /// With more bytes behind.
+    pub(super) fn and(self, bytes: &[u8]) -> Self {
+        Measured {
+            size: self.size + bytes.len() as u64,
+            crc32c: crc32c::crc32c_append(self.crc32c, bytes),
+        }
+    }
+
+    /// With more bytes behind that were measured already.
+    pub(super) fn then(self, next: Measured) -> Self {
+        Measured {
+            size: self.size + next.size,
+            crc32c: crc32c::crc32c_combine(self.crc32c, next.crc32c, next.size as usize),
+        }
+    }
+}
+
+/// What a source of files lists.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Listed {
+    /// A file to copy.
+    File(FileJob),
+    /// A directory or link.
+    Entry(FileEntry),
+}
+
 impl FileJob {
-    pub(super) fn entry(&self, size: u64) -> FileEntry {
+    pub(super) fn entry(&self, measured: Measured) -> FileEntry {
         let bare = FileEntry::bare(self.path.clone(), EntryType::File, self.mode);
         FileEntry {
-            size,
+            size: measured.size,
+            crc32c: Some(measured.crc32c),
             class: self.class,
             ..bare
         }
@@ -103,5 +140,22 @@ impl PackFilter {
     /// True when no pack is refused, so that nobody need ask.
     pub(super) fn accepts_all(&self, needed: impl IntoIterator<Item = PackId>) -> bool {
         needed.into_iter().all(|pack| self.is_usable(pack))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_that_are_measured_apart_make_the_whole() {
+        let bytes: Vec<u8> = (0..300_000u32).map(|at| (at * 7 % 251) as u8).collect();
+        let whole = Measured::default().and(&bytes);
+        for cut in [0, 1, 8192, 299_999, 300_000] {
+            let (head, tail) = bytes.split_at(cut);
+            let parts = Measured::default().and(head).then(Measured::default().and(tail));
+            assert_eq!(parts, whole, "{cut}");
+        }
+        assert_eq!(whole.crc32c, crc32c::crc32c(&bytes));
     }
 }

@@ -12,9 +12,11 @@ use super::Clock;
 use super::account::Accounts;
 use super::assemble::RelationState;
 use super::content::Piece;
-use super::job::FileJob;
+use super::job::{FileJob, Measured};
+use super::milestone::Milestones;
 use super::parent::ChainedMap;
 use super::progress::Progress;
+use super::table::TableWriter;
 use super::upload::Uploads;
 use super::worker::{UnitDone, encode};
 use crate::chunk::{ChunkKind, ChunkReference, ContentReference, EncodedChunk};
@@ -38,14 +40,16 @@ const PACK_CAPACITY_BYTES: usize = PACK_BYTES_TARGET + (1 << 20);
 pub(super) enum Message {
     /// A unit of a relation file.
     Unit(UnitDone),
+    /// A directory or link.
+    Entry(u64, FileEntry),
     /// A relation file without pages.
-    Empty(FileJob, ChainedMap),
+    Empty(u64, FileJob, ChainedMap),
     /// Some pieces of a content file, in order.
     Pieces(u64, Vec<Piece>),
-    /// The content file is complete, with its size.
-    ContentDone(u64, FileJob, u64),
+    /// The content file is complete.
+    ContentDone(u64, FileJob, Measured),
     /// The file went away before it was opened.
-    Vanished(FileJob, ChainedMap),
+    Vanished(u64, FileJob, ChainedMap),
     /// A file of the parent that is not in this backup.
     Gone(ChainedMap),
     /// The parent has a map for some file that cannot be read.
@@ -56,7 +60,7 @@ pub(super) enum Message {
 pub(super) struct Packer {
     pub(super) uploads: Uploads,
     pub(super) accounts: Accounts,
-    pub(super) entries: Vec<FileEntry>,
+    pub(super) table: TableWriter,
     pub(super) totals: Totals,
     pub(super) corrupt: Vec<CorruptPage>,
     pub(super) vanished: Vec<ByteVec>,
@@ -64,6 +68,7 @@ pub(super) struct Packer {
     pub(super) known_metadata: HashMap<Digest, ChunkReference>,
     pub(super) keys: ClusterKeys,
     pub(super) progress: Arc<Progress>,
+    pub(super) milestones: Milestones,
     lineage: LineageId,
     now_us: Clock,
     data: Option<PackWriter>,
@@ -79,19 +84,21 @@ impl Packer {
         uploads: Uploads,
         lineage: LineageId,
         now_us: Clock,
+        milestones: Milestones,
         progress: Arc<Progress>,
     ) -> Result<Self, StoreError> {
         Ok(Packer {
             keys: uploads.writer().repository().keys().clone(),
             uploads,
             accounts: Accounts::default(),
-            entries: Vec::new(),
+            table: TableWriter::default(),
             totals: Totals::default(),
             corrupt: Vec::new(),
             vanished: Vec::new(),
             index: ChunkIndex::default(),
             known_metadata: HashMap::new(),
             progress,
+            milestones,
             lineage,
             now_us,
             data: None,
@@ -110,25 +117,23 @@ impl Packer {
     pub(super) fn take(&mut self, message: Message) -> Result<(), StoreError> {
         match message {
             Message::Unit(unit) => self.take_unit(unit),
-            Message::Empty(job, parent) => {
+            Message::Entry(number, entry) => self.enter(number, Some(entry)),
+            Message::Empty(number, job, parent) => {
                 self.accounts_of_parent(&parent);
-                self.add_entry(job.entry(0));
-                Ok(())
+                let nothing = Measured { size: 0, crc32c: 0 };
+                self.add_file(number, job.entry(nothing))
             }
             Message::Pieces(number, pieces) => self.take_pieces(number, pieces),
-            Message::ContentDone(number, job, size) => {
-                let content = self.contents.remove(&number).unwrap_or_default();
-                self.add_entry(FileEntry {
-                    content,
-                    ..job.entry(size)
-                });
-                Ok(())
+            Message::ContentDone(number, job, measured) => {
+                let content = self.take_content(number);
+                let entry = job.entry(measured);
+                self.add_file(number, FileEntry { content, ..entry })
             }
-            Message::Vanished(job, parent) => {
+            Message::Vanished(number, job, parent) => {
                 self.accounts_of_parent(&parent);
                 self.vanished.push(job.path.into());
                 self.progress.file_done();
-                Ok(())
+                self.enter(number, None)
             }
             Message::Gone(parent) => {
                 self.accounts_of_parent(&parent);
@@ -141,23 +146,15 @@ impl Packer {
         }
     }
 
-    fn take_unit(&mut self, unit: UnitDone) -> Result<(), StoreError> {
-        let UnitDone {
-            file,
-            number,
-            digests,
-            runs,
-            chunks,
-            new_pages,
-            corrupt,
-        } = unit;
-        let mut places = Vec::with_capacity(chunks.len());
-        for chunk in chunks {
+    fn take_unit(&mut self, mut unit: UnitDone) -> Result<(), StoreError> {
+        let mut places = Vec::with_capacity(unit.chunks.len());
+        for chunk in std::mem::take(&mut unit.chunks) {
             places.push(self.place(chunk)?);
         }
-        let id = file.number;
-        let state = self.relations.entry(id).or_insert_with(|| RelationState::new(file));
-        if state.add(number, digests, &runs, places, new_pages, corrupt)
+        let id = unit.file.number;
+        let of_file = || RelationState::new(Arc::clone(&unit.file));
+        let state = self.relations.entry(id).or_insert_with(of_file);
+        if state.add(unit, places)
             && let Some(state) = self.relations.remove(&id)
         {
             self.finish_relation(state)?;
@@ -199,13 +196,22 @@ impl Packer {
         self.contents.remove(&number).unwrap_or_default()
     }
 
-    pub(super) fn add_entry(&mut self, entry: FileEntry) {
-        if entry.entry_type == crate::file_table::EntryType::File {
-            self.totals.files += 1;
-            self.totals.logical_bytes += entry.size;
-            self.progress.file_done();
-        }
-        self.entries.push(entry);
+    /// A file of the source is complete.
+    pub(super) fn add_file(&mut self, number: u64, entry: FileEntry) -> Result<(), StoreError> {
+        self.count(&entry);
+        self.enter(number, Some(entry))
+    }
+
+    /// A file that stands behind all of the source is complete.
+    pub(super) fn add_late(&mut self, entry: FileEntry) {
+        self.count(&entry);
+        self.enter_late(entry);
+    }
+
+    fn count(&mut self, entry: &FileEntry) {
+        self.totals.files += 1;
+        self.totals.logical_bytes += entry.size;
+        self.progress.file_done();
     }
 
     pub(super) fn accounts_of_parent(&mut self, parent: &ChainedMap) {
@@ -241,11 +247,12 @@ impl Packer {
         self.accounts.placed(at.pack, stored_bytes);
         self.totals.new_chunks += u64::from(!is_metadata);
         if is_full {
-            self.close(if is_metadata {
-                Kind::MetadataPack
+            if is_metadata {
+                self.close(Kind::MetadataPack)?;
             } else {
-                Kind::DataPack
-            })?;
+                self.close(Kind::DataPack)?;
+                self.note_progress()?;
+            }
         }
         Ok((at, stored_bytes))
     }
@@ -279,7 +286,11 @@ impl Packer {
         Ok(self.place(chunk)?.0)
     }
 
-    fn close(&mut self, kind: Kind) -> Result<(), StoreError> {
+    pub(super) fn now_us(&self) -> i64 {
+        (self.now_us)()
+    }
+
+    pub(super) fn close(&mut self, kind: Kind) -> Result<(), StoreError> {
         let slot = if kind == Kind::DataPack {
             &mut self.data
         } else {
@@ -289,7 +300,7 @@ impl Packer {
             return Ok(());
         };
         let body = pack.finish(&self.keys)?;
-        self.accounts.closed(body.id, kind, body.body.len() as u64);
+        self.accounts.closed(body.id, kind, body.body().len() as u64);
         self.totals.new_stored_bytes += self.uploads.start(body, (self.now_us)())?;
         Ok(())
     }

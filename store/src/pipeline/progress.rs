@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub struct Progress {
     bytes_total: AtomicU64,
     bytes_read: AtomicU64,
+    bytes_new: AtomicU64,
     files_total: AtomicU64,
     files_done: AtomicU64,
     bytes_stored: AtomicU64,
@@ -19,6 +20,8 @@ pub struct ProgressNow {
     pub bytes_total: u64,
     /// Bytes read.
     pub bytes_read: u64,
+    /// Bytes of them that earlier backups do not have.
+    pub bytes_new: u64,
     /// Files listed.
     pub files_total: u64,
     /// Files whose last byte is packed.
@@ -35,19 +38,25 @@ impl Progress {
         ProgressNow {
             bytes_total: load(&self.bytes_total),
             bytes_read: load(&self.bytes_read),
+            bytes_new: load(&self.bytes_new),
             files_total: load(&self.files_total),
             files_done: load(&self.files_done),
             bytes_stored: load(&self.bytes_stored),
         }
     }
 
-    pub(super) fn expect(&self, files: u64, bytes: u64) {
+    /// So many more files and bytes are to come.
+    pub fn expect(&self, files: u64, bytes: u64) {
         self.files_total.fetch_add(files, Ordering::Relaxed);
         self.bytes_total.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn read(&self, bytes: u64) {
         self.bytes_read.fetch_add(bytes, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_new(&self, bytes: u64) {
+        self.bytes_new.fetch_add(bytes, Ordering::Relaxed);
     }
 
     pub(super) fn file_done(&self) {

@@ -3,3 +3,5 @@
 mod faults;
 mod fixture;
 mod generations;
+mod resume;
+mod streams;

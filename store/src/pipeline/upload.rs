@@ -1,13 +1,17 @@
 //! The end of the pipeline: full packs become objects, a bounded number at a time.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
 use super::progress::Progress;
 use crate::error::StoreError;
+use crate::id::Digest;
+use crate::object::ObjectName;
 use crate::pack::PackBody;
 use crate::repository::Writer;
 use crate::session::Session;
@@ -22,6 +26,19 @@ pub(super) struct Uploads {
     permits: Arc<Semaphore>,
     running: JoinSet<Result<(), StoreError>>,
     progress: Arc<Progress>,
+    /// Packs that were started, and the numbers of those that are not durable yet.
+    started: u64,
+    not_durable: Arc<Mutex<BTreeSet<u64>>>,
+    note: Option<Note>,
+}
+
+/// An object that may be written when all packs up to a number are durable. What it is for is worth no failure.
+#[derive(Debug)]
+struct Note {
+    behind: u64,
+    name: ObjectName,
+    bytes: Bytes,
+    digest: Digest,
 }
 
 impl Uploads {
@@ -39,6 +56,9 @@ impl Uploads {
             permits: Arc::new(Semaphore::new(in_flight.max(1))),
             running: JoinSet::new(),
             progress,
+            started: 0,
+            not_durable: Arc::default(),
+            note: None,
         }
     }
 
@@ -64,21 +84,51 @@ impl Uploads {
         while let Some(done) = self.running.try_join_next() {
             done.map_err(|_| StoreError::Stage("upload"))??;
         }
-        let (name, bytes) = self.writer.encode_pack(&pack, Some(&self.session), now_us)?;
+        self.write_note();
         let digest = pack.digest;
-        drop(pack);
+        let (name, bytes) = self.writer.encode_pack(pack, Some(&self.session), now_us)?;
         let stored = bytes.len() as u64;
+        self.started += 1;
+        let number = self.started;
+        lock(&self.not_durable).insert(number);
         let (writer, progress) = (Arc::clone(&self.writer), Arc::clone(&self.progress));
+        let not_durable = Arc::clone(&self.not_durable);
         let upload = async move {
-            let result = writer
-                .create(&name, bytes, digest)
-                .await
-                .map(|_| progress.stored(stored));
+            let result = writer.create(&name, bytes, digest).await.map(|_| {
+                lock(&not_durable).remove(&number);
+                progress.stored(stored);
+            });
             drop(permit);
             result
         };
         self.running.spawn_on(upload, &self.runtime);
         Ok(stored)
+    }
+
+    /// Writes an object when every pack that was started until now is durable; one that still waits is dropped for it.
+    pub(super) fn note(&mut self, name: ObjectName, bytes: Bytes, digest: Digest) {
+        self.note = Some(Note {
+            behind: self.started,
+            name,
+            bytes,
+            digest,
+        });
+    }
+
+    fn write_note(&mut self) {
+        let oldest = lock(&self.not_durable).first().copied();
+        let is_due = |note: &Note| oldest.is_none_or(|oldest| oldest > note.behind);
+        let Some(note) = self.note.take_if(|note| is_due(note)) else {
+            return;
+        };
+        let writer = Arc::clone(&self.writer);
+        let write = async move {
+            if let Err(error) = writer.create(&note.name, note.bytes, note.digest).await {
+                tracing::warn!(%error, "cannot note how far the backup has come; were it to end now, another would begin earlier");
+            }
+            Ok(())
+        };
+        self.running.spawn_on(write, &self.runtime);
     }
 
     /// Waits until every pack is durable.
@@ -91,4 +141,8 @@ impl Uploads {
         }
         Ok(())
     }
+}
+
+fn lock(numbers: &Mutex<BTreeSet<u64>>) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
+    numbers.lock().unwrap_or_else(PoisonError::into_inner)
 }

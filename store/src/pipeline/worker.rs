@@ -4,12 +4,13 @@
 //! disk works while the thread compresses.
 
 use std::fs::File;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 use super::job::{FileJob, PackFilter, PageCheck};
+use super::pace::Pace;
 use super::parent::ChainedMap;
 use super::progress::Progress;
+use super::source::read_up_to;
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::codec::Compressor;
 use crate::error::StoreError;
@@ -23,7 +24,7 @@ use crate::seal::TAG_BYTES;
 
 /// Pages that are read at once: 1 MiB.
 pub(super) const UNIT_PAGES: u32 = 128;
-const UNIT_BYTES: usize = UNIT_PAGES as usize * PAGE_BYTES;
+pub(super) const UNIT_BYTES: usize = UNIT_PAGES as usize * PAGE_BYTES;
 /// How far ahead of a unit the kernel is asked to read.
 const AHEAD_BYTES: u64 = 4 << 20;
 
@@ -32,7 +33,8 @@ const AHEAD_BYTES: u64 = 4 << 20;
 pub(super) struct RelationFile {
     pub(super) number: u64,
     pub(super) job: FileJob,
-    pub(super) file: File,
+    /// None when its bytes are handed over.
+    pub(super) file: Option<File>,
     /// Pages when it was opened; what it grows afterwards comes from WAL.
     pub(super) pages: u32,
     pub(super) parent: ChainedMap,
@@ -66,6 +68,8 @@ pub(super) struct UnitDone {
     pub(super) chunks: Vec<EncodedChunk>,
     pub(super) new_pages: u64,
     pub(super) corrupt: Vec<CorruptPage>,
+    /// CRC-32C of its pages.
+    pub(super) crc32c: u32,
 }
 
 /// What all workers share.
@@ -75,6 +79,7 @@ pub(super) struct Common {
     pub(super) check: Arc<dyn PageCheck>,
     pub(super) filter: PackFilter,
     pub(super) index: ChunkIndex,
+    pub(super) pace: Arc<Pace>,
     pub(super) progress: Arc<Progress>,
 }
 
@@ -104,13 +109,26 @@ impl Worker {
         })
     }
 
-    /// Reads and encodes unit `number` of a file. A file that has become shorter gives fewer pages, or none.
+    /// Reads and encodes unit `number` of a file, or takes the bytes that were handed over. A file that has become shorter gives fewer
+    /// pages, or none.
     ///
     /// # Errors
     /// It cannot be read; the encoding check.
-    pub(super) fn unit(&mut self, file: &Arc<RelationFile>, number: u32) -> Result<UnitDone, StoreError> {
+    pub(super) fn unit(
+        &mut self,
+        file: &Arc<RelationFile>,
+        number: u32,
+        bytes: Option<Vec<u8>>,
+    ) -> Result<UnitDone, StoreError> {
         let first = number * UNIT_PAGES;
-        let pages = self.read_unit(file, first)?;
+        let pages = match (bytes, &file.file) {
+            (Some(bytes), _) => {
+                self.unit = bytes;
+                u32::try_from(self.unit.len() / PAGE_BYTES).unwrap_or(0)
+            }
+            (None, Some(on_disk)) => self.read_unit(file, on_disk, first)?,
+            (None, None) => return Err(StoreError::Stage("encode")),
+        };
         let mut done = UnitDone {
             file: Arc::clone(file),
             number,
@@ -119,6 +137,7 @@ impl Worker {
             chunks: Vec::new(),
             new_pages: 0,
             corrupt: Vec::new(),
+            crc32c: 0,
         };
         let stale = self.stale_pages(file, first, pages);
         let mut listed: Vec<u32> = Vec::new();
@@ -150,6 +169,9 @@ impl Worker {
             done.new_pages += u64::from(before != Some(&digest));
             done.digests.push(digest);
         }
+        // What is stored, not what was read first: a torn page was read again.
+        done.crc32c = crc32c::crc32c(self.unit.get(..pages as usize * PAGE_BYTES).unwrap_or_default());
+        self.common.progress.is_new((listed.len() * PAGE_BYTES) as u64);
         for group in listed.chunks(RELATION_CHUNK_PAGES_MAX) {
             let chunk = self.encode_pages(group, &done.digests)?;
             done.chunks.push(chunk);
@@ -158,21 +180,21 @@ impl Worker {
         Ok(done)
     }
 
-    fn read_unit(&mut self, file: &RelationFile, first: u32) -> Result<u32, StoreError> {
+    fn read_unit(&mut self, file: &RelationFile, on_disk: &File, first: u32) -> Result<u32, StoreError> {
         let pages = file.pages.saturating_sub(first).min(UNIT_PAGES);
         let at = u64::from(first) * PAGE_BYTES as u64;
         let end = at + u64::from(pages) * PAGE_BYTES as u64;
         if end < u64::from(file.pages) * PAGE_BYTES as u64 {
             // A hint; a file system that cannot take it loses nothing but time.
             let _ = rustix::fs::fadvise(
-                &file.file,
+                on_disk,
                 end,
                 std::num::NonZeroU64::new(AHEAD_BYTES),
                 rustix::fs::Advice::WillNeed,
             );
         }
         let buffer = self.unit.get_mut(..pages as usize * PAGE_BYTES).unwrap_or_default();
-        let got = read_up_to(&file.file, buffer, at).map_err(|error| file.job.io_error("read", error))?;
+        let got = read_up_to(on_disk, buffer, at).map_err(|error| file.job.io_error("read", error))?;
         // A part of a page at the end is an extension that is under way: the server does not count it either.
         Ok(u32::try_from(got / PAGE_BYTES).unwrap_or(0))
     }
@@ -219,6 +241,7 @@ impl Worker {
 
     /// A content chunk.
     pub(super) fn encode_content(&mut self, id: Digest, plain: &[u8]) -> Result<EncodedChunk, StoreError> {
+        self.common.progress.is_new(plain.len() as u64);
         encode(&mut self.compressor, &mut self.encoded, ChunkKind::Content, id, plain)
     }
 }
@@ -272,23 +295,13 @@ fn is_zero(page: &[u8]) -> bool {
     page.iter().take(32).all(|byte| *byte == 0) && page.iter().fold(0, |all, byte| all | byte) == 0
 }
 
-/// Fills the buffer from `at` on, or up to the end of the file; returns how much.
-pub(super) fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> Result<usize, std::io::Error> {
-    let mut got = 0;
-    while let Some(rest) = buffer.get_mut(got..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at + got as u64) {
-            Ok(0) => break,
-            Ok(read) => got += read,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(got)
-}
-
 fn read_page(file: &RelationFile, page: u32, buffer: &mut [u8]) -> Result<bool, StoreError> {
+    let Some(on_disk) = &file.file else {
+        // It came once and does not come again: as if it had not changed.
+        return Ok(true);
+    };
     let mut fresh = [0; PAGE_BYTES];
-    let got = read_up_to(&file.file, &mut fresh, u64::from(page) * PAGE_BYTES as u64)
+    let got = read_up_to(on_disk, &mut fresh, u64::from(page) * PAGE_BYTES as u64)
         .map_err(|error| file.job.io_error("read", error))?;
     if got < PAGE_BYTES || buffer.len() != PAGE_BYTES {
         return Ok(false);

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Repository;
 use crate::codec::Compressors;
-use crate::envelope::{Clear, Finished, Header, Kind, Protection, WalFacts, finish};
+use crate::envelope::{Clear, Finished, Header, Kind, Protection, WalFacts, finish, finish_in_place};
 use crate::error::StoreError;
 use crate::frame;
 use crate::id::{Digest, LineageId};
@@ -24,6 +24,13 @@ pub enum Put {
     Created,
     /// The same content was there already (law 3).
     Same,
+}
+
+/// The bytes behind the head.
+enum Body<'a> {
+    Copied(&'a [u8]),
+    /// With room for the head before them.
+    InPlace(Vec<u8>),
 }
 
 /// What is to be written as a single-frame object.
@@ -101,21 +108,18 @@ impl Writer {
         name: &ObjectName,
         clear: &Clear<'_>,
         header: Header,
-        body: &[u8],
+        body: Body<'_>,
     ) -> Result<(Finished, Digest), StoreError> {
         let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
         let header = Header {
             previous: *previous,
             ..header
         };
-        let finished = finish(
-            name.as_str(),
-            clear,
-            &header,
-            body,
-            self.repository.keys(),
-            &self.signing,
-        )?;
+        let (name, keys) = (name.as_str(), self.repository.keys());
+        let finished = match body {
+            Body::Copied(body) => finish(name, clear, &header, body, keys, &self.signing)?,
+            Body::InPlace(body) => finish_in_place(name, clear, &header, body, keys, &self.signing)?,
+        };
         *previous = finished.head_hash;
         Ok((finished, header.digest))
     }
@@ -184,7 +188,7 @@ impl Writer {
             epoch: self.epoch,
             session_block: &block,
         };
-        let (finished, digest) = self.finish(name, &clear, header, &body)?;
+        let (finished, digest) = self.finish(name, &clear, header, Body::Copied(&body))?;
         Ok((finished.bytes, digest))
     }
 
@@ -194,7 +198,7 @@ impl Writer {
     /// A limit of the envelope.
     pub fn encode_pack(
         &self,
-        pack: &PackBody,
+        pack: PackBody,
         session: Option<&Session>,
         now_us: i64,
     ) -> Result<(ObjectName, Bytes), StoreError> {
@@ -212,7 +216,7 @@ impl Writer {
             epoch: self.epoch,
             session_block: &block,
         };
-        let (finished, _) = self.finish(&name, &clear, header, &pack.body)?;
+        let (finished, _) = self.finish(&name, &clear, header, Body::InPlace(pack.room_and_body))?;
         Ok((name, finished.bytes))
     }
 

@@ -1,5 +1,6 @@
 //! Questions to a server, and PostgreSQL's own checks of its files.
 
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -95,6 +96,25 @@ impl Cluster {
         command.arg("--check").arg("-D").arg(&self.data);
         user::run(command, Duration::from_secs(300)).await?;
         Ok(())
+    }
+
+    /// PostgreSQL's own judgement of a restored directory that was never started. WAL is not looked at: it comes with the recovery.
+    pub async fn verify_backup(&self, data: &Path) -> Result<()> {
+        let mut command = self.tool_or_newer("pg_verifybackup")?;
+        command.arg("--no-parse-wal").arg(data);
+        user::run(command, Duration::from_secs(300)).await?;
+        Ok(())
+    }
+
+    /// All of the cluster as SQL, without what differs between two dumps of the same.
+    pub async fn dump_all(&self) -> Result<String> {
+        let mut command = self.tool_or_newer("pg_dumpall")?;
+        command.arg("--no-password");
+        let output = user::run(command, Duration::from_secs(300)).await?;
+        let is_same = |line: &&str| {
+            !line.starts_with("--") && !line.starts_with("\\restrict") && !line.starts_with("\\unrestrict")
+        };
+        Ok(output.lines().filter(is_same).collect::<Vec<_>>().join("\n"))
     }
 }
 

@@ -20,13 +20,41 @@ impl Data {
 
     fn walk(&self) -> Listing {
         let data_directory = self.0.join("pgdata");
-        walk(&Cluster {
+        let cluster = Cluster {
             data_directory,
             tablespace_version: "PG_15_202209061".into(),
             relation_segment_blocks: 131_072,
-        })
-        .unwrap()
+        };
+        let mut walk = Walk::begin(cluster.clone()).unwrap();
+        let (mut jobs, mut entries, mut order) = (Vec::new(), Vec::new(), Vec::new());
+        for listed in &mut walk {
+            match listed.unwrap() {
+                Listed::File(job) => {
+                    order.push(job.path.clone());
+                    jobs.push(job);
+                }
+                Listed::Entry(entry) => {
+                    order.push(entry.path.to_vec());
+                    entries.push(entry);
+                }
+            }
+        }
+        assert!(order.is_sorted(), "{order:?}");
+        assert_eq!(measure(&cluster).unwrap().0, jobs.len() as u64);
+        Listing {
+            jobs,
+            entries,
+            tablespaces: walk.tablespaces,
+            control: walk.control,
+        }
     }
+}
+
+struct Listing {
+    jobs: Vec<FileJob>,
+    entries: Vec<FileEntry>,
+    tablespaces: Vec<Tablespace>,
+    control: Option<FileJob>,
 }
 
 impl Drop for Data {
@@ -70,17 +98,23 @@ fn the_cluster_is_listed_and_what_the_server_makes_anew_is_not() {
         "pg_replslot/seawall/state",
         "postmaster.pid",
         "odd \u{e0} = [name]",
+        "base.old",
+        "base-2/x",
+        "base0",
     ] {
         data.file(path);
     }
     let listing = data.walk();
     let expected = [
         "PG_VERSION",
+        "base-2/x",
+        "base.old",
         "base/5/100_init",
         "base/5/1259",
         "base/5/1259.2",
         "base/5/1259_fsm",
         "base/5/PG_VERSION",
+        "base0",
         "global/1262",
         "odd \u{e0} = [name]",
     ];

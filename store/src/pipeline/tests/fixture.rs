@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::super::*;
 use crate::chunk::ChunkReference;
@@ -59,7 +60,7 @@ impl Fixture {
     }
 
     pub(super) async fn parent(&self, id: BackupId) -> Parent {
-        Parent::load(&self.host, self.host.manifest(id).await.unwrap())
+        Parent::load(&self.host, Some(self.host.manifest(id).await.unwrap()), None)
             .await
             .unwrap()
     }
@@ -72,6 +73,8 @@ impl Fixture {
         };
         let session = Session::begin(self.host.keys(), &self.created.host.recipients, place, Purpose::Backup).unwrap();
         PipelineInputs {
+            pace: Arc::default(),
+            backup: BackupId::from_parts(1001 + self.backups, [9; 10]),
             writer: self.writer(),
             session,
             lineage: self.lineage,
@@ -84,6 +87,7 @@ impl Fixture {
             check: Arc::new(BelieveAll),
             jobs: 3,
             uploads_in_flight: 2,
+            milestones_every: Duration::from_secs(3600),
             progress: Arc::clone(&self.progress),
             now_us: Arc::new(|| NOW_US),
         }
@@ -115,15 +119,28 @@ impl Fixture {
         jobs: Vec<FileJob>,
     ) -> Result<(BackupId, Outcome), StoreError> {
         self.backups += 1;
-        let id = BackupId::from_parts(1000 + self.backups, [9; 10]);
+        let id = inputs.backup;
         let writer = Arc::clone(&inputs.writer);
-        let parent = inputs.parent.as_ref().map(|parent| parent.manifest().backup);
+        let parent = inputs
+            .parent
+            .as_ref()
+            .and_then(|parent| Some(parent.manifest()?.backup));
         let mut pipeline = Pipeline::start(inputs)?;
-        pipeline.copy(jobs).await?;
+        drop(pipeline.copy(jobs.into_iter().map(|job| Ok(Listed::File(job)))).await?);
         let outcome = pipeline.finish().await?;
         commit::put_index(&writer, id, &outcome.index, NOW_US).await?;
         commit::put_manifest(&writer, &self.manifest(id, parent, &outcome)).await?;
         Ok((id, outcome))
+    }
+
+    /// Makes a backup of what a pipeline wrote.
+    pub(super) async fn commit(&mut self, outcome: &Outcome) -> BackupId {
+        self.backups += 1;
+        let id = BackupId::from_parts(1000 + self.backups, [9; 10]);
+        commit::put_manifest(&self.writer(), &self.manifest(id, None, outcome))
+            .await
+            .unwrap();
+        id
     }
 
     fn manifest(&self, backup: BackupId, parent: Option<BackupId>, outcome: &Outcome) -> Manifest {
@@ -156,6 +173,7 @@ impl Fixture {
             configuration: ConfigurationPaths::default(),
             vanished: outcome.vanished.clone(),
             label: None,
+            known_good: Vec::new(),
         }
     }
 

@@ -181,8 +181,9 @@ async fn small_changes_make_deltas_and_a_whole_map_now_and_then() {
         }
         let inputs = fixture.inputs(parent).await;
         let jobs = fixture.jobs(&files);
-        let (id, outcome) = fixture.backup(inputs, jobs).await.unwrap();
-        let entry = &outcome.entries[0];
+        let (id, _) = fixture.backup(inputs, jobs).await.unwrap();
+        let manifest = fixture.host.manifest(id).await.unwrap();
+        let entry = &fixture.host.file_table(&manifest).await.unwrap()[0];
         let (_, extents, _) = fixture.host.extents(entry.extents.unwrap()).await.unwrap();
         let (_, digests, _) = fixture.host.digests(entry.digests.unwrap()).await.unwrap();
         depths.push((extents, digests));
