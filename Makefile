@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop faults bench loadtest
+.PHONY: help setup build lint test demo kill-loop faults outage bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -11,12 +11,17 @@ export PATH := $(CARGO_HOME)/bin:$(PATH)
 
 REPO ?= local
 MAJORS ?= 13 14 15 16 17 18
+PEERS ?=
 ARGS ?=
 N ?= 60
 SEED ?=
 FAULTS ?= 100000
+OUTAGE ?= 600
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
+# One set of features for all programs, for the same reason.
+RELEASE := cargo build --release --workspace --bins
+TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the servers are; written by `make setup`.
 WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 
@@ -24,7 +29,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install test servers and build tools (MAJORS="15 17" for two of six)
-	@tests/setup/install.sh $(MAJORS)
+	@tests/setup/install.sh $(MAJORS) $(PEERS)
 
 build: ## compile everything
 	cargo build --workspace $(FEATURES)
@@ -40,18 +45,26 @@ test: setup build ## all tests, with real servers (ARGS="-p wal" for a part)
 demo bench loadtest: MAJORS := 15
 
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
-	cargo build --release -p agent -p restore
-	$(WITH_SERVERS) cargo run --release -p tests --bin demo -- --repo $(REPO) $(ARGS)
+	$(RELEASE)
+	$(WITH_SERVERS) $(TARGET)/release/demo --repo $(REPO) $(ARGS)
 
 kill-loop: setup build ## kill agent and server N times, add up what was lost (N=60 SEED=... ARGS="--major 17 --fresh")
 	$(WITH_SERVERS) target/debug/kill_loop --cycles $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)
 
-bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question)
-	$(WITH_SERVERS) cargo bench -p bench $(ARGS)
+# What is asked of whole programs, ours and others', takes long: only by name.
+IS_PEERS = $(findstring --bench peers,$(ARGS))
+bench: PEERS := $(if $(IS_PEERS),pgbackrest)
+
+bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question; "--bench peers" beside other programs)
+	$(if $(IS_PEERS),$(RELEASE))
+	$(WITH_SERVERS) cargo bench -p bench $(or $(ARGS),--bench backup --bench wal_backlog)
 
 loadtest: setup ## does the whole survive: load, faults and an oracle (ARGS="...")
-	cargo build --release -p agent -p restore
-	$(WITH_SERVERS) cargo run --release -p loadtest -- $(ARGS)
+	$(RELEASE)
+	$(WITH_SERVERS) $(TARGET)/release/loadtest $(ARGS)
 
 faults: setup build ## inject FAULTS=100000 faults into the store; runs add up in target/store-faults
 	$(WITH_SERVERS) SEAWALL_FAULTS=$(FAULTS) cargo test --workspace $(FEATURES) --test store_faults -- --nocapture
+
+outage: setup build ## let the store be dead for ten minutes (OUTAGE=600 seconds)
+	$(WITH_SERVERS) SEAWALL_OUTAGE=$(OUTAGE) cargo test --workspace $(FEATURES) --test outage -- --nocapture

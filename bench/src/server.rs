@@ -1,4 +1,4 @@
-//! A throwaway PostgreSQL that writes the WAL of many small transactions.
+//! A throwaway PostgreSQL, and the WAL of many small transactions that one writes.
 
 use std::ffi::OsStr;
 use std::io;
@@ -14,7 +14,7 @@ const SCALE: &str = "30";
 /// Transactions of each client between two looks at how much WAL there is.
 const TRANSACTIONS: &str = "1000";
 /// Nothing is recycled, nothing waits for a disk, no checkpoint comes in between.
-const OPTIONS: &str = "-c listen_addresses= -c fsync=off -c synchronous_commit=off -c wal_keep_size=8GB -c max_wal_size=4GB \
+const WAL_OPTIONS: &str = "-c listen_addresses= -c fsync=off -c synchronous_commit=off -c wal_keep_size=8GB -c max_wal_size=4GB \
     -c shared_buffers=256MB -c jit=off";
 
 /// WAL files that a server left.
@@ -33,16 +33,7 @@ pub struct ServerWal {
 /// A program of `bin` failed.
 pub fn pgbench_wal(bin: &Path, bytes: u64) -> io::Result<ServerWal> {
     let scratch = tempfile::Builder::new().prefix("seawall-bench").tempdir()?;
-    let mut server = Server {
-        bin: bin.to_owned(),
-        directory: scratch.path().to_owned(),
-        user: server_user(scratch.path())?,
-        is_running: false,
-    };
-    if let Some((uid, gid)) = server.user {
-        chown(scratch.path(), Some(uid), Some(gid))?;
-    }
-    server.start()?;
+    let mut server = Server::create(bin, scratch.path(), WAL_OPTIONS)?;
     server.run("pgbench", ["-q", "-i", "-s", SCALE])?;
     server.query("checkpoint")?;
     server.query("select pg_switch_wal()")?;
@@ -60,7 +51,9 @@ pub fn pgbench_wal(bin: &Path, bytes: u64) -> io::Result<ServerWal> {
     })
 }
 
-struct Server {
+/// One cluster in `<directory>/data`, with its socket in `directory`. Dropping it stops the server.
+#[derive(Debug)]
+pub struct Server {
     bin: PathBuf,
     directory: PathBuf,
     user: Option<(u32, u32)>,
@@ -68,8 +61,64 @@ struct Server {
 }
 
 impl Server {
-    fn start(&mut self) -> io::Result<()> {
-        let data = self.directory.join("data");
+    /// Makes a cluster with data checksums and starts it. `directory` is ours and is given to the server's user; `options` go to
+    /// `postgres`.
+    ///
+    /// # Errors
+    /// A program of `bin` failed.
+    pub fn create(bin: &Path, directory: &Path, options: &str) -> io::Result<Self> {
+        let mut server = Server {
+            bin: bin.to_owned(),
+            directory: directory.to_owned(),
+            user: server_user(directory)?,
+            is_running: false,
+        };
+        server.give(directory)?;
+        server.start(options)?;
+        Ok(server)
+    }
+
+    /// Lets the server's user own a file or a directory.
+    ///
+    /// # Errors
+    /// It is not ours to give.
+    pub fn give(&self, path: &Path) -> io::Result<()> {
+        match self.user {
+            Some((uid, gid)) => chown(path, Some(uid), Some(gid)),
+            None => Ok(()),
+        }
+    }
+
+    /// Where the server's programs are.
+    #[must_use]
+    pub fn bin(&self) -> &Path {
+        &self.bin
+    }
+
+    /// Where its socket is, and everything else of the run.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    /// The data directory.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.directory.join("data")
+    }
+
+    /// Id of the server's first process.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn process(&self) -> io::Result<u32> {
+        let text = std::fs::read_to_string(self.data().join("postmaster.pid"))?;
+        let id = text.lines().next().and_then(|line| line.trim().parse().ok());
+        id.ok_or_else(|| io::Error::other("no process in postmaster.pid"))
+    }
+
+    fn start(&mut self, options: &str) -> io::Result<()> {
+        let data = self.data();
         let args = [
             "-U",
             "postgres",
@@ -83,7 +132,7 @@ impl Server {
             "-D",
         ];
         self.run("initdb", args.iter().map(OsStr::new).chain([data.as_os_str()]))?;
-        let options = format!("{OPTIONS} -c unix_socket_directories={}", self.directory.display());
+        let options = format!("{options} -c unix_socket_directories={}", self.directory.display());
         let log = self.directory.join("log");
         self.is_running = true;
         let args = [
@@ -101,32 +150,50 @@ impl Server {
         self.run("pg_ctl", args.into_iter().chain(more)).map(drop)
     }
 
-    fn stop(&mut self, mode: &str) -> io::Result<()> {
+    /// Stops it as `pg_ctl stop -m` does.
+    ///
+    /// # Errors
+    /// It does not stop.
+    pub fn stop(&mut self, mode: &str) -> io::Result<()> {
         self.is_running = false;
-        let data = self.directory.join("data");
+        let data = self.data();
         let args = ["stop", "-w", "-m", mode, "-D"];
         self.run("pg_ctl", args.iter().map(OsStr::new).chain([data.as_os_str()]))
             .map(drop)
     }
 
-    fn query(&self, sql: &str) -> io::Result<String> {
-        self.run("psql", ["-X", "-A", "-t", "-c", sql])
+    /// What psql prints for a statement, unaligned.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn query(&self, sql: &str) -> io::Result<String> {
+        self.run("psql", ["-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql])
     }
 
-    /// Runs a program to its end and gives what it printed.
-    fn run<A: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = A>) -> io::Result<String> {
-        let mut command = Command::new(self.bin.join(program));
+    /// A command of the server's user, with an environment that leads to this server and nothing else in it.
+    #[must_use]
+    pub fn command(&self, program: &Path) -> Command {
+        let mut command = Command::new(program);
         if let Some((uid, gid)) = self.user {
             command.uid(uid).gid(gid);
         }
-        let output_file = self.directory.join(format!("{program}.out"));
         command
-            .args(args)
             .current_dir(&self.directory)
             .env_clear()
             .envs([("LC_ALL", "C"), ("TZ", "UTC"), ("PGUSER", "postgres")])
             .env("PGDATABASE", "postgres")
             .env("PGHOST", &self.directory);
+        command
+    }
+
+    /// Runs a program of the server to its end and gives what it printed.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn run<A: AsRef<OsStr>>(&self, program: &str, args: impl IntoIterator<Item = A>) -> io::Result<String> {
+        let mut command = self.command(&self.bin.join(program));
+        let output_file = self.directory.join(format!("{program}.out"));
+        command.args(args);
         // A file, because a server that was started would hold a pipe open.
         let file = std::fs::File::create(&output_file)?;
         let status = command.stderr(file.try_clone()?).stdout(file).status();

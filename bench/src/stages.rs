@@ -13,7 +13,8 @@ use store::seal::{ObjectKey, Secret32, associated_data};
 
 use crate::measure::{Took, once};
 
-const READ_BYTES: usize = 1 << 20;
+/// Bytes of a unit.
+pub const READ_BYTES: usize = 1 << 20;
 
 /// Names of the stages, in order.
 pub const STAGES: [&str; 8] = [
@@ -36,6 +37,8 @@ pub const UNCHANGED: usize = 3;
 pub struct Stages<'a> {
     file: &'a File,
     data: &'a [u8],
+    /// Block number of the first page of each unit, where that is not its place in `data`.
+    first_blocks: Vec<u32>,
     keys: &'a ClusterKeys,
     key: ObjectKey,
     compressed: Vec<Vec<u8>>,
@@ -57,11 +60,19 @@ impl<'a> Stages<'a> {
         Ok(Stages {
             file,
             data,
+            first_blocks: Vec::new(),
             keys,
             key,
             compressed,
             sealed,
         })
+    }
+
+    /// For units that come from different files: the block number of each one's first page.
+    #[must_use]
+    pub fn at_blocks(mut self, first_blocks: Vec<u32>) -> Self {
+        self.first_blocks = first_blocks;
+        self
     }
 
     /// Bytes after compression.
@@ -97,8 +108,9 @@ impl<'a> Stages<'a> {
 
     fn check(&self) {
         self.data.par_chunks(READ_BYTES).enumerate().for_each(|(unit, pages)| {
-            for (at, page) in pages.chunks(PAGE_BYTES).enumerate() {
-                let block = u32::try_from(unit * (READ_BYTES / PAGE_BYTES) + at).unwrap_or(0);
+            let here = u32::try_from(unit * (READ_BYTES / PAGE_BYTES)).unwrap_or(0);
+            let first = self.first_blocks.get(unit).copied().unwrap_or(here);
+            for (block, page) in (first..).zip(pages.chunks(PAGE_BYTES)) {
                 std::hint::black_box(pg::page::check(page, block, true));
             }
         });

@@ -49,6 +49,17 @@ impl Summary {
         self.figures.push(figure);
     }
 
+    /// Adds a figure that is printed another way.
+    pub fn keep(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.figures.push(Figure {
+            name: name.into(),
+            value,
+            unit,
+            bound: None,
+            peer: None,
+        });
+    }
+
     /// Writes `bench/<question>.json` into the target directory and says where.
     ///
     /// # Errors

@@ -1,0 +1,238 @@
+//! The figures of all rounds: medians, and what each is held against in the same run.
+
+use crate::measure::{Took, median};
+use crate::peers::backup::Taken;
+use crate::peers::effect::{Effect, Rate};
+use crate::peers::ours::Report;
+use crate::peers::pages::Changed;
+use crate::stages::{COMPRESS, STAGES, UNCHANGED, composed};
+use crate::summary::Summary;
+
+const MIB: f64 = (1 << 20) as f64;
+
+/// All full backups of a data set.
+#[derive(Debug, Default)]
+pub struct Full {
+    /// Ours.
+    pub ours: Vec<(Taken, Report)>,
+    /// pgBackRest's.
+    pub pgbackrest: Vec<Taken>,
+    /// `pg_basebackup`, compressed by the server.
+    pub compressed: Vec<Taken>,
+    /// `pg_basebackup` of plain files.
+    pub plain: Vec<Taken>,
+    /// Our stages, each alone.
+    pub stages: Vec<[Took; STAGES.len()]>,
+    /// What the stages worked on.
+    pub sample_bytes: usize,
+}
+
+/// All increments of one share of changed pages.
+#[derive(Debug, Default)]
+pub struct Increments {
+    /// Ours.
+    pub ours: Vec<(Taken, Report)>,
+    /// pgBackRest's.
+    pub pgbackrest: Vec<Taken>,
+    /// What had really changed.
+    pub changed: Vec<Changed>,
+}
+
+/// The stages of a data set, medians of all rounds.
+#[derive(Debug)]
+pub struct Bounds {
+    stages: Vec<Took>,
+    sample_bytes: usize,
+}
+
+impl Bounds {
+    fn of(full: &Full) -> Self {
+        let stage = |at: usize| median(full.stages.iter().filter_map(|round| round.get(at).copied()).collect());
+        Bounds {
+            stages: (0..STAGES.len()).map(stage).collect(),
+            sample_bytes: full.sample_bytes,
+        }
+    }
+
+    fn all(&self) -> Took {
+        composed(&self.stages)
+    }
+
+    fn unchanged(&self) -> Took {
+        composed(self.stages.get(..UNCHANGED).unwrap_or_default())
+    }
+}
+
+/// The middle one of what `figure` says of each.
+fn middle<T>(all: &[T], figure: impl Fn(&T) -> f64) -> f64 {
+    let mut values: Vec<f64> = all.iter().map(figure).collect();
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+/// Adds what full backups took; gives the bounds for the increments.
+#[must_use]
+pub fn full(summary: &mut Summary, set: &str, full: &Full) -> Bounds {
+    let bounds = Bounds::of(full);
+    let (ours, reports): (Vec<Taken>, Vec<Report>) = full.ours.iter().cloned().unzip();
+    let bytes = middle(&reports, |report| report.logical_bytes as f64);
+    summary.add(format!("{set}: cluster"), bytes / 1e6, "MB", None);
+    for (stage, took) in STAGES.iter().zip(&bounds.stages) {
+        summary.add(format!("{set}: {stage}"), took.mb_s(bounds.sample_bytes), "MB/s", None);
+    }
+    let name = |what: &str| format!("{set} full, {what}");
+    let mb_s = |taken: &Taken| bytes / 1e6 / taken.ran.wall_s;
+    let bound = bounds.all();
+    let zstd = bounds
+        .stages
+        .get(COMPRESS)
+        .map_or(f64::NAN, |took| took.mb_s(bounds.sample_bytes));
+    for (held_against, bound) in [
+        ("composed bound, goal 0.9", bound.mb_s(bounds.sample_bytes)),
+        ("bare zstd 1", zstd),
+        ("pgBackRest", middle(&full.pgbackrest, mb_s)),
+    ] {
+        summary.add(
+            name("wal-agent"),
+            middle(&ours, mb_s),
+            "MB/s",
+            Some((bound, held_against)),
+        );
+    }
+    summary.add(
+        name("wal-agent, copying alone"),
+        bytes / 1e6 / middle(&reports, |report| report.copy_s),
+        "MB/s",
+        Some((bound.mb_s(bounds.sample_bytes), "composed bound, goal 0.9")),
+    );
+    summary.add(
+        name("wal-agent, CPU"),
+        middle(&ours, Taken::cpu_s) / (bytes / 1e9),
+        "s/GB",
+        Some((bound.cpu_s_per_gb(bounds.sample_bytes), "CPU of all stages")),
+    );
+    let programs = [
+        ("wal-agent", ours.as_slice()),
+        ("pgBackRest", &full.pgbackrest),
+        ("pg_basebackup zstd 3", &full.compressed),
+        ("pg_basebackup plain", &full.plain),
+    ];
+    table(summary, &format!("{set} full"), bytes, &programs);
+    beside(summary, &format!("{set} full"), &reports);
+    bounds
+}
+
+/// What each program took, a line each.
+fn table(summary: &mut Summary, what: &str, bytes: f64, programs: &[(&str, &[Taken])]) {
+    print!("\n{what:<24}");
+    for (name, unit, _) in COLUMNS {
+        print!(" {:>14}", format!("{name} {unit}"));
+    }
+    println!();
+    for (program, all) in programs {
+        print!("  {program:<22}");
+        for (name, unit, figure) in COLUMNS {
+            let value = middle(all, |taken| figure(taken, bytes));
+            print!(" {value:>14.2}");
+            summary.keep(format!("{what}, {program}: {name}"), value, unit);
+        }
+        println!();
+    }
+    println!();
+}
+
+/// Name, unit, and the figure of one run over so many bytes. "Server" is of its CPU with the server's, "all" of all its processes,
+/// "one" of the largest; "others" are the cores that all else on the machine took, the server included.
+type Column = (&'static str, &'static str, fn(&Taken, f64) -> f64);
+const COLUMNS: [Column; 9] = [
+    ("wall", "s", |taken, _| taken.ran.wall_s),
+    ("speed", "MB/s", |taken, bytes| bytes / 1e6 / taken.ran.wall_s),
+    ("CPU", "s/GB", |taken, bytes| taken.cpu_s() / (bytes / 1e9)),
+    ("server", "CPU s", |taken, _| taken.server_cpu_s),
+    ("all", "MiB", |taken, _| taken.ran.peak_bytes as f64 / MIB),
+    ("one", "MiB", |taken, _| taken.ran.largest_bytes as f64 / MIB),
+    ("stored", "MB", |taken, _| taken.written.bytes as f64 / 1e6),
+    ("written", "files", |taken, _| taken.written.files as f64),
+    ("others", "cores", |taken, _| taken.ran.other_cpu_s / taken.ran.wall_s),
+];
+
+/// What the agent took that streamed meanwhile: it belongs to the backup in no other way than that it must run.
+fn beside(summary: &mut Summary, name: &str, reports: &[Report]) {
+    summary.add(
+        format!("{name}, wal-agent run beside: CPU"),
+        middle(reports, |report| report.agent_cpu_s),
+        "s",
+        None,
+    );
+    summary.add(
+        format!("{name}, wal-agent run beside: memory"),
+        middle(reports, |report| report.agent_bytes as f64) / MIB,
+        "MiB",
+        None,
+    );
+}
+
+/// Adds what increments took when about `percent` of the pages had changed.
+pub fn increments(summary: &mut Summary, set: &str, percent: u32, bounds: &Bounds, all: &Increments) {
+    let (ours, reports): (Vec<Taken>, Vec<Report>) = all.ours.iter().cloned().unzip();
+    let name = |what: &str| format!("{set} {percent} %, {what}");
+    let bytes = middle(&reports, |report| report.logical_bytes as f64);
+    let pages = middle(&all.changed, |changed| changed.pages as f64);
+    let of_pages = middle(&all.changed, |changed| changed.of_pages as f64);
+    summary.add(name("pages changed"), 100.0 * pages / of_pages, "%", None);
+    summary.add(
+        name("wal-agent: new pages"),
+        middle(&reports, |report| report.new_pages as f64),
+        "pages",
+        (pages > 0.0).then_some((pages, "pages changed")),
+    );
+    let programs = [("wal-agent", ours.as_slice()), ("pgBackRest", &all.pgbackrest)];
+    table(summary, &format!("{set} {percent} %"), bytes, &programs);
+    let compressed = middle(&all.changed, |changed| changed.compressed_bytes as f64) / 1e6;
+    let stored = middle(&ours, |taken| taken.written.bytes as f64) / 1e6;
+    let against = (compressed > 0.0).then_some((compressed, "changed pages, zstd 1, goal 1.2"));
+    summary.add(name("wal-agent, stored"), stored, "MB", against);
+    let bound = bounds.unchanged();
+    let bound_s = bytes / 1e6 / bound.mb_s(bounds.sample_bytes);
+    let held = Some((bound_s, "read, check and hash, goal 1.3"));
+    summary.add(
+        name("wal-agent, wall"),
+        middle(&ours, |taken| taken.ran.wall_s),
+        "s",
+        held,
+    );
+    summary.add(
+        name("wal-agent, copying alone"),
+        middle(&reports, |report| report.copy_s),
+        "s",
+        held,
+    );
+    summary.add(
+        name("wal-agent, CPU"),
+        middle(&ours, Taken::cpu_s) / (bytes / 1e9),
+        "s/GB",
+        Some((bound.cpu_s_per_gb(bounds.sample_bytes), "CPU of the same")),
+    );
+    beside(summary, &format!("{set} {percent} %"), &reports);
+}
+
+/// Adds what backups did to the load.
+pub fn effects(summary: &mut Summary, set: &str, brake: &str, all: &[Effect]) {
+    let name = |what: &str| format!("{set} load, brake {brake}: {what}");
+    let both = |figure: fn(&Rate) -> f64| {
+        (
+            middle(all, |effect| figure(&effect.during)),
+            middle(all, |effect| figure(&effect.without)),
+        )
+    };
+    let (during, without) = both(|rate| rate.tps);
+    summary.add(
+        name("transactions"),
+        during,
+        "1/s",
+        Some((without, "no backup, goal 0.9 with a brake")),
+    );
+    let (during, without) = both(|rate| rate.p99_ms);
+    summary.add(name("p99 latency"), during, "ms", Some((without, "no backup")));
+    summary.add(name("backup"), middle(all, |effect| effect.backup_s), "s", None);
+}
