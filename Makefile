@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop faults outage bench loadtest
+.PHONY: help setup build lint test demo kill-loop faults outage relations bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -17,6 +17,7 @@ N ?= 60
 SEED ?=
 FAULTS ?= 100000
 OUTAGE ?= 600
+RELATIONS ?= 300000
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
 # One set of features for all programs, for the same reason.
@@ -68,3 +69,6 @@ faults: setup build ## inject FAULTS=100000 faults into the store; runs add up i
 
 outage: setup build ## let the store be dead for ten minutes (OUTAGE=600 seconds)
 	$(WITH_SERVERS) SEAWALL_OUTAGE=$(OUTAGE) cargo test --workspace $(FEATURES) --test outage -- --nocapture
+
+relations: setup build ## back up a cluster of very many files (RELATIONS=300000)
+	$(WITH_SERVERS) SEAWALL_RELATIONS=$(RELATIONS) cargo test --workspace $(FEATURES) --test many_relations -- --nocapture
