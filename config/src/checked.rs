@@ -160,7 +160,7 @@ pub enum OnUnknownHistory {
 pub struct Backup {
     /// `jobs`; the program decides by the number of cores when not set.
     pub jobs: Option<usize>,
-    /// `uploads_in_flight`; 3 fill a usual uplink and hold few buffers (20 MiB each).
+    /// `uploads_in_flight`; 2: one is sent while the next is signed; each holds 20 MiB.
     pub uploads_in_flight: usize,
     /// `rate_max`: bytes a second that are read; no limit when not set.
     pub rate_max: Option<ByteSize>,

@@ -271,7 +271,7 @@ const BACKUP: Section = Section {
     name: "backup",
     keys: &[
         key("jobs", count(1, 128)),
-        key_or("uploads_in_flight", count(1, 64), "3"),
+        key_or("uploads_in_flight", count(1, 64), "2"),
         key("rate_max", kib(64, 1 << 40)),
         key_or("source", Kind::Choice(&["local", "replication"]), "local"),
         key_or("stream_compression", Kind::Choice(&["none", "zstd"]), "none"),

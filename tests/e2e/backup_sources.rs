@@ -143,7 +143,7 @@ async fn both(scratch: &Scratch, major: u32, compression: bool) -> Result<()> {
 
 /// `NAME=DIR` for the cluster's one tablespace, and the directory.
 fn mapped(scratch: &Scratch, cluster: &Cluster, name: &str) -> Result<(String, PathBuf)> {
-    let directory = scratch.dir(&format!("{name}-elsewhere"))?.join("t");
+    let directory = scratch.dir(format!("{name}-elsewhere"))?.join("t");
     let (_, from) = cluster.tablespaces().first().context("a tablespace")?;
     Ok((format!("{}={}", from.display(), directory.display()), directory))
 }

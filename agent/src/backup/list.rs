@@ -7,7 +7,6 @@ use std::collections::BTreeSet;
 use std::ffi::OsStr;
 use std::fs::Metadata;
 use std::io::ErrorKind;
-use std::iter::Peekable;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -67,7 +66,7 @@ pub(super) struct Walk {
 #[derive(Debug)]
 struct Directory {
     relative: Vec<u8>,
-    names: Peekable<std::vec::IntoIter<Vec<u8>>>,
+    names: Names,
     /// Directories in it whose own content comes next: `a/` sorts behind `a.b`.
     below: BTreeSet<Vec<u8>>,
 }
@@ -103,7 +102,7 @@ impl Walk {
             Err(error) if error.kind() == ErrorKind::NotFound && !relative.is_empty() => return Ok(()),
             Err(error) => return Err(failed("list", &on_disk, error)),
         };
-        let refs: Vec<&[u8]> = names.iter().map(Vec::as_slice).collect();
+        let refs: Vec<&[u8]> = names.iter().collect();
         let unlogged = if is_database(&relative) {
             unlogged_without_init(&refs)
         } else {
@@ -113,14 +112,13 @@ impl Walk {
             let is_foreign_version = is_tablespace(&relative) && *name != *self.cluster.tablespace_version.as_bytes();
             unlogged.contains(name) || is_foreign_version || excluded(&join(&relative, name)).is_some()
         };
-        let kept: Vec<Vec<u8>> = refs
-            .iter()
-            .filter(|name| !is_left_out(name))
-            .map(|name| name.to_vec())
-            .collect();
+        let kept: Vec<bool> = refs.iter().map(|name| !is_left_out(name)).collect();
+        let mut names = names;
+        let mut kept = kept.into_iter();
+        names.places.retain(|_| kept.next().unwrap_or(true));
         self.open.push(Directory {
             relative,
-            names: kept.into_iter().peekable(),
+            names,
             below: BTreeSet::new(),
         });
         Ok(())
@@ -132,15 +130,16 @@ impl Walk {
             return Ok(false);
         };
         let is_below_next = match (directory.below.first(), directory.names.peek()) {
-            (Some(below), Some(name)) => below < name,
+            (Some(below), Some(name)) => **below < *name,
             (below, _) => below.is_some(),
         };
         if is_below_next {
             let name = directory.below.pop_first().unwrap_or_default();
             let path = join(&directory.relative, name.strip_suffix(b"/").unwrap_or(&name));
             self.enter(path)?;
-        } else if let Some(name) = directory.names.next() {
-            let path = join(&directory.relative, &name);
+        } else if let Some(name) = directory.names.peek() {
+            let path = join(&directory.relative, name);
+            directory.names.skip();
             self.entry(path)?;
         } else {
             self.open.pop();
@@ -308,12 +307,43 @@ fn failed(action: &'static str, path: &Path, source: std::io::Error) -> StoreErr
     }
 }
 
-fn names_in(directory: &Path) -> std::io::Result<Vec<Vec<u8>>> {
-    let mut names = Vec::new();
-    for entry in std::fs::read_dir(directory)? {
-        names.push(entry?.file_name().into_vec());
+/// Names of a directory in order, a few bytes each: there may be hundreds of thousands.
+#[derive(Debug, Default)]
+struct Names {
+    bytes: Vec<u8>,
+    places: Vec<(u32, u32)>,
+    next: usize,
+}
+
+impl Names {
+    fn of(&self, place: &(u32, u32)) -> &[u8] {
+        self.bytes.get(place.0 as usize..place.1 as usize).unwrap_or_default()
     }
-    names.sort_unstable();
+
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        self.places.iter().map(|place| self.of(place))
+    }
+
+    fn peek(&self) -> Option<&[u8]> {
+        self.places.get(self.next).map(|place| self.of(place))
+    }
+
+    fn skip(&mut self) {
+        self.next += 1;
+    }
+}
+
+fn names_in(directory: &Path) -> std::io::Result<Names> {
+    let mut names = Names::default();
+    let at = |bytes: &Vec<u8>| u32::try_from(bytes.len()).map_err(|_| std::io::Error::other("4 GiB of names"));
+    for entry in std::fs::read_dir(directory)? {
+        let begin = at(&names.bytes)?;
+        names.bytes.extend_from_slice(entry?.file_name().as_bytes());
+        names.places.push((begin, at(&names.bytes)?));
+    }
+    let mut places = std::mem::take(&mut names.places);
+    places.sort_unstable_by(|a, b| names.of(a).cmp(names.of(b)));
+    names.places = places;
     Ok(names)
 }
 

@@ -242,7 +242,22 @@ pub fn file(state_file: &Path) -> PathBuf {
 
 /// What an earlier run left.
 pub fn remembered(file: &Path) -> Option<Degraded> {
-    serde_json::from_slice(&std::fs::read(file).ok()?).ok()
+    let bytes = match std::fs::read(file) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return None,
+        Err(error) => return cannot_be_remembered(file, &error),
+    };
+    serde_json::from_slice(&bytes).map_or_else(|error| cannot_be_remembered(file, &error), Some)
+}
+
+/// Commits stay without us then, which is for the operator to know.
+fn cannot_be_remembered(file: &Path, error: &dyn std::error::Error) -> Option<Degraded> {
+    tracing::error!(
+        %error,
+        path = %file.display(),
+        "cannot read how to become a synchronous standby again: set synchronous_standby_names by hand"
+    );
+    None
 }
 
 /// The way back is not needed any more.

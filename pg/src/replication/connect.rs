@@ -27,6 +27,8 @@ use crate::tls;
 const KEEPALIVE_IDLE: Duration = Duration::from_secs(30);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const KEEPALIVE_PROBES: u32 = 3;
+/// Milliseconds that sent bytes may stay unacknowledged.
+const USER_TIMEOUT_MS: u32 = 60_000;
 
 /// Tries the servers in order. One that cannot be used, for whatever reason, leads to the next.
 pub(super) async fn connect(opts: &ConnectOptions) -> Result<(Wire, ServerVersion), ReplicationError> {
@@ -158,12 +160,14 @@ async fn ask_for_tls(mut stream: TcpStream) -> Result<(TcpStream, bool), Replica
     }
 }
 
-/// A dead peer is noticed after about a minute, and small messages are not held back.
+/// A dead peer is noticed after about a minute, and small messages are not held back. The kernel probes a silent connection only while
+/// nothing that was sent waits to be acknowledged; for that there is the other limit (tcp(7), `TCP_USER_TIMEOUT`).
 fn keep_alive(stream: &TcpStream) -> io::Result<()> {
     stream.set_nodelay(true)?;
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;
     sockopt::set_tcp_keepcnt(stream, KEEPALIVE_PROBES)?;
+    sockopt::set_tcp_user_timeout(stream, USER_TIMEOUT_MS)?;
     Ok(())
 }
