@@ -27,13 +27,13 @@ use crate::file_table::FileEntry;
 use crate::id::{Digest, LineageId};
 use crate::index::ChunkIndex;
 use crate::keys::ClusterKeys;
-use crate::limits::{METADATA_CHUNK_BYTES_MAX, PACK_BYTES_TARGET, WAL_ZSTD_LEVEL};
+use crate::limits::{METADATA_CHUNK_BYTES_MAX, METADATA_PACK_BYTES_TARGET, PACK_BYTES_TARGET, WAL_ZSTD_LEVEL};
 use crate::manifest::{CorruptPage, Totals};
 use crate::pack::PackWriter;
 use crate::seal::TAG_BYTES;
 
 /// Room beyond the target: the chunk that fills a pack.
-const PACK_CAPACITY_BYTES: usize = PACK_BYTES_TARGET + (1 << 20);
+const CAPACITY_BEYOND_TARGET_BYTES: usize = 1 << 20;
 
 /// What the other stages tell the packer.
 #[derive(Debug)]
@@ -224,18 +224,19 @@ impl Packer {
     /// Puts a chunk into the pack for its kind; returns its place and its stored bytes.
     pub(super) fn place(&mut self, chunk: EncodedChunk) -> Result<(ChunkReference, u64), StoreError> {
         let is_metadata = chunk.kind.is_metadata();
-        let slot = if is_metadata {
-            &mut self.metadata
+        let (slot, target) = if is_metadata {
+            (&mut self.metadata, METADATA_PACK_BYTES_TARGET)
         } else {
-            &mut self.data
+            (&mut self.data, PACK_BYTES_TARGET)
         };
+        let capacity = target + CAPACITY_BEYOND_TARGET_BYTES;
         let pack = match slot {
             Some(pack) => pack,
-            None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, PACK_CAPACITY_BYTES)?),
+            None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, capacity)?),
             None => slot.insert(PackWriter::data(
                 self.uploads.session().key(),
                 self.lineage,
-                PACK_CAPACITY_BYTES,
+                capacity,
             )?),
         };
         let stored_bytes = (chunk.payload.len() + TAG_BYTES) as u64;
@@ -243,7 +244,7 @@ impl Packer {
             pack: pack.id(),
             number: pack.append(chunk)?,
         };
-        let is_full = pack.body_bytes() >= PACK_BYTES_TARGET;
+        let is_full = pack.body_bytes() >= target;
         self.accounts.placed(at.pack, stored_bytes);
         self.totals.new_chunks += u64::from(!is_metadata);
         if is_full {
