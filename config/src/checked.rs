@@ -168,7 +168,7 @@ pub struct Backup {
     pub source: BackupSource,
     /// `stream_compression`; none: it costs the server's CPU and pays where the network is slow.
     pub stream_compression: bool,
-    /// `nice`; 10: whoever serves users comes first.
+    /// `nice`; 5: whoever serves users comes first.
     pub nice: i32,
     /// `brake`; auto: costs nothing while the database does not suffer.
     pub brake: Brake,

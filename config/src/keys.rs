@@ -275,7 +275,7 @@ const BACKUP: Section = Section {
         key("rate_max", kib(64, 1 << 40)),
         key_or("source", Kind::Choice(&["local", "replication"]), "local"),
         key_or("stream_compression", Kind::Choice(&["none", "zstd"]), "none"),
-        key_or("nice", count(0, 19), "10"),
+        key_or("nice", count(0, 19), "5"),
         key_or("brake", Kind::Choice(&["off", "gentle", "auto"]), "auto"),
         key_or("progress_interval", seconds(1, 86_400), "2m"),
         key_or("duration_max", seconds(60, 30 * 86_400), "24h"),

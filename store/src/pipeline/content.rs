@@ -1,7 +1,5 @@
 //! Everything that is no relation file: cut where its content says, deduplicated, in a sliding window.
 
-use std::time::Instant;
-
 use super::job::{FileJob, Measured};
 use super::source::Source;
 use super::worker::Worker;
@@ -46,7 +44,7 @@ impl Worker {
         let mut kept = 0;
         let mut measured = Measured::default();
         loop {
-            let begun = Instant::now();
+            let begun = self.common.pace.begin();
             let wanted = usize::try_from(file.size.saturating_sub(measured.size))
                 .unwrap_or(usize::MAX)
                 .min(WINDOW_BYTES - kept);
@@ -62,7 +60,7 @@ impl Worker {
             let used = self.cut(window.get(..filled).unwrap_or_default(), is_end, &mut take)?;
             window.copy_within(used..filled, 0);
             kept = filled - used;
-            self.common.pace.after(got, begun);
+            self.common.pace.after(got, &begun);
             if is_end {
                 break;
             }

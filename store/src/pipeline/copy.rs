@@ -7,7 +7,6 @@ use std::fs::File;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
-use std::time::Instant;
 
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
@@ -310,9 +309,9 @@ impl Copy<'_> {
             }
             match work {
                 Work::Unit(file, number, bytes) => {
-                    let begun = Instant::now();
+                    let begun = self.common.pace.begin();
                     let unit = worker.unit(&file, number, bytes).map_err(Err)?;
-                    self.common.pace.after(unit.digests.len() * PAGE_BYTES, begun);
+                    self.common.pace.after(unit.digests.len() * PAGE_BYTES, &begun);
                     send(to_packer, Message::Unit(unit))?;
                 }
                 Work::Content(mut file) => {

@@ -9,8 +9,8 @@ use std::time::{Duration, Instant};
 
 /// All of the time, in thousandths.
 const ALWAYS: u32 = 1000;
-/// Least part of the time, so that a backup goes on whatever happens.
-const LEAST: u32 = 20;
+/// Least part of the time: a backup must come to its end while the database is overloaded, too.
+const LEAST: u32 = 100;
 /// Longest rest after one unit.
 const REST_MAX: Duration = Duration::from_secs(2);
 
@@ -21,6 +21,33 @@ pub struct PaceLimits {
     pub bytes_per_second: Option<u64>,
     /// Niceness of the workers, 0 to 19 (setpriority(2)). The kernel derives the I/O priority from it (ioprio_set(2)).
     pub nice: i32,
+}
+
+/// When a worker began with a unit.
+#[derive(Debug)]
+pub(super) struct Begun {
+    at: Instant,
+    /// Where workers rest: how long the thread had waited for a processor by then.
+    waited: Option<Duration>,
+}
+
+impl Begun {
+    /// How long it has worked. Waiting for a processor is no work: where others have them all, it is rest enough.
+    fn worked(&self) -> Duration {
+        let elapsed = self.at.elapsed();
+        match (self.waited, waited_for_processor()) {
+            (Some(before), Some(now)) => elapsed.saturating_sub(now.saturating_sub(before)),
+            _ => elapsed,
+        }
+    }
+}
+
+/// How long this thread has waited for a processor in all: the second number of its `schedstat` (Linux,
+/// Documentation/scheduler/sched-stats). `None` where the kernel does not count.
+fn waited_for_processor() -> Option<Duration> {
+    let line = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    let nanoseconds = line.split_ascii_whitespace().nth(1)?.parse().ok()?;
+    Some(Duration::from_nanos(nanoseconds))
 }
 
 /// The pace of one backup.
@@ -68,12 +95,21 @@ impl Pace {
         }
     }
 
+    /// Before a unit.
+    pub(super) fn begin(&self) -> Begun {
+        let rests = self.duty() < ALWAYS;
+        Begun {
+            waited: rests.then(waited_for_processor).flatten(),
+            at: Instant::now(),
+        }
+    }
+
     /// Rests as long as it must after work on so many bytes.
-    pub(super) fn after(&self, bytes: usize, begun: Instant) {
+    pub(super) fn after(&self, bytes: usize, begun: &Begun) {
         let duty = self.duty();
         let mut rest = Duration::ZERO;
         if duty < ALWAYS {
-            rest = begun.elapsed() * (ALWAYS - duty) / duty.max(1);
+            rest = begun.worked() * (ALWAYS - duty) / duty.max(1);
         }
         if let Some(rate) = self.limits.bytes_per_second {
             rest = rest.max(self.owed(bytes, rate));
@@ -114,6 +150,25 @@ mod tests {
             second <= Duration::from_secs(1) && second > Duration::from_millis(900),
             "{second:?}"
         );
+    }
+
+    #[test]
+    fn waiting_for_a_processor_is_no_work() {
+        let before = waited_for_processor();
+        let begun = Begun {
+            at: Instant::now(),
+            // As if all of the next ten milliseconds had been spent waiting.
+            waited: before.map(|waited| waited.saturating_sub(Duration::from_millis(10))),
+        };
+        std::thread::sleep(Duration::from_millis(10));
+        if before >= Some(Duration::from_millis(10)) {
+            assert!(begun.worked() < Duration::from_millis(10), "{:?}", begun.worked());
+        }
+        let whole = Begun {
+            at: begun.at,
+            waited: None,
+        };
+        assert!(whole.worked() >= Duration::from_millis(10));
     }
 
     #[test]

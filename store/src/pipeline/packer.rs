@@ -233,11 +233,7 @@ impl Packer {
         let pack = match slot {
             Some(pack) => pack,
             None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, capacity)?),
-            None => slot.insert(PackWriter::data(
-                self.uploads.session().key(),
-                self.lineage,
-                capacity,
-            )?),
+            None => slot.insert(PackWriter::data(self.uploads.session().key(), self.lineage, capacity)?),
         };
         let stored_bytes = (chunk.payload.len() + TAG_BYTES) as u64;
         let at = ChunkReference {
