@@ -46,7 +46,7 @@ impl Search<'_> {
             Asked::Time(time_us) => self.time(time_us, exclusive).await,
             Asked::Lsn(lsn) => self.lsn(lsn, exclusive).await,
             Asked::Latest => self.latest().await,
-            Asked::Immediate => self.consistent(StopKind::Immediate),
+            Asked::Immediate => self.immediate().await,
             Asked::Follow => self.consistent(StopKind::Follow),
         }
     }
@@ -128,9 +128,7 @@ impl Search<'_> {
                 let last = scanner.last(manifest).await?;
                 // No record begins there, but all WAL before it is there: the last record leads to it.
                 let archived = self.route.contiguous_end(self.coverage, Lsn::new(manifest.start_lsn));
-                if let Some(last) =
-                    last.filter(|last| lsn <= archived.max(last.end) && last.end.as_u64() >= manifest.end_lsn)
-                {
+                if let Some(last) = last.filter(|last| lsn <= archived.max(last.end) && self.is_complete(manifest)) {
                     return Ok(((*manifest).clone(), StopPoint::record(StopKind::Lsn, &last, true)));
                 }
                 let later = self
@@ -152,11 +150,7 @@ impl Search<'_> {
     async fn latest(&self) -> Result<(Manifest, StopPoint)> {
         let mut scanner = self.scanner();
         for manifest in &self.candidates {
-            let Some(last) = scanner
-                .last(manifest)
-                .await?
-                .filter(|last| last.end.as_u64() >= manifest.end_lsn)
-            else {
+            let Some(last) = scanner.last(manifest).await?.filter(|_| self.is_complete(manifest)) else {
                 continue;
             };
             let stop = StopPoint::record(StopKind::Latest, &last, true);
@@ -179,10 +173,24 @@ impl Search<'_> {
         Err(self.not_covered())
     }
 
+    /// The server stops at the end of a backup when it meets the next record, or behind the end of a transaction. A standby writes
+    /// nothing at the end of its backup: where nothing follows in the archive, its last record is named instead.
+    async fn immediate(&self) -> Result<(Manifest, StopPoint)> {
+        let (manifest, stop) = self.consistent(StopKind::Immediate)?;
+        let mut scanner = self.scanner();
+        if scanner.at_lsn(&manifest, stop.lsn).await?.is_some() {
+            return Ok((manifest, stop));
+        }
+        match scanner.last(&manifest).await? {
+            Some(last) => Ok((manifest, StopPoint::record(StopKind::Lsn, &last, true))),
+            None => Ok((manifest, stop)),
+        }
+    }
+
     fn consistent(&self, kind: StopKind) -> Result<(Manifest, StopPoint)> {
         for manifest in &self.candidates {
             let end = Lsn::new(manifest.end_lsn);
-            if self.route.contiguous_end(self.coverage, Lsn::new(manifest.start_lsn)) >= end {
+            if self.is_complete(manifest) {
                 let found = Found {
                     start: end,
                     end,
@@ -193,6 +201,11 @@ impl Search<'_> {
             }
         }
         Err(self.not_covered())
+    }
+
+    /// All WAL of the backup is archived. Its last record may end before it: what a segment switch leaves empty belongs to no record.
+    fn is_complete(&self, manifest: &Manifest) -> bool {
+        self.route.contiguous_end(self.coverage, Lsn::new(manifest.start_lsn)) >= Lsn::new(manifest.end_lsn)
     }
 
     fn not_covered(&self) -> RestoreError {
@@ -220,7 +233,7 @@ impl Search<'_> {
         after: Option<Point>,
     ) -> Result<StopPoint> {
         let last = last
-            .filter(|last| last.end.as_u64() >= manifest.end_lsn)
+            .filter(|_| self.is_complete(manifest))
             .ok_or_else(|| self.not_covered())?;
         if self.or_latest {
             return Ok(StopPoint {
