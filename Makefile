@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop faults outage relations bench loadtest
+.PHONY: help setup build lint test demo kill-loop faults outage relations churn generations bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -18,6 +18,8 @@ SEED ?=
 FAULTS ?= 100000
 OUTAGE ?= 600
 RELATIONS ?= 300000
+CHURN ?= 30
+GENERATIONS ?= 50
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
 # One set of features for all programs, for the same reason.
@@ -27,7 +29,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install test servers and build tools (MAJORS="15 17" for two of six)
 	@tests/setup/install.sh $(MAJORS) $(PEERS)
@@ -72,3 +74,9 @@ outage: setup build ## let the store be dead for ten minutes (OUTAGE=600 seconds
 
 relations: setup build ## back up a cluster of very many files (RELATIONS=300000)
 	$(WITH_SERVERS) SEAWALL_RELATIONS=$(RELATIONS) cargo test --workspace $(FEATURES) --test many_relations -- --nocapture
+
+churn: setup build ## back up while everything comes and goes, restore each (CHURN=30 backups)
+	$(WITH_SERVERS) SEAWALL_CHURN=$(CHURN) cargo test --workspace $(FEATURES) --test churn -- --nocapture
+
+generations: setup build ## edit pages at random, back up, restore all at the end (GENERATIONS=50)
+	$(WITH_SERVERS) SEAWALL_GENERATIONS=$(GENERATIONS) cargo test --workspace $(FEATURES) --test generations -- --nocapture

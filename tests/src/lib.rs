@@ -26,6 +26,7 @@ pub mod address;
 pub mod archiver;
 pub mod between;
 pub mod case;
+pub mod caught_backup;
 pub mod certificates;
 pub mod child;
 pub mod cluster;
