@@ -20,6 +20,8 @@ OUTAGE ?= 600
 RELATIONS ?= 300000
 CHURN ?= 30
 GENERATIONS ?= 50
+# Test programs at a time: they wait more than they work.
+AT_ONCE ?= 3
 # One set of features for build and test, so that nothing is compiled twice.
 FEATURES := --features store/s3,agent/crash-points
 # One set of features for all programs, for the same reason.
@@ -27,6 +29,9 @@ RELEASE := cargo build --release --workspace --bins
 TARGET := $(or $(CARGO_TARGET_DIR),target)
 # Where the servers are; written by `make setup`.
 WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
+
+ALL_TESTS = cargo test --workspace $(FEATURES) --no-run --message-format=json > $(TARGET)/tests.json; \
+  $(WITH_SERVERS) $(TARGET)/debug/run_tests $(AT_ONCE) < $(TARGET)/tests.json
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -41,8 +46,8 @@ lint: ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets $(FEATURES) -- -D warnings
 
-test: setup build ## all tests, with real servers (ARGS="-p wal" for a part)
-	$(WITH_SERVERS) cargo test --no-fail-fast $(if $(ARGS),$(ARGS),--workspace $(FEATURES))
+test: setup build ## all tests, with real servers, some at a time (AT_ONCE=1 for one; ARGS="-p wal" for a part)
+	$(if $(ARGS),$(WITH_SERVERS) cargo test --no-fail-fast $(ARGS),$(ALL_TESTS))
 
 # They need one server, and no more than that is installed for them.
 demo bench loadtest: MAJORS := 15

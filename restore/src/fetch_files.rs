@@ -1,5 +1,5 @@
 //! Fetches the files of a backup pack by pack: every needed range is read once, decoded in parallel, its parts written to their
-//! files. Bounded: at most `jobs` packs are in memory, at most [`OPEN_FILES_MAX`] files open.
+//! files. Bounded: at most `jobs` parts of packs are in memory, [`PART_BYTES_MAX`] each, and at most [`OPEN_FILES_MAX`] files open.
 //!
 //! A crash leaves files without content, the marker of an interrupted restore, and no pg_control.
 
@@ -14,8 +14,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use store::chunk::ContentReference;
 use store::id::PackId;
-use store::manifest::Manifest;
-use store::repository::{FetchedPack, Repository};
+use store::repository::{OpenPack, PartRange, Repository};
 
 use crate::error::{RestoreError, Result};
 use crate::progress::Progress;
@@ -24,6 +23,10 @@ use crate::work::{Destination, Run, Work, by_chunk};
 
 /// Files kept open.
 const OPEN_FILES_MAX: usize = 256;
+/// Longest part of a pack that is read at once.
+const PART_BYTES_MAX: u64 = 4 << 20;
+/// Packs whose footers are read ahead.
+const OPEN_AHEAD: usize = 4;
 
 /// Figures of a fetch.
 #[derive(Debug, Clone, Copy, Default)]
@@ -56,7 +59,6 @@ pub(crate) async fn fetch(
     repository: &Arc<Repository>,
     tree: &Arc<Tree>,
     work: &Arc<Work>,
-    manifest: &Manifest,
     jobs: usize,
     progress: Progress,
 ) -> Result<Fetched> {
@@ -73,18 +75,14 @@ pub(crate) async fn fetch(
         fetched: AtomicU64::new(0),
         written: AtomicU64::new(0),
     });
-    let needs: HashMap<PackId, (u64, u64)> = manifest
-        .packs
-        .iter()
-        .map(|need| (need.id, (need.live_bytes, need.body_bytes)))
-        .collect();
     let packs: Vec<PackId> = work.packs.keys().copied().collect();
     stream::iter(packs)
-        .map(|id| {
-            let whole = needs.get(&id).is_none_or(|(live, body)| live.saturating_mul(2) > *body);
-            fetch_one(Arc::clone(&fetch), id, whole)
-        })
-        .buffer_unordered(jobs)
+        .map(|id| parts_of(Arc::clone(&fetch), id))
+        .buffered(OPEN_AHEAD)
+        .map_ok(|parts| stream::iter(parts.into_iter().map(Ok)))
+        .try_flatten()
+        .map_ok(|part| fetch_part(Arc::clone(&fetch), part))
+        .try_buffer_unordered(jobs)
         .try_collect::<Vec<()>>()
         .await?;
     fetch.progress.finish();
@@ -115,30 +113,48 @@ fn create(tree: &Tree, work: &Work) -> Result<()> {
     Ok(())
 }
 
-async fn fetch_one(fetch: Arc<Fetch>, id: PackId, whole: bool) -> Result<()> {
+/// A part of a pack, and where its chunks go.
+#[derive(Debug)]
+struct Part {
+    pack: Arc<OpenPack>,
+    range: PartRange,
+    chunks: Vec<(u32, Vec<Destination>)>,
+}
+
+/// Reads head and footer of a pack, and divides what is needed of it.
+async fn parts_of(fetch: Arc<Fetch>, id: PackId) -> Result<Vec<Part>> {
+    let pack = Arc::new(fetch.repository.open_pack(id).await?);
     let runs: &[Run] = fetch.work.packs.get(&id).map(Vec::as_slice).unwrap_or_default();
-    let chunks = by_chunk(runs);
-    let pack = if whole {
-        fetch.repository.fetch_pack(id).await?
-    } else {
-        let numbers: Vec<u32> = chunks.iter().map(|(number, _)| *number).collect();
-        fetch.repository.fetch_chunks(id, &numbers).await?
-    };
-    fetch.fetched.fetch_add(pack.fetched_bytes(), Ordering::Relaxed);
-    let writer = Arc::clone(&fetch);
+    let mut chunks: HashMap<u32, Vec<Destination>> = by_chunk(runs).into_iter().collect();
+    let numbers: Vec<u32> = chunks.keys().copied().collect();
+    let mut parts = Vec::new();
+    for range in pack.ranges(&numbers, PART_BYTES_MAX)? {
+        let take = |number: &u32| Some((*number, chunks.remove(number)?));
+        parts.push(Part {
+            pack: Arc::clone(&pack),
+            chunks: range.numbers.iter().filter_map(take).collect(),
+            range,
+        });
+    }
+    Ok(parts)
+}
+
+async fn fetch_part(fetch: Arc<Fetch>, part: Part) -> Result<()> {
+    let bytes = fetch.repository.fetch_part(&part.pack, &part.range).await?;
+    fetch.fetched.fetch_add(part.range.len, Ordering::Relaxed);
     tokio::task::spawn_blocking(move || {
-        chunks
-            .par_iter()
-            .try_for_each(|(number, parts)| writer.write_chunk(&pack, *number, parts))
+        part.chunks.par_iter().try_for_each(|(number, destinations)| {
+            let plain = part.pack.chunk(*number, &bytes, &fetch.repository)?;
+            fetch.write(*number, &plain, destinations)
+        })
     })
     .await
     .map_err(|_| stopped())?
 }
 
 impl Fetch {
-    fn write_chunk(&self, pack: &FetchedPack, number: u32, parts: &[Destination]) -> Result<()> {
-        let plain = pack.chunk(number, &self.repository)?;
-        for part in parts {
+    fn write(&self, number: u32, plain: &[u8], destinations: &[Destination]) -> Result<()> {
+        for part in destinations {
             let bytes = part
                 .from
                 .checked_add(part.bytes)

@@ -150,7 +150,7 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Ar
     let jobs = args.jobs.or(opened.cluster.restore.jobs).unwrap_or(cores.clamp(4, 8));
     let work = Arc::new(work);
     let progress = Progress::new(work.bytes, args.json);
-    let fetched = fetch_files::fetch(&opened.repository, &tree, &work, &choice.manifest, jobs, progress).await?;
+    let fetched = fetch_files::fetch(&opened.repository, &tree, &work, jobs, progress).await?;
     Ok((tree, work, fetched))
 }
 

@@ -28,6 +28,7 @@ mod packer;
 mod parent;
 mod progress;
 mod source;
+mod stale;
 mod stream;
 mod table;
 #[cfg(test)]
@@ -60,6 +61,7 @@ use crate::session::Session;
 use copy::{Copy, Stop};
 use milestone::Milestones;
 use packer::Packer;
+use stale::RewriteBudget;
 use upload::Uploads;
 use worker::{Common, Worker};
 
@@ -174,6 +176,7 @@ impl Pipeline {
         let common = Arc::new(Common {
             keys: writer.repository().keys().clone(),
             check,
+            budget: RewriteBudget::new(filter.rewrite_bytes),
             filter,
             index,
             pace,

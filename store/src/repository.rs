@@ -6,12 +6,13 @@
 mod create;
 mod fence;
 mod packs;
+mod parts;
 mod period;
 mod writer;
 
 pub use create::{Created, Description, NewRepository, create, describe};
 pub use fence::{Fence, LOOK_AGE_MAX};
-pub use packs::FetchedPack;
+pub use parts::{FetchedPack, OpenPack, PackPart, PartRange};
 pub use period::Period;
 pub use writer::{NewObject, Put, Writer};
 

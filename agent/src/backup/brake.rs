@@ -1,7 +1,10 @@
-//! The brake: a backup holds back while the database answers more slowly than it did before.
+//! The brake: a backup holds back while the database answers more slowly than it did before, or could use the processors that it takes.
 //!
-//! A session of our own asks for nothing, twenty times a second, and times the answer. Where the ninth of ten answers of the last second
-//! takes much longer than before the copy began, the workers rest more; else they work more again. Nothing is written to the database.
+//! A session of our own asks for nothing, forty times a second, and times the answer; and the processors are looked at. Where the ninth
+//! of ten answers takes much longer than before the copy began, or no processor is idle and others than us are at work, the workers rest
+//! more; else they work more again. Nothing is written to the database.
+
+mod processors;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -10,17 +13,25 @@ use store::pipeline::Pace;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
-const PROBE_EVERY: Duration = Duration::from_millis(50);
+use self::processors::{Load, Watch};
+
+const PROBE_EVERY: Duration = Duration::from_millis(25);
 /// Probes before the copy, for what is usual.
 const PROBES_BEFORE: usize = 20;
-const PROBE_EVERY_BEFORE: Duration = Duration::from_millis(10);
+const PROBE_EVERY_BEFORE: Duration = Duration::from_millis(5);
 /// Probes between two decisions.
-const WINDOW: usize = 20;
+const WINDOW: usize = 10;
 /// An answer is slow when it takes this many times the usual time, and at least [`SLOWER_BY`] more.
 const TIMES_USUAL: u32 = 3;
 const SLOWER_BY: Duration = Duration::from_millis(3);
+/// The machine is full when less than this part of its processors is idle.
+const IDLE_LEAST: f64 = 0.05;
+/// Others are at work when they take at least this part: less is housekeeping, ours among it.
+const OTHERS_LEAST: f64 = 0.2;
 /// Part of the time, in thousandths.
 const GENTLE: u32 = 500;
+/// The same where the machine is full already when the copy begins.
+const FULL_FROM_THE_START: u32 = 200;
 
 /// Watches until it is dropped.
 #[derive(Debug)]
@@ -40,6 +51,7 @@ impl Brake {
 
     /// By what the server's answers take. Returns when it knows what is usual.
     pub(crate) async fn auto(client: Client, pace: Arc<Pace>) -> Self {
+        let mut processors = Watch::begin();
         let mut before = Vec::with_capacity(PROBES_BEFORE);
         for _ in 0..PROBES_BEFORE {
             match probe(&client).await {
@@ -49,11 +61,14 @@ impl Brake {
             tokio::time::sleep(PROBE_EVERY_BEFORE).await;
         }
         let slow = slow_from(quantile(&mut before, 50));
+        if processors.look().is_some_and(is_full) {
+            pace.set_duty(FULL_FROM_THE_START);
+        }
         tracing::debug!(
             slow_us = u64::try_from(slow.as_micros()).unwrap_or(u64::MAX),
             "brake is on"
         );
-        Brake(Some(tokio::spawn(watch(client, pace, slow))))
+        Brake(Some(tokio::spawn(watch(client, pace, slow, processors))))
     }
 }
 
@@ -65,14 +80,15 @@ impl Drop for Brake {
     }
 }
 
-async fn watch(client: Client, pace: Arc<Pace>, slow: Duration) {
+async fn watch(client: Client, pace: Arc<Pace>, slow: Duration, mut processors: Watch) {
     let mut window = Vec::with_capacity(WINDOW);
     // A session that ends leaves the pace as it is; the backup's own session will say what happened.
     while let Some(took) = probe(&client).await {
         window.push(took);
         if window.len() == WINDOW {
-            let duty = next_duty(pace.duty(), quantile(&mut window, 90), slow);
-            pace.set_duty(duty);
+            let is_slow = quantile(&mut window, 90) > slow;
+            let is_full = processors.look().is_some_and(is_full);
+            pace.set_duty(next_duty(pace.duty(), is_slow || is_full));
             window.clear();
         }
         tokio::time::sleep(PROBE_EVERY).await;
@@ -89,9 +105,14 @@ fn slow_from(usual: Duration) -> Duration {
     (usual * TIMES_USUAL).max(usual + SLOWER_BY)
 }
 
-/// Down by a third while answers are slow, up by a twentieth of all of the time while they are not.
-fn next_duty(duty: u32, took: Duration, slow: Duration) -> u32 {
-    if took > slow { duty * 2 / 3 } else { duty + 50 }
+/// No processor is left, and we are not the only ones.
+fn is_full(load: Load) -> bool {
+    load.idle < IDLE_LEAST && load.others > OTHERS_LEAST
+}
+
+/// Half as much while somebody suffers, up by a twentieth of all of the time while nobody does.
+fn next_duty(duty: u32, suffers: bool) -> u32 {
+    if suffers { duty / 2 } else { duty + 50 }
 }
 
 fn quantile(all: &mut [Duration], percent: usize) -> Duration {
@@ -112,10 +133,24 @@ mod tests {
         window.extend([MS * 50, MS * 60]);
         let slow = slow_from(MS / 5);
         assert_eq!(slow, MS * 3 + MS / 5);
-        assert_eq!(next_duty(900, quantile(&mut window, 90), slow), 600);
+        assert!(quantile(&mut window, 90) > slow);
         let mut window = vec![MS / 5; 19];
         window.push(MS * 50);
-        assert_eq!(next_duty(900, quantile(&mut window, 90), slow), 950);
+        assert!(quantile(&mut window, 90) < slow);
+        assert_eq!((next_duty(900, true), next_duty(900, false)), (450, 950));
+    }
+
+    #[test]
+    fn a_full_machine_brakes_when_it_is_others_that_fill_it() {
+        assert!(is_full(Load {
+            idle: 0.01,
+            others: 0.5
+        }));
+        assert!(!is_full(Load {
+            idle: 0.01,
+            others: 0.1
+        }));
+        assert!(!is_full(Load { idle: 0.2, others: 0.5 }));
     }
 
     #[test]

@@ -13,7 +13,7 @@ use store::repository::Repository;
 
 use super::error::BackupError;
 
-/// At most this part of what a backup needs, or [`REWRITE_BYTES_LEAST`], is stored anew to empty packs that are mostly dead.
+/// At most this part of what a backup needs, or [`REWRITE_BYTES_LEAST`], is stored anew to empty packs and chunks that are mostly dead.
 const REWRITE_PART: u64 = 50;
 const REWRITE_BYTES_LEAST: u64 = 64 << 20;
 /// `PackNeed::kind` of a data pack.
@@ -55,7 +55,7 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
             "packs that earlier backups need are missing from the repository; this backup stores their content anew"
         );
     }
-    let avoid = manifest.map(mostly_dead).unwrap_or_default();
+    let (avoid, rewrite_bytes) = manifest.map(mostly_dead).unwrap_or_default();
     let index = repository.chunk_index().await?;
     Ok(Earlier {
         parent,
@@ -63,6 +63,7 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
         filter: PackFilter {
             existing: Some(existing),
             avoid,
+            rewrite_bytes,
         },
     })
 }
@@ -111,8 +112,8 @@ async fn existing_packs(repository: &Repository) -> Result<HashSet<PackId>, Back
     Ok(listed.iter().filter_map(|meta| id_of(meta.name.as_str())).collect())
 }
 
-/// Data packs less than half of which is needed, the deadest first, as far as the budget goes.
-fn mostly_dead(manifest: &Manifest) -> HashSet<PackId> {
+/// Data packs less than half of which is needed, the deadest first, as far as the budget goes; and what is left of that.
+fn mostly_dead(manifest: &Manifest) -> (HashSet<PackId>, u64) {
     let is_dead = |need: &&PackNeed| need.kind == DATA_PACK && need.live_bytes.saturating_mul(2) < need.body_bytes;
     let mut dead: Vec<&PackNeed> = manifest.packs.iter().filter(is_dead).collect();
     dead.sort_by_key(|need| (need.live_bytes.saturating_mul(1000) / need.body_bytes.max(1), need.id));
@@ -125,5 +126,5 @@ fn mostly_dead(manifest: &Manifest) -> HashSet<PackId> {
         budget = left;
         out.insert(need.id);
     }
-    out
+    (out, budget)
 }

@@ -13,7 +13,7 @@ use store::repository::{FetchedPack, Repository};
 use crate::error::{RestoreError, Result};
 
 /// Memory for metadata packs while page maps are read.
-const METADATA_BYTES_MAX: u64 = 256 << 20;
+const METADATA_BYTES_MAX: u64 = 32 << 20;
 
 /// Page maps with their parents, metadata packs kept within a bound.
 #[derive(Debug)]

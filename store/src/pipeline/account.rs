@@ -8,7 +8,6 @@ use std::collections::{BTreeMap, HashMap};
 use futures::{StreamExt, TryStreamExt};
 
 use super::bits::{Bits, ChunkSet};
-use super::fetch::pack_facts;
 use crate::chunk::ChunkReference;
 use crate::envelope::Kind;
 use crate::error::StoreError;
@@ -136,7 +135,7 @@ impl Accounts {
 }
 
 async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<PackNeed, StoreError> {
-    let facts = pack_facts(repository, id).await?;
+    let facts = repository.pack_facts(id).await?;
     let mut live_bytes = 0;
     for number in needed.numbers() {
         let entry = facts.footer.entries.get(number as usize);
@@ -148,8 +147,8 @@ async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<Pac
     }
     Ok(PackNeed {
         id,
-        kind: facts.kind as u8,
-        body_bytes: facts.body_bytes,
+        kind: facts.head.kind as u8,
+        body_bytes: facts.head.body_bytes,
         live_bytes,
     })
 }

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 /// All of the time, in thousandths.
 const ALWAYS: u32 = 1000;
 /// Least part of the time: a backup must come to its end while the database is overloaded, too.
-const LEAST: u32 = 100;
+const LEAST: u32 = 80;
 /// Longest rest after one unit.
 const REST_MAX: Duration = Duration::from_secs(2);
 

@@ -11,6 +11,7 @@ use super::pace::Pace;
 use super::parent::ChainedMap;
 use super::progress::Progress;
 use super::source::read_up_to;
+use super::stale::{RewriteBudget, stale_pages};
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::codec::Compressor;
 use crate::error::StoreError;
@@ -19,14 +20,14 @@ use crate::index::ChunkIndex;
 use crate::keys::ClusterKeys;
 use crate::limits::{PAGE_BYTES, RELATION_CHUNK_BYTES_MAX, RELATION_CHUNK_PAGES_MAX, RELATION_ZSTD_LEVEL};
 use crate::manifest::CorruptPage;
-use crate::page_map::Source;
 use crate::seal::TAG_BYTES;
 
 /// Pages that are read at once: 1 MiB.
 pub(super) const UNIT_PAGES: u32 = 128;
 pub(super) const UNIT_BYTES: usize = UNIT_PAGES as usize * PAGE_BYTES;
-/// How far ahead of a unit the kernel is asked to read.
-const AHEAD_BYTES: u64 = 4 << 20;
+/// Units that the kernel is asked to read ahead, when the first of as many is read: it looks at each page for that, also at those that
+/// it has.
+const AHEAD_UNITS: u32 = 4;
 
 /// An open relation file, shared by the workers that have a part of it.
 #[derive(Debug)]
@@ -78,6 +79,7 @@ pub(super) struct Common {
     pub(super) keys: ClusterKeys,
     pub(super) check: Arc<dyn PageCheck>,
     pub(super) filter: PackFilter,
+    pub(super) budget: RewriteBudget,
     pub(super) index: ChunkIndex,
     pub(super) pace: Arc<Pace>,
     pub(super) progress: Arc<Progress>,
@@ -139,7 +141,8 @@ impl Worker {
             corrupt: Vec::new(),
             crc32c: 0,
         };
-        let stale = self.stale_pages(file, first, pages);
+        let Common { filter, budget, .. } = &*self.common;
+        let stale = stale_pages(filter, budget, &file.parent.map.extents, first, pages);
         let mut listed: Vec<u32> = Vec::new();
         for (at, page) in (0..pages).zip(self.unit.chunks_exact_mut(PAGE_BYTES)) {
             let number = first + at;
@@ -183,13 +186,13 @@ impl Worker {
     fn read_unit(&mut self, file: &RelationFile, on_disk: &File, first: u32) -> Result<u32, StoreError> {
         let pages = file.pages.saturating_sub(first).min(UNIT_PAGES);
         let at = u64::from(first) * PAGE_BYTES as u64;
-        let end = at + u64::from(pages) * PAGE_BYTES as u64;
-        if end < u64::from(file.pages) * PAGE_BYTES as u64 {
+        let ahead = AHEAD_UNITS * UNIT_PAGES;
+        if first.is_multiple_of(ahead) && first + UNIT_PAGES < file.pages {
             // A hint; a file system that cannot take it loses nothing but time.
             let _ = rustix::fs::fadvise(
                 on_disk,
-                end,
-                std::num::NonZeroU64::new(AHEAD_BYTES),
+                at + UNIT_BYTES as u64,
+                std::num::NonZeroU64::new(u64::from(ahead) * PAGE_BYTES as u64),
                 rustix::fs::Advice::WillNeed,
             );
         }
@@ -197,22 +200,6 @@ impl Worker {
         let got = read_up_to(on_disk, buffer, at).map_err(|error| file.job.io_error("read", error))?;
         // A part of a page at the end is an extension that is under way: the server does not count it either.
         Ok(u32::try_from(got / PAGE_BYTES).unwrap_or(0))
-    }
-
-    /// Pages of the unit whose stored form lies in a pack that may not be referenced again. Empty when there is none.
-    fn stale_pages(&self, file: &RelationFile, first: u32, pages: u32) -> Vec<bool> {
-        let mut stale = Vec::new();
-        for run in file.parent.map.extents.slice(first, first + pages) {
-            let Source::Pack { pack, .. } = run.source else {
-                continue;
-            };
-            if !self.common.filter.is_usable(pack) {
-                stale.resize(pages as usize, false);
-                let range = (run.first - first) as usize..(run.end() - first) as usize;
-                stale.get_mut(range).unwrap_or_default().fill(true);
-            }
-        }
-        stale
     }
 
     /// A chunk of the pages of the unit that `group` lists.

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 
 use super::fixture::{Files, Fixture};
+use crate::envelope::Kind;
 use crate::file_table::EntryClass;
 use crate::limits::PAGE_BYTES;
+use crate::manifest::PackNeed;
 use crate::object::memory::MemoryStore;
 use crate::retry::SplitMix;
 
@@ -211,4 +213,41 @@ async fn what_lay_in_a_lost_pack_is_stored_anew() {
     let (second, again) = fixture.backup(inputs, jobs).await.unwrap();
     assert!(again.totals.new_chunks > 0 && again.packs.iter().all(|need| need.id != lost));
     assert!(fixture.read_back(second).await == files);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_last_pages_of_a_dead_chunk_are_stored_anew_within_the_budget() {
+    let random = SplitMix::new(17);
+    let mut fixture = Fixture::new(Arc::new(MemoryStore::new())).await;
+    let mut files = Files::from([("base/5/1".to_owned(), (EntryClass::Relation, pages(&random, 160)))]);
+    let inputs = fixture.inputs(None).await;
+    let jobs = fixture.jobs(&files);
+    let (first, full) = fixture.backup(inputs, jobs).await.unwrap();
+    // All of the first unit but the last two pages of each chunk.
+    let (_, bytes) = files.get_mut("base/5/1").unwrap();
+    for at in (0..128).filter(|at| at % 16 < 14) {
+        bytes[at * PAGE_BYTES..(at + 1) * PAGE_BYTES].copy_from_slice(&page(&random));
+    }
+    let jobs = fixture.jobs(&files);
+    let mut parent = first;
+    let mut needed_of_the_first = Vec::new();
+    // Those that changed; nothing; what is left of eight chunks, together; nothing.
+    for (rewrite_bytes, new_chunks) in [(0, 7), (0, 0), (1 << 20, 1), (1 << 20, 0)] {
+        let mut inputs = fixture.inputs(Some(parent)).await;
+        inputs.filter.rewrite_bytes = rewrite_bytes;
+        let (id, outcome) = fixture.backup(inputs, jobs.clone()).await.unwrap();
+        assert_eq!(outcome.totals.new_chunks, new_chunks);
+        assert!(fixture.read_back(id).await == files);
+        let of_first = |need: &&PackNeed| full.packs.iter().any(|old| old.id == need.id && old.kind == need.kind);
+        let data = |need: &&PackNeed| need.kind == Kind::DataPack as u8;
+        let needed = outcome.packs.iter().filter(of_first).filter(data);
+        needed_of_the_first.push(needed.map(|need| need.live_bytes).sum::<u64>());
+        parent = id;
+    }
+    // Of ten chunks two are needed.
+    let [changed, same, rewritten, last] = needed_of_the_first[..] else {
+        panic!("{needed_of_the_first:?}")
+    };
+    assert_eq!((changed, rewritten), (same, last));
+    assert!(rewritten * 4 < changed, "{needed_of_the_first:?}");
 }
