@@ -147,7 +147,9 @@ impl Copy<'_> {
         stage: impl FnOnce() -> Staged + Send + 'scope,
     ) {
         let run = move || match stage() {
-            Ok(()) | Err(Ok(NeighbourStopped)) => {}
+            Ok(()) => {}
+            // Nothing is whole then, also when the neighbour meant no harm: it has said why, or will, or nobody does.
+            Err(Ok(NeighbourStopped)) => self.stop.stop(),
             Err(Err(error)) => self.stop.fail(error),
         };
         if let Err(source) = Builder::new().name(name.into()).spawn_scoped(scope, run) {

@@ -41,19 +41,26 @@ pub enum Streamed {
 }
 
 /// The file that is under way.
-enum Current {
-    Relation {
+struct Current {
+    /// Bytes that are to come.
+    left: u64,
+    goes: Goes,
+}
+
+/// Where its bytes go.
+enum Goes {
+    Units {
         file: Arc<RelationFile>,
         unit: Vec<u8>,
         number: u32,
     },
-    Content(Sender<Bytes>),
-    /// A relation file without a whole page.
-    Nothing,
+    ToWorker(Sender<Bytes>),
+    /// Nowhere: a relation file without a whole page.
+    Nowhere,
 }
 
 impl Copy<'_> {
-    /// Copies a stream into the packer. Blocks; the calling thread packs. A stream that ends within a file is an error.
+    /// Copies a stream into the packer. Blocks; the calling thread packs. A file that is longer or shorter than was said is an error.
     ///
     /// # Errors
     /// The first that any stage met.
@@ -92,7 +99,9 @@ impl Copy<'_> {
                     Streamed::File(job) => {
                         *number += 1;
                         let map = maps.pop_front().unwrap_or_default();
-                        current = Some(begin(*number, job, map, work, to_packer)?);
+                        let left = job.size;
+                        let goes = begin(*number, job, map, work, to_packer)?;
+                        current = Some(Current { left, goes });
                     }
                     Streamed::Data(bytes) => take(current.as_mut(), &bytes, work)?,
                     Streamed::FileEnded => end(current.take(), work)?,
@@ -149,7 +158,7 @@ fn begin(
     parent: ChainedMap,
     work: &Sender<Work>,
     to_packer: &Sender<Message>,
-) -> Result<Current, Result<NeighbourStopped, StoreError>> {
+) -> Result<Goes, Result<NeighbourStopped, StoreError>> {
     if job.class != EntryClass::Relation {
         let (to_worker, lane) = bounded(LANE_PIECES);
         let size = job.size;
@@ -163,7 +172,7 @@ fn begin(
                 size,
             }),
         )?;
-        return Ok(Current::Content(to_worker));
+        return Ok(Goes::ToWorker(to_worker));
     }
     let too_long = |_| {
         Err(StoreError::Limit {
@@ -174,7 +183,7 @@ fn begin(
     let pages = u32::try_from(job.size / PAGE_BYTES as u64).map_err(too_long)?;
     if pages == 0 {
         send(to_packer, Message::Empty(number, job, parent))?;
-        return Ok(Current::Nothing);
+        return Ok(Goes::Nowhere);
     }
     let file = Arc::new(RelationFile {
         number,
@@ -183,7 +192,7 @@ fn begin(
         pages,
         parent,
     });
-    Ok(Current::Relation {
+    Ok(Goes::Units {
         file,
         unit: Vec::new(),
         number: 0,
@@ -191,11 +200,14 @@ fn begin(
 }
 
 fn take(current: Option<&mut Current>, mut bytes: &[u8], work: &Sender<Work>) -> Staged {
-    match current {
-        Some(Current::Content(lane)) => lane
+    let other_length = || Err(StoreError::Stage("stream"));
+    let current = current.ok_or_else(other_length)?;
+    current.left = current.left.checked_sub(bytes.len() as u64).ok_or_else(other_length)?;
+    match &mut current.goes {
+        Goes::ToWorker(lane) => lane
             .send(Bytes::copy_from_slice(bytes))
             .map_err(|_| Ok(NeighbourStopped)),
-        Some(Current::Relation { file, unit, number }) => {
+        Goes::Units { file, unit, number } => {
             while !bytes.is_empty() {
                 unit.reserve_exact(UNIT_BYTES - unit.len());
                 let (now, later) = bytes.split_at(bytes.len().min(UNIT_BYTES - unit.len()));
@@ -208,17 +220,16 @@ fn take(current: Option<&mut Current>, mut bytes: &[u8], work: &Sender<Work>) ->
             }
             Ok(())
         }
-        Some(Current::Nothing) => Ok(()),
-        None => Err(Err(StoreError::Stage("stream"))),
+        Goes::Nowhere => Ok(()),
     }
 }
 
 fn end(current: Option<Current>, work: &Sender<Work>) -> Staged {
-    match current {
-        Some(Current::Relation { file, unit, number }) if unit.len() >= PAGE_BYTES => {
+    let whole = current.filter(|current| current.left == 0);
+    match whole.ok_or(Err(StoreError::Stage("stream")))?.goes {
+        Goes::Units { file, unit, number } if unit.len() >= PAGE_BYTES => {
             send(work, Work::Unit(file, number, Some(unit)))
         }
-        Some(_) => Ok(()),
-        None => Err(Err(StoreError::Stage("stream"))),
+        _ => Ok(()),
     }
 }

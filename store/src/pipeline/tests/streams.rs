@@ -106,3 +106,26 @@ async fn a_stream_that_ends_within_a_file_is_an_error() {
         assert!(pipeline.copy_stream(stream).await.is_err());
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_file_of_another_length_than_was_said_is_an_error() {
+    let fixture = Fixture::new(Arc::new(MemoryStore::new())).await;
+    for job in fixture.jobs(&files()) {
+        let shorter = job.size.checked_sub(1);
+        for bytes in shorter.into_iter().chain([job.size + 1, job.size + (64 << 20)]) {
+            let mut pipeline = Pipeline::start(fixture.inputs(None).await).unwrap();
+            let (lane, stream) = tokio::sync::mpsc::channel(4);
+            let job = job.clone();
+            let feed = async move {
+                lane.send(Streamed::File(job)).await?;
+                for at in (0..bytes).step_by(1 << 20) {
+                    let piece = vec![1; usize::try_from(bytes - at).unwrap().min(1 << 20)];
+                    lane.send(Streamed::Data(piece.into())).await?;
+                }
+                lane.send(Streamed::FileEnded).await
+            };
+            let (_, copied) = tokio::join!(feed, pipeline.copy_stream(stream));
+            assert!(copied.is_err(), "{bytes}");
+        }
+    }
+}
