@@ -22,6 +22,7 @@ mod remote;
 mod report;
 mod running;
 mod sql;
+mod tablespaces;
 
 use std::path::PathBuf;
 use std::sync::Arc;

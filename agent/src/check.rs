@@ -45,6 +45,7 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await?;
     let lineage = current_lineage(context, &repository).await?;
+    same_cluster(&client, &lineage).await?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
     let create_only = probe_create_only(repository.store().as_ref(), &suffix)
         .await
@@ -91,8 +92,31 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
             &json!({ "create_only": create_only, "findings": findings, "archived_lsn": target.to_string(), "archived_ms": elapsed_ms }),
         );
     }
-    println!("WAL          a record written at {target} was archived after {elapsed_ms} ms");
+    let what = match sql::is_standby(&client).await? {
+        true => "what the standby has, up to",
+        false => "a record written at",
+    };
+    println!("WAL          {what} {target} was archived after {elapsed_ms} ms");
     Ok(())
+}
+
+/// What is archived must be this server's: positions alone say nothing.
+async fn same_cluster(client: &tokio_postgres::Client, lineage: &Lineage) -> anyhow::Result<()> {
+    let query = "SELECT system_identifier FROM pg_catalog.pg_control_system()";
+    let row = client
+        .query_one(query, &[])
+        .await
+        .context("cannot ask the server for its system identifier")?;
+    let found = row.try_get::<_, i64>(0)?.cast_unsigned();
+    if found == lineage.system_identifier {
+        return Ok(());
+    }
+    let expected = lineage.system_identifier;
+    Err(Failure::refused(
+        format!("the server is of another cluster than the repository's lineage: expected {expected}, found {found}"),
+        "Check host and port in [cluster.<name>.postgres]. Each cluster has an entry and keys of its own.",
+    )
+    .into())
 }
 
 /// Writes a record on a primary; on a standby takes what is there.

@@ -7,8 +7,10 @@ use anyhow::Context as _;
 use config::{BackupSource, Checkpoint};
 use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
-use pg::replication::ReplicationSession;
+use pg::replication::{ReplicationSession, SystemIdentity};
+use pg::segment::SegmentSize;
 use pg::timeline::{TimelineHistory, TimelineId};
+use store::catalog::Coverage;
 use store::id::LineageId;
 use store::records::Lineage;
 use store::repository::Repository;
@@ -214,8 +216,9 @@ async fn same_history(
     }
     let is_standby = sql::is_standby(client).await?;
     let timeline = match plan_resume(&server, is_standby, &history, &coverage, None, None) {
-        // Nothing is archived yet, or a standby is behind: the end of the backup waits for the WAL.
-        Resume::Fresh | Resume::Wait(_) => return Ok(()),
+        // Nothing is archived yet: the end of the backup waits for the WAL.
+        Resume::Fresh => return Ok(()),
+        Resume::Wait(_) => return standby_behind(session, repository, &coverage, &server, size).await,
         Resume::Diverged(reason) => return Err(diverged(reason).into()),
         Resume::GoOn { timeline, .. } | Resume::Switch { from: timeline, .. } => timeline,
     };
@@ -229,6 +232,28 @@ async fn same_history(
             Ok(())
         }
         Overlap::Different(reason) | Overlap::Gone(reason) => Err(diverged(reason).into()),
+    }
+}
+
+/// A standby that is behind waits for nothing: what it will replay must be what is archived already, as far as it can be compared.
+async fn standby_behind(
+    session: ReplicationSession,
+    repository: &Repository,
+    coverage: &Coverage,
+    server: &SystemIdentity,
+    size: SegmentSize,
+) -> anyhow::Result<()> {
+    match compare_overlap(session, repository, coverage, server.timeline, server.flush_lsn, size).await? {
+        Overlap::Same { .. } => Ok(()),
+        Overlap::Gone(reason) => {
+            tracing::debug!(%reason, "nothing can be compared with the standby's WAL");
+            Ok(())
+        }
+        Overlap::Different(reason) => Err(Failure::refused(
+            format!("the standby is behind the archive, and its WAL is not the archived one: {reason}"),
+            "It was made from another history than the one that is archived. Let its agent begin a new lineage, or rebuild the standby.",
+        )
+        .into()),
     }
 }
 

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod label;
 pub mod lsn;
 pub mod page;
+pub mod path;
 pub mod preflight;
 pub mod relation;
 pub mod replication;

@@ -189,7 +189,8 @@ impl Finish<'_> {
             };
             match found {
                 Some(bytes) if name == "postgresql.conf" => {
-                    let new = settings::rewrite_conf(&bytes, |path| self.copy_of(path));
+                    let directory = directory_of(original.as_deref().unwrap_or_default());
+                    let new = settings::rewrite_conf(&bytes, |include| self.copy_of(directory, include));
                     self.write(name, &new)?;
                     self.place_includes(original.as_deref().unwrap_or_default(), &bytes)?;
                     warnings.push("postgresql.conf comes from outside the data directory: check its port and paths before this server runs beside the original".into());
@@ -208,8 +209,12 @@ impl Finish<'_> {
         self.work.configuration.iter().any(|(found, _)| found == path)
     }
 
-    /// Where a captured file or directory is now.
-    fn copy_of(&self, path: &str) -> Option<String> {
+    /// Where a file or directory that a configuration file includes is now, when it does not stand beside that file.
+    fn copy_of(&self, directory: &[u8], include: &str) -> Option<String> {
+        if settings::stays_beside(include) {
+            return None;
+        }
+        let path = String::from_utf8(absolute(directory, include)).ok()?;
         let is_below = |found: &[u8]| {
             found == path.as_bytes() || found.starts_with(format!("{}/", path.trim_end_matches('/')).as_bytes())
         };
@@ -226,7 +231,7 @@ impl Finish<'_> {
 
     /// Files beside the original postgresql.conf, and the directories that it includes.
     fn place_includes(&mut self, config: &[u8], text: &[u8]) -> Result<()> {
-        let directory = config.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default();
+        let directory = directory_of(config);
         let mut prefix = directory.to_vec();
         prefix.push(b'/');
         let main = [
@@ -247,12 +252,12 @@ impl Finish<'_> {
             }
             self.tree.make_ancestors(&to, 0o700)?;
             let bytes = self.tree.read_file(&captured(path)?)?.unwrap_or_default();
-            let new = settings::rewrite_conf(&bytes, |path| self.copy_of(path));
+            let new = settings::rewrite_conf(&bytes, |include| self.copy_of(directory_of(path), include));
             self.write_at(&to, &new)?;
         }
         for line in text.split(|byte| *byte == b'\n') {
             if let Some(("include_dir", path)) = settings::include_of(line)
-                && !path.starts_with('/')
+                && settings::stays_beside(&path)
             {
                 let mut to = place(path.trim_end_matches('/').as_bytes(), &[])?;
                 to.names.push(OsStr::new("x").into());
@@ -263,9 +268,25 @@ impl Finish<'_> {
     }
 }
 
+/// The directory of a file.
+fn directory_of(path: &[u8]) -> &[u8] {
+    path.rsplitn(2, |byte| *byte == b'/').nth(1).unwrap_or_default()
+}
+
+/// What an include in a file of this directory names.
+fn absolute(directory: &[u8], include: &str) -> Vec<u8> {
+    let joined = match include.starts_with('/') {
+        true => include.as_bytes().to_vec(),
+        false => [directory, b"/", include.as_bytes()].concat(),
+    };
+    pg::path::canonical(&joined)
+}
+
 fn of_entry(entry: &FileEntry) -> ManifestFile {
     let path = match entry.class {
-        EntryClass::Configuration => captured(&entry.path).map_or_else(|_| entry.path.to_vec(), |place| place.path()),
+        EntryClass::Configuration => {
+            captured(&pg::path::canonical(&entry.path)).map_or_else(|_| entry.path.to_vec(), |place| place.path())
+        }
         _ => entry.path.to_vec(),
     };
     ManifestFile {

@@ -170,6 +170,9 @@ impl fmt::Display for Report {
                 }
             }
         }
+        if self.plan.stop.kind == StopKind::Follow {
+            return write!(f, "It streams from no server: for that, set primary_conninfo in it.");
+        }
         write!(
             f,
             "The server does not archive and follows nobody. Its recovery settings stay in postgresql.auto.conf, where they do nothing after\n\

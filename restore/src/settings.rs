@@ -192,7 +192,6 @@ pub(crate) fn rewrite_conf(old: &[u8], captured: impl Fn(&str) -> Option<String>
         if TIED.contains(&name.as_str()) {
             out.extend_from_slice(b"# seawall: ");
         } else if let Some((kind, path)) = include_of(line)
-            && path.starts_with('/')
             && let Some(copy) = captured(&path)
         {
             out.extend_from_slice(
@@ -203,6 +202,12 @@ pub(crate) fn rewrite_conf(old: &[u8], captured: impl Fn(&str) -> Option<String>
         out.extend_from_slice(line);
     }
     out
+}
+
+/// An include that names something beside the file, or below that: it is found wherever the file goes.
+pub(crate) fn stays_beside(include: &str) -> bool {
+    let mut parts = include.trim_end_matches('/').split('/');
+    parts.all(|part| !matches!(part, "" | "." | ".."))
 }
 
 /// The include directive on a line: which, and its path.

@@ -84,10 +84,7 @@ impl Work {
         let mut maps = Vec::new();
         for entry in table.iter().filter(|entry| !is_written_anew(&entry.path)) {
             match (entry.class, entry.entry_type) {
-                (EntryClass::Configuration, EntryType::File) => {
-                    let index = work.add_file(captured(&entry.path)?, entry, 0o600)?;
-                    work.configuration.push((entry.path.to_vec(), index as usize));
-                }
+                (EntryClass::Configuration, EntryType::File) => work.add_configuration(entry)?,
                 (EntryClass::Configuration, _) => {}
                 (_, EntryType::Directory) => work.directories.push((place(&entry.path, linked)?, entry.mode)),
                 (_, EntryType::Link) => work.add_link(entry, linked)?,
@@ -107,6 +104,16 @@ impl Work {
         }
         work.directories.sort();
         Ok((work, maps))
+    }
+
+    /// A file from outside the data directory. Older agents wrote its path as some include line had it: the first of a path counts.
+    fn add_configuration(&mut self, entry: &FileEntry) -> Result<()> {
+        let path = pg::path::canonical(&entry.path);
+        if self.configuration.iter().all(|(found, _)| *found != path) {
+            let index = self.add_file(captured(&path)?, entry, 0o600)?;
+            self.configuration.push((path, index as usize));
+        }
+        Ok(())
     }
 
     fn add_file(&mut self, place: Place, entry: &FileEntry, mode: u32) -> Result<u32> {

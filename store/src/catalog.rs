@@ -108,15 +108,21 @@ impl Repository {
         Ok(out)
     }
 
-    /// The content chunks of all backups.
+    /// The content chunks of all backups. A damaged index is left out, loudly: what it knew is stored anew.
     ///
     /// # Errors
-    /// Any index is damaged, or the store failed.
+    /// The store failed.
     pub async fn chunk_index(&self) -> Result<ChunkIndex, StoreError> {
         let mut all = ChunkIndex::default();
         for meta in list_all(self.store().as_ref(), &self.layout().prefix("index")).await? {
-            let (_, plain) = self.read_plain(&meta.name).await?;
-            all.extend(ChunkIndex::decode(meta.name.as_str(), &plain)?);
+            let read = self.read_plain(&meta.name).await;
+            match read.and_then(|(_, plain)| ChunkIndex::decode(meta.name.as_str(), &plain)) {
+                Ok(index) => all.extend(index),
+                Err(error) if error.is_damage() || matches!(error, StoreError::UnknownSigner { .. }) => {
+                    tracing::error!(%error, "an index of an earlier backup cannot be used; the files that it knew are stored anew");
+                }
+                Err(error) => return Err(error),
+            }
         }
         Ok(all)
     }

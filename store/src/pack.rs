@@ -245,14 +245,12 @@ impl Footer {
     /// Opens a sealed footer.
     ///
     /// # Errors
-    /// The key does not open it, or it makes no sense.
+    /// It does not open, or makes no sense. The head of the pack was authenticated with the same keys, so the key is not at fault.
     pub fn open(head: &Head, sealed: &[u8], keys: &ClusterKeys) -> Result<Self, StoreError> {
         let mut buffer = sealed.to_vec();
         let plain = ObjectKey::derive(keys.metadata(), &head.salt, "seawall/1 footer")?
             .open(0, &[], &mut buffer)
-            .ok_or_else(|| StoreError::WrongKey {
-                what: format!("the footer of \"{}\"", head.name()),
-            })?;
+            .ok_or_else(|| StoreError::damaged(head.name(), "the footer does not open"))?;
         let damaged = || StoreError::damaged(head.name(), "the footer makes no sense");
         let mut fields = Fields { bytes: plain, at: 0 };
         let count = fields.u32().ok_or_else(damaged)? as usize;

@@ -4,7 +4,7 @@
 //! files without settings. A file that is named and cannot be read fails the backup; one of `include_if_exists` may be absent.
 
 use std::collections::BTreeSet;
-use std::ffi::OsStr;
+use std::ffi::{OsStr, OsString};
 use std::io::ErrorKind;
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::PermissionsExt;
@@ -110,6 +110,11 @@ fn job_of(path: &Path, mode: u32, bytes: usize) -> FileJob {
     }
 }
 
+/// What the server opens for a path.
+fn canonical(path: &Path) -> PathBuf {
+    PathBuf::from(OsString::from_vec(pg::path::canonical(path.as_os_str().as_bytes())))
+}
+
 struct Capture {
     inside: PathBuf,
     seen: BTreeSet<PathBuf>,
@@ -119,6 +124,7 @@ struct Capture {
 impl Capture {
     /// Reads a file and what it includes; keeps it when it lies outside the data directory, and says whether it does.
     fn file(&mut self, path: &Path, may_be_absent: bool, depth: usize) -> Result<bool, BackupError> {
+        let path = &canonical(path);
         let resolved = match std::fs::canonicalize(path) {
             Ok(resolved) => resolved,
             Err(error) if error.kind() == ErrorKind::NotFound && may_be_absent => return Ok(false),
@@ -152,6 +158,7 @@ impl Capture {
 
     /// The files of an `include_dir`: those whose names end in `.conf` and do not begin with a dot.
     fn directory(&mut self, path: &Path, depth: usize) -> Result<(), BackupError> {
+        let path = &canonical(path);
         let list = |error| BackupError::io("list", path, error);
         let mut names = Vec::new();
         for entry in std::fs::read_dir(path).map_err(list)? {

@@ -23,8 +23,9 @@ pub(crate) fn show_progress(progress: &Arc<Progress>, quiet: bool) -> Bar {
         };
     }
     let bar = ProgressBar::new(0);
-    let style =
-        ProgressStyle::with_template("{bar:30} {bytes}/{total_bytes}  {binary_bytes_per_sec}  {eta} left  {msg}");
+    let style = ProgressStyle::with_template(
+        "{wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left {msg}",
+    );
     bar.set_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()));
     let (counters, shown) = (Arc::clone(progress), bar.clone());
     let follow = tokio::spawn(async move {
@@ -32,13 +33,13 @@ pub(crate) fn show_progress(progress: &Arc<Progress>, quiet: bool) -> Bar {
             let now = counters.now();
             shown.set_length(now.bytes_total.max(now.bytes_read));
             shown.set_position(now.bytes_read);
-            shown.set_message(format!(
-                "{}/{} files, {} % new, {} MB stored",
-                now.files_done,
-                now.files_total,
-                now.bytes_new * 100 / now.bytes_read.max(1),
-                now.bytes_stored / 1_000_000
-            ));
+            // A server that sends its files does not say how many there are.
+            let of_all = match now.files_total {
+                0 => String::new(),
+                all => format!("/{all}"),
+            };
+            let new = now.bytes_new * 100 / now.bytes_read.max(1);
+            shown.set_message(format!("{}{of_all} files {new} % new", now.files_done));
             tokio::time::sleep(REDRAW).await;
         }
     });

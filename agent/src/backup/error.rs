@@ -77,6 +77,12 @@ pub(crate) enum BackupError {
         /// Why.
         reason: String,
     },
+    /// A tablespace is linked, and nothing is behind the link.
+    #[error("the tablespace at \"{}\" has no directory of this server in it", location.display())]
+    TablespaceMissing {
+        /// Where the link leads.
+        location: PathBuf,
+    },
     /// A standby became a primary in between.
     #[error("the server was promoted while the backup ran")]
     Promoted,
@@ -153,6 +159,10 @@ impl BackupError {
             }
             BackupError::Io { .. } => {
                 "A file that cannot be read fails the whole backup, because a backup without it could not be restored. Check the disk and the kernel log."
+            }
+            BackupError::TablespaceMissing { .. } => {
+                "Is its file system mounted? A backup without it would have no row of what lies there. A tablespace that is lost for good: \
+                 DROP TABLESPACE, then take the backup again."
             }
             BackupError::Sql { source, .. } => return Some(sql_hint(source)),
             BackupError::Identity { .. } => {

@@ -85,6 +85,11 @@ impl Walk {
         Ok(walk)
     }
 
+    /// Name of the directory of this server in a tablespace.
+    pub(super) fn tablespace_version(&self) -> &str {
+        &self.cluster.tablespace_version
+    }
+
     fn on_disk(&self, path: &[u8]) -> PathBuf {
         self.cluster.data_directory.join(OsStr::from_bytes(path))
     }

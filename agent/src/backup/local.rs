@@ -8,7 +8,7 @@ use super::begin::{self, Server};
 use super::checksum::Checker;
 use super::error::BackupError;
 use super::parent::Earlier;
-use super::{BackupInputs, Copied, configuration, copy, end, owner};
+use super::{BackupInputs, Copied, configuration, copy, end, owner, tablespaces};
 
 /// Copies everything; the backup is ended on the server when this returns.
 pub(super) async fn copy(
@@ -32,6 +32,7 @@ pub(super) async fn copy(
     let mut pipeline = copy::start(copying, earlier, Arc::clone(&checker))?;
     let walk = pipeline.copy(walk).await?;
     let took = begun.elapsed();
+    tablespaces::are_there(data_directory, &walk.tablespaces, walk.tablespace_version()).await?;
     let configuration = configuration::capture(sql, data_directory).await?;
     for (job, bytes) in configuration.files {
         pipeline.add_content(job, bytes).await?;

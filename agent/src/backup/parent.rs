@@ -1,6 +1,6 @@
 //! What the new backup is compared with, and which packs of earlier backups it may use again.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use store::StoreError;
 use store::id::{BackupId, PackId, unhex};
@@ -30,7 +30,7 @@ pub(super) struct Earlier {
 /// The newest backup of the cluster that can be read, of any lineage: pages are compared one by one, so it need not be an ancestor.
 /// A damaged one is passed over, loudly: then more is stored, and nothing is lost.
 pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError> {
-    let existing = existing_packs(repository).await?;
+    let sizes = existing_packs(repository).await?;
     let mut ids = repository.backup_ids().await?.into_iter().rev().peekable();
     let unfinished = repository.unfinished(ids.peek().copied()).await?;
     if let Some(unfinished) = &unfinished {
@@ -48,20 +48,25 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
     }
     let manifest = parent.as_ref().and_then(Parent::manifest);
     let needs = manifest.map(|manifest| manifest.packs.as_slice()).unwrap_or_default();
-    let missing = needs.iter().filter(|need| !existing.contains(&need.id)).count();
-    if missing > 0 {
+    let lost: HashSet<PackId> = needs
+        .iter()
+        .filter(|need| is_lost(need, &sizes))
+        .map(|need| need.id)
+        .collect();
+    if !lost.is_empty() {
         tracing::error!(
-            packs = missing,
-            "packs that earlier backups need are missing from the repository; this backup stores their content anew"
+            packs = lost.len(),
+            "packs that earlier backups need are missing from the repository, or cut short; this backup stores their content anew"
         );
     }
+    let existing = sizes.into_iter().filter(|(id, size)| *size > 0 && !lost.contains(id));
     let (avoid, rewrite_bytes) = manifest.map(mostly_dead).unwrap_or_default();
     let index = repository.chunk_index().await?;
     Ok(Earlier {
         parent,
         index,
         filter: PackFilter {
-            existing: Some(existing),
+            existing: Some(existing.map(|(id, _)| id).collect()),
             avoid,
             rewrite_bytes,
         },
@@ -100,16 +105,23 @@ async fn load_one(
 }
 
 fn is_passed_over(error: &StoreError) -> bool {
-    matches!(error, StoreError::Damaged { .. } | StoreError::UnknownSigner { .. })
+    error.is_damage() || matches!(error, StoreError::UnknownSigner { .. })
 }
 
-async fn existing_packs(repository: &Repository) -> Result<HashSet<PackId>, BackupError> {
+/// True when a pack is not there, or shorter than what it must hold.
+fn is_lost(need: &PackNeed, sizes: &HashMap<PackId, u64>) -> bool {
+    sizes.get(&need.id).is_none_or(|size| *size < need.body_bytes)
+}
+
+/// Packs that are there, and their sizes.
+async fn existing_packs(repository: &Repository) -> Result<HashMap<PackId, u64>, BackupError> {
     let prefix = repository.layout().prefix("packs");
     let listed = list_all(repository.store().as_ref(), &prefix)
         .await
         .map_err(StoreError::from)?;
     let id_of = |name: &str| unhex::<16>(name.rsplit('/').next()?).map(PackId);
-    Ok(listed.iter().filter_map(|meta| id_of(meta.name.as_str())).collect())
+    let with_size = listed.iter().map(|meta| Some((id_of(meta.name.as_str())?, meta.size)));
+    Ok(with_size.flatten().collect())
 }
 
 /// Data packs less than half of which is needed, the deadest first, as far as the budget goes; and what is left of that.

@@ -5,7 +5,7 @@ use crate::chunk::ChunkReference;
 use crate::envelope::Fields;
 use crate::error::StoreError;
 use crate::id::{PackId, PageDigest};
-use crate::limits::{PAGE_MAP_DEPTH_MAX, RELATION_CHUNK_PAGES_MAX};
+use crate::limits::{PACK_CHUNKS_MAX, PAGE_MAP_DEPTH_MAX, RELATION_CHUNK_PAGES_MAX};
 
 const ZERO_PACK: u16 = u16::MAX;
 const DIGEST_BYTES: usize = 16;
@@ -140,6 +140,11 @@ pub fn decode_extents(bytes: &[u8]) -> Option<Parsed<Extents>> {
         let end = first.checked_add(count)?;
         let out_of_order = first < next || count == 0 || end > pages;
         if out_of_order || usize::from(page) >= RELATION_CHUNK_PAGES_MAX {
+            return None;
+        }
+        // A run that ends behind any pack's last chunk makes no sense, and would overflow whoever counts on.
+        let last_chunk = u64::from(chunk) + (u64::from(page) + u64::from(count)) / RELATION_CHUNK_PAGES_MAX as u64;
+        if last_chunk > PACK_CHUNKS_MAX as u64 {
             return None;
         }
         next = end;

@@ -45,7 +45,7 @@ async fn chunks_of_pack(
     let log = |error: &StoreError| tracing::warn!(%pack, %error, "cannot read metadata of an earlier backup; what it describes is stored anew");
     let fetched = match repository.fetch_chunks(pack, &numbers).await {
         Ok(fetched) => fetched,
-        Err(error @ StoreError::Damaged { .. }) => {
+        Err(error) if error.is_damage() => {
             log(&error);
             return Ok(Vec::new());
         }

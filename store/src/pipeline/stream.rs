@@ -96,6 +96,7 @@ impl Copy<'_> {
                         *number += 1;
                         send(to_packer, Message::Entry(*number, entry))?;
                     }
+                    Streamed::File(_) if current.is_some() => return Err(Err(StoreError::Stage("stream"))),
                     Streamed::File(job) => {
                         *number += 1;
                         let map = maps.pop_front().unwrap_or_default();

@@ -1,7 +1,7 @@
 //! The end of the pipeline: full packs become objects, a bounded number at a time.
 
 use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::runtime::Handle;
@@ -26,10 +26,26 @@ pub(super) struct Uploads {
     permits: Arc<Semaphore>,
     running: JoinSet<Result<(), StoreError>>,
     progress: Arc<Progress>,
-    /// Packs that were started, and the numbers of those that are not durable yet.
+    /// Packs that were started.
     started: u64,
-    not_durable: Arc<Mutex<BTreeSet<u64>>>,
+    waiting: Arc<Mutex<Waiting>>,
+}
+
+/// What is not durable yet, and what may be written when it is.
+#[derive(Debug, Default)]
+struct Waiting {
+    /// Numbers of packs.
+    packs: BTreeSet<u64>,
     note: Option<Note>,
+}
+
+impl Waiting {
+    /// The note, when nothing that it waits for is left.
+    fn due(&mut self) -> Option<Note> {
+        let oldest = self.packs.first().copied();
+        self.note
+            .take_if(|note| oldest.is_none_or(|oldest| oldest > note.behind))
+    }
 }
 
 /// An object that may be written when all packs up to a number are durable. What it is for is worth no failure.
@@ -57,8 +73,7 @@ impl Uploads {
             running: JoinSet::new(),
             progress,
             started: 0,
-            not_durable: Arc::default(),
-            note: None,
+            waiting: Arc::default(),
         }
     }
 
@@ -84,22 +99,27 @@ impl Uploads {
         while let Some(done) = self.running.try_join_next() {
             done.map_err(|_| StoreError::Stage("upload"))??;
         }
-        self.write_note();
         let digest = pack.digest;
         let (name, bytes) = self.writer.encode_pack(pack, Some(&self.session), now_us)?;
         let stored = bytes.len() as u64;
         self.started += 1;
         let number = self.started;
-        lock(&self.not_durable).insert(number);
+        lock(&self.waiting).packs.insert(number);
         let (writer, progress) = (Arc::clone(&self.writer), Arc::clone(&self.progress));
-        let not_durable = Arc::clone(&self.not_durable);
+        let waiting = Arc::clone(&self.waiting);
         let upload = async move {
-            let result = writer.create(&name, bytes, digest).await.map(|_| {
-                lock(&not_durable).remove(&number);
-                progress.stored(stored);
-            });
+            writer.create(&name, bytes, digest).await?;
+            progress.stored(stored);
             drop(permit);
-            result
+            let due = {
+                let mut waiting = lock(&waiting);
+                waiting.packs.remove(&number);
+                waiting.due()
+            };
+            if let Some(note) = due {
+                write(&writer, note).await;
+            }
+            Ok(())
         };
         self.running.spawn_on(upload, &self.runtime);
         Ok(stored)
@@ -107,28 +127,24 @@ impl Uploads {
 
     /// Writes an object when every pack that was started until now is durable; one that still waits is dropped for it.
     pub(super) fn note(&mut self, name: ObjectName, bytes: Bytes, digest: Digest) {
-        self.note = Some(Note {
-            behind: self.started,
-            name,
-            bytes,
-            digest,
-        });
-    }
-
-    fn write_note(&mut self) {
-        let oldest = lock(&self.not_durable).first().copied();
-        let is_due = |note: &Note| oldest.is_none_or(|oldest| oldest > note.behind);
-        let Some(note) = self.note.take_if(|note| is_due(note)) else {
-            return;
+        let due = {
+            let mut waiting = lock(&self.waiting);
+            waiting.note = Some(Note {
+                behind: self.started,
+                name,
+                bytes,
+                digest,
+            });
+            waiting.due()
         };
-        let writer = Arc::clone(&self.writer);
-        let write = async move {
-            if let Err(error) = writer.create(&note.name, note.bytes, note.digest).await {
-                tracing::warn!(%error, "cannot note how far the backup has come; were it to end now, another would begin earlier");
-            }
-            Ok(())
-        };
-        self.running.spawn_on(write, &self.runtime);
+        if let Some(note) = due {
+            let writer = Arc::clone(&self.writer);
+            let write = async move {
+                write(&writer, note).await;
+                Ok(())
+            };
+            self.running.spawn_on(write, &self.runtime);
+        }
     }
 
     /// Waits until every pack is durable.
@@ -143,6 +159,13 @@ impl Uploads {
     }
 }
 
-fn lock(numbers: &Mutex<BTreeSet<u64>>) -> std::sync::MutexGuard<'_, BTreeSet<u64>> {
-    numbers.lock().unwrap_or_else(PoisonError::into_inner)
+/// Without it nothing is lost but time, should this backup not come to its end.
+async fn write(writer: &Writer, note: Note) {
+    if let Err(error) = writer.create(&note.name, note.bytes, note.digest).await {
+        tracing::warn!(%error, "cannot note how far the backup has come; were it to end now, another would begin earlier");
+    }
+}
+
+fn lock(waiting: &Mutex<Waiting>) -> MutexGuard<'_, Waiting> {
+    waiting.lock().unwrap_or_else(PoisonError::into_inner)
 }
