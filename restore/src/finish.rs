@@ -190,7 +190,7 @@ impl Finish<'_> {
             match found {
                 Some(bytes) if name == "postgresql.conf" => {
                     let directory = directory_of(original.as_deref().unwrap_or_default());
-                    let new = settings::rewrite_conf(&bytes, |include| self.copy_of(directory, include));
+                    let new = settings::rewrite_conf(&bytes, |kind, include| self.copy_of(directory, kind, include));
                     self.write(name, &new)?;
                     self.place_includes(original.as_deref().unwrap_or_default(), &bytes)?;
                     warnings.push("postgresql.conf comes from outside the data directory: check its port and paths before this server runs beside the original".into());
@@ -210,7 +210,7 @@ impl Finish<'_> {
     }
 
     /// Where a file or directory that a configuration file includes is now, when it does not stand beside that file.
-    fn copy_of(&self, directory: &[u8], include: &str) -> Option<String> {
+    fn copy_of(&self, directory: &[u8], kind: &str, include: &str) -> Option<String> {
         if settings::stays_beside(include) {
             return None;
         }
@@ -218,7 +218,9 @@ impl Finish<'_> {
         let is_below = |found: &[u8]| {
             found == path.as_bytes() || found.starts_with(format!("{}/", path.trim_end_matches('/')).as_bytes())
         };
-        let known = self.work.configuration.iter().any(|(found, _)| is_below(found));
+        // A directory without files is in no backup; the server wants to find it.
+        let is_empty_directory = kind == "include_dir" && !include.starts_with('/');
+        let known = is_empty_directory || self.work.configuration.iter().any(|(found, _)| is_below(found));
         known.then(|| {
             self.pgdata
                 .join(OURS)
@@ -252,14 +254,17 @@ impl Finish<'_> {
             }
             self.tree.make_ancestors(&to, 0o700)?;
             let bytes = self.tree.read_file(&captured(path)?)?.unwrap_or_default();
-            let new = settings::rewrite_conf(&bytes, |include| self.copy_of(directory_of(path), include));
+            let new = settings::rewrite_conf(&bytes, |kind, include| self.copy_of(directory_of(path), kind, include));
             self.write_at(&to, &new)?;
         }
         for line in text.split(|byte| *byte == b'\n') {
             if let Some(("include_dir", path)) = settings::include_of(line)
-                && settings::stays_beside(&path)
+                && !path.starts_with('/')
             {
-                let mut to = place(path.trim_end_matches('/').as_bytes(), &[])?;
+                let mut to = match settings::stays_beside(&path) {
+                    true => place(path.trim_end_matches('/').as_bytes(), &[])?,
+                    false => captured(&absolute(directory, &path))?,
+                };
                 to.names.push(OsStr::new("x").into());
                 self.tree.make_ancestors(&to, 0o700)?;
             }

@@ -185,14 +185,14 @@ const TIED: [&str; 4] = ["data_directory", "hba_file", "ident_file", "external_p
 
 /// A postgresql.conf from outside the data directory, to be placed inside: ties to its old place are commented out, and includes
 /// with absolute paths lead to the captured copies where there are some.
-pub(crate) fn rewrite_conf(old: &[u8], captured: impl Fn(&str) -> Option<String>) -> Vec<u8> {
+pub(crate) fn rewrite_conf(old: &[u8], captured: impl Fn(&str, &str) -> Option<String>) -> Vec<u8> {
     let mut out = Vec::with_capacity(old.len() + 128);
     for line in old.split_inclusive(|byte| *byte == b'\n') {
         let name = setting_of(line).unwrap_or_default();
         if TIED.contains(&name.as_str()) {
             out.extend_from_slice(b"# seawall: ");
         } else if let Some((kind, path)) = include_of(line)
-            && let Some(copy) = captured(&path)
+            && let Some(copy) = captured(kind, &path)
         {
             out.extend_from_slice(
                 format!("{kind} {} # seawall: was {}\n", quote_value(&copy), quote_value(&path)).as_bytes(),

@@ -4,10 +4,30 @@
 
 use std::fs;
 
+use anyhow::Result;
 use tests::wait::DEADLINE;
-use tests::{Cluster, Seawall, case, pgbench};
+use tests::{Cluster, Scratch, Seawall, case, pgbench, wait_until};
 
 const COUNT: &str = "select (select count(*) from hot) || ' ' || (select count(*) from cold)";
+
+/// Includes beside, above and nowhere, by paths that are not the shortest.
+async fn include_with_dots(scratch: &Scratch, cluster: &Cluster) -> Result<()> {
+    scratch.dir("main/shared")?;
+    scratch.dir("main/etc/more.d")?;
+    scratch.dir("main/empty.d")?;
+    scratch.write("main/shared/one.conf", b"maintenance_work_mem = '11MB'\n")?;
+    scratch.write("main/etc/more.d/20.conf", b"vacuum_cost_delay = '7ms'\n")?;
+    let conf = scratch.join("main/etc/postgresql.conf");
+    let text = fs::read_to_string(&conf)?
+        + "include '../shared/./one.conf'\ninclude_dir './more.d'\ninclude_dir = '..//empty.d'\n";
+    fs::write(&conf, text)?;
+    cluster.reload().await?;
+    wait_until("the new settings", DEADLINE, async || {
+        let shown = cluster.query_one("show maintenance_work_mem").await;
+        shown.is_ok_and(|shown| shown == "11MB")
+    })
+    .await
+}
 
 #[test]
 fn a_server_with_tablespaces_and_outside_configuration_is_restored_beside_itself() {
@@ -27,6 +47,7 @@ fn a_server_with_tablespaces_and_outside_configuration_is_restored_beside_itself
                  create index cold_i on cold (i) tablespace fast;",
             )
             .await?;
+        include_with_dots(&scratch, &cluster).await?;
         let seawall = Seawall::local(&scratch, &cluster).await?;
         let agent = seawall.run().await?;
         seawall.backup().await?;
@@ -58,6 +79,8 @@ fn a_server_with_tablespaces_and_outside_configuration_is_restored_beside_itself
         // Its settings came along, its files did not: nothing of the original is in use.
         assert_eq!(restored.query_one("show work_mem").await?, "5MB");
         assert_eq!(restored.query_one("show cluster_name").await?, "from conf.d");
+        assert_eq!(restored.query_one("show maintenance_work_mem").await?, "11MB");
+        assert_eq!(restored.query_one("show vacuum_cost_delay").await?, "7ms");
         let here = scratch.join("two").display().to_string();
         for setting in ["config_file", "hba_file", "ident_file", "data_directory"] {
             let path = restored.query_one(&format!("show {setting}")).await?;

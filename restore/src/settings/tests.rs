@@ -134,7 +134,7 @@ fn what_an_earlier_restore_left_in_auto_conf_goes_and_the_rest_stays() {
 #[test]
 fn a_configuration_from_elsewhere_loses_its_ties() {
     let old = b"data_directory = '/var/lib/postgresql/15/main'\n#hba_file = 'x'\n hba_file='/etc/hba'\nwork_mem = 1\ninclude_dir = 'conf.d'\ninclude '/etc/shared.conf'\ninclude_if_exists /etc/other.conf # x\n";
-    let copy = |path: &str| {
+    let copy = |_: &str, path: &str| {
         (path == "/etc/shared.conf").then(|| "/data/seawall.restore/configuration/etc/shared.conf".to_owned())
     };
     let new = String::from_utf8(rewrite_conf(old, copy)).unwrap();
@@ -149,4 +149,14 @@ fn a_configuration_from_elsewhere_loses_its_ties() {
         Some(("include_dir", "conf.d".into()))
     );
     assert_eq!(include_of(b"# include 'x'\n"), None);
+}
+
+#[test]
+fn only_what_stands_beside_its_file_is_found_wherever_that_goes() {
+    for include in ["a.conf", "conf.d", "conf.d/", "b/c.conf"] {
+        assert!(stays_beside(include), "{include}");
+    }
+    for include in ["../a.conf", "./conf.d", "b//c.conf", "/etc/a.conf", "b/../../c"] {
+        assert!(!stays_beside(include), "{include}");
+    }
 }
