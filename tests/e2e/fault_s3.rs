@@ -236,9 +236,13 @@ fn a_dead_store_refuses_connections_and_comes_back_with_what_it_had() {
         let (mut server, store) = start().await?;
         assert_eq!(store.put_new(&name("a"), Bytes::from("x")).await?, PutNew::Created);
         server.die().await?;
-        let error = store.get(&name("a"), ByteRange::All).await.unwrap_err();
-        assert_eq!(error.class(), ErrorClass::Transient, "{error}");
-        assert!(error.to_string().contains("refused"), "{error}");
+        // The first may go out on a connection of which nobody has heard yet that it is broken.
+        wait_until("a refused connection", DEADLINE, async || {
+            let error = store.get(&name("a"), ByteRange::All).await.unwrap_err();
+            assert_eq!(error.class(), ErrorClass::Transient, "{error}");
+            error.to_string().contains("refused")
+        })
+        .await?;
         server.revive().await?;
         assert_eq!(store.get(&name("a"), ByteRange::All).await?, "x");
         // A request that was swallowed ends when its connection does.
