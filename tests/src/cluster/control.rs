@@ -193,6 +193,7 @@ impl Cluster {
         let Some(postmaster) = self.postmaster() else {
             return Ok(());
         };
+        let segment = self.shared_memory();
         // Stopped first, so that it makes no children between the listing and the killing.
         let _ = kill_process(postmaster, Signal::STOP);
         let mut all = children(postmaster)?;
@@ -208,7 +209,17 @@ impl Cluster {
             }
             std::thread::yield_now();
         }
+        // A reboot would take it away; a machine has no more than 4096 of them.
+        if let Some(segment) = segment {
+            let _ = std::process::Command::new("ipcrm").args(["-m", &segment]).output();
+        }
         Ok(())
+    }
+
+    /// Id of its System V shared memory: the second number of the seventh line of postmaster.pid (src/include/utils/pidfile.h).
+    fn shared_memory(&self) -> Option<String> {
+        let file = fs::read_to_string(self.data.join("postmaster.pid")).ok()?;
+        Some(file.lines().nth(6)?.split_whitespace().nth(1)?.to_owned())
     }
 }
 
