@@ -25,7 +25,7 @@ const WINDOW: usize = 10;
 const TIMES_USUAL: u32 = 3;
 const SLOWER_BY: Duration = Duration::from_millis(3);
 /// The machine is full when less than this part of its processors is idle.
-const IDLE_LEAST: f64 = 0.05;
+const IDLE_LEAST: f64 = 0.25;
 /// Others are at work when they take at least this part: less is housekeeping, ours among it.
 const OTHERS_LEAST: f64 = 0.2;
 /// Part of the time, in thousandths.
@@ -150,7 +150,7 @@ mod tests {
             idle: 0.01,
             others: 0.1
         }));
-        assert!(!is_full(Load { idle: 0.2, others: 0.5 }));
+        assert!(!is_full(Load { idle: 0.3, others: 0.5 }));
     }
 
     #[test]
