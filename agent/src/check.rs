@@ -14,7 +14,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::cli::Global;
 use crate::exit::Failure;
-use crate::open::{Context, command_policy, current_lineage, load_config};
+use crate::open::{Context, command_policy, current_lineage, load_config, refuse_other_cluster};
 use crate::{archiver, output, preflight, sql, status};
 
 /// How long the record may take to be archived.
@@ -107,16 +107,7 @@ async fn same_cluster(client: &tokio_postgres::Client, lineage: &Lineage) -> any
         .query_one(query, &[])
         .await
         .context("cannot ask the server for its system identifier")?;
-    let found = row.try_get::<_, i64>(0)?.cast_unsigned();
-    if found == lineage.system_identifier {
-        return Ok(());
-    }
-    let expected = lineage.system_identifier;
-    Err(Failure::refused(
-        format!("the server is of another cluster than the repository's lineage: expected {expected}, found {found}"),
-        "Check host and port in [cluster.<name>.postgres]. Each cluster has an entry and keys of its own.",
-    )
-    .into())
+    refuse_other_cluster(row.try_get::<_, i64>(0)?.cast_unsigned(), lineage)
 }
 
 /// Writes a record on a primary; on a standby takes what is there.

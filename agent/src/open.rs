@@ -149,3 +149,16 @@ fn start_log(config: &Config) {
 pub fn host_name() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
+
+/// Refuses a server that is not the one of the lineage.
+pub fn refuse_other_cluster(found: u64, lineage: &Lineage) -> anyhow::Result<()> {
+    let expected = lineage.system_identifier;
+    if found == expected {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("the server is of another cluster than the repository's lineage: expected {expected}, found {found}"),
+        "Check host and port in [cluster.<name>.postgres]. Each cluster has an entry and keys of its own.",
+    )
+    .into())
+}

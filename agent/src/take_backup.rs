@@ -20,7 +20,7 @@ use crate::archiver::{self, Archiver};
 use crate::backup::{self, Announcement, BackupInputs, BackupReport, Brake, Pace, PaceLimits, Progress};
 use crate::cli::{BackupOptions, Source};
 use crate::exit::{self, Failure};
-use crate::open::{Context, backup_policy, current_lineage, host_name, lineage_of};
+use crate::open::{Context, backup_policy, current_lineage, host_name, lineage_of, refuse_other_cluster};
 use crate::{output, preflight, sql, status};
 
 /// How long the end of a backup waits for its WAL to be archived by the daemon.
@@ -185,17 +185,7 @@ async fn same_history(
         .context("cannot open a replication connection")?;
     let server = session.identify_system().await?;
     let size = session.segment_size().await?;
-    let found = server.system_identifier.as_u64();
-    if found != lineage.system_identifier {
-        let expected = lineage.system_identifier;
-        return Err(Failure::refused(
-            format!(
-                "the server is of another cluster than the repository's lineage: expected {expected}, found {found}"
-            ),
-            "Check host and port in [cluster.<name>.postgres]. Each cluster has an entry and keys of its own.",
-        )
-        .into());
-    }
+    refuse_other_cluster(server.system_identifier.as_u64(), lineage)?;
     let history = if server.timeline == TimelineId::FIRST {
         TimelineHistory::root(server.timeline)
     } else {

@@ -118,7 +118,7 @@ impl Repository {
             let read = self.read_plain(&meta.name).await;
             match read.and_then(|(_, plain)| ChunkIndex::decode(meta.name.as_str(), &plain)) {
                 Ok(index) => all.extend(index),
-                Err(error) if error.is_damage() || matches!(error, StoreError::UnknownSigner { .. }) => {
+                Err(error) if error.is_untrusted() => {
                     tracing::error!(%error, "an index of an earlier backup cannot be used; the files that it knew are stored anew");
                 }
                 Err(error) => return Err(error),

@@ -138,6 +138,12 @@ impl StoreError {
         }
     }
 
+    /// True when the object is damaged or planted: whoever can do without it passes it over, loudly.
+    #[must_use]
+    pub fn is_untrusted(&self) -> bool {
+        self.is_damage() || matches!(self, StoreError::UnknownSigner { .. })
+    }
+
     /// The object that cannot be used as it is: damaged, or planted, or of a later version, which damage can look like.
     #[must_use]
     pub fn damaged_object(&self) -> Option<&str> {

@@ -5,6 +5,8 @@
 mod delta;
 mod encoding;
 
+use std::ops::Range;
+
 pub use delta::{plan_digests, plan_extents};
 pub use encoding::{
     Form, Parsed, decode_digests, decode_extents, encode_digests_delta, encode_digests_whole, encode_extents,
@@ -45,6 +47,23 @@ impl Extent {
     #[must_use]
     pub fn end(&self) -> u32 {
         self.first.saturating_add(self.count)
+    }
+
+    /// Its parts that lie in one chunk each: chunk, first page of the chunk, pages of the file. Nothing when it is zero.
+    pub fn each_part(&self, mut visit: impl FnMut(ChunkReference, u32, Range<u32>)) {
+        let Source::Pack { pack, chunk, page } = self.source else {
+            return;
+        };
+        let per_chunk = u32::try_from(crate::limits::RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
+        let mut done = 0;
+        while done < self.count {
+            let absolute = u32::from(page) + done;
+            let (number, page) = (chunk + absolute / per_chunk, absolute % per_chunk);
+            let count = (per_chunk - page).min(self.count - done);
+            let from = self.first + done;
+            visit(ChunkReference { pack, number }, page, from..from + count);
+            done += count;
+        }
     }
 
     /// The part of this extent within `[from, to)`.
@@ -165,4 +184,26 @@ pub struct ParentMap {
     pub extents_at: Option<(ChunkReference, u16)>,
     /// Where the digests are stored, and how deep.
     pub digests_at: Option<(ChunkReference, u16)>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_parts_of_a_run_lie_in_one_chunk_each() {
+        let mut map = Extents::default();
+        map.push(Extent {
+            first: 3,
+            count: 40,
+            source: Source::Pack {
+                pack: PackId([1; 16]),
+                chunk: 5,
+                page: 10,
+            },
+        });
+        let mut parts = Vec::new();
+        map.runs[0].each_part(|at, page, places| parts.push((at.number, page, places)));
+        assert_eq!(parts, [(5, 10, 3..9), (6, 0, 9..25), (7, 0, 25..41), (8, 0, 41..43)]);
+    }
 }

@@ -12,10 +12,11 @@ use std::fs;
 use anyhow::{Context, Result};
 use load::{Churn, Done, TABLESPACE, empty_directories};
 use tests::cluster::lsn_text;
+use tests::judge::restored_exactly;
 use tests::oracle::{Expected, History, Mark, Options};
 use tests::seawall::{json_array, json_lsn, json_str, json_u64};
 use tests::wait::DEADLINE;
-use tests::{Cluster, Oracle, Scratch, Seawall, StopMode, case, pgbench};
+use tests::{Cluster, Oracle, Scratch, Seawall, case, pgbench};
 
 /// Half of them on each of two majors.
 const BACKUPS: usize = 6;
@@ -136,13 +137,7 @@ async fn restore(seawall: &Seawall, name: &str, taken: &Taken, history: &History
     assert!(expected.must.len() >= 50, "{}", expected.must.len());
     let target = [&["--backup", taken.backup.as_str()], point.as_slice()].concat();
     let restored = seawall.restore_to(name, &target).await?;
-    let client = restored.connect().await?;
-    history.assert_exact(&client, &expected).await?;
-    drop(client);
-    pgbench::assert_balanced(&restored).await?;
-    restored.amcheck().await?;
-    restored.stop(StopMode::Fast).await?;
-    restored.checksums_clean().await?;
+    restored_exactly(&restored, history, &expected).await?;
     fs::remove_dir_all(restored.data_directory())?;
     Ok(())
 }

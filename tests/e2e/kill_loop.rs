@@ -2,8 +2,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::time::Duration;
-
 use store::crash::CrashPoint;
 use tests::kill_loop::plan::{Mode, Reach, reach};
 use tests::kill_loop::recorder::{Recorder, TABLE};
@@ -79,15 +77,13 @@ fn a_commit_whose_wait_for_the_archive_was_cancelled_does_not_count_as_acknowled
         assert_eq!(recorder.acknowledged().synchronous, 0);
         recorder.set_mode(Mode::Asynchronous);
         // A commit that was on its way to the wait may come to it only now.
-        let cancelling = async {
-            loop {
-                cluster.exec(cancel).await.unwrap();
-                tokio::time::sleep(Duration::from_millis(50)).await;
-            }
-        };
+        let cancelling = wait_until("the recorder to stop", DEADLINE, async || {
+            cluster.exec(cancel).await.unwrap();
+            false
+        });
         tokio::select! {
             stopped = recorder.stop() => stopped,
-            () = cancelling => unreachable!("it goes on until the recorder has stopped"),
+            gave_up = cancelling => gave_up,
         }
     });
 }

@@ -7,10 +7,11 @@
 use anyhow::Result;
 use tests::caught_backup::{catch, create_noise, end_of, noise_digest, one_upload};
 use tests::cluster::lsn_text;
+use tests::judge::restored_exactly;
 use tests::oracle::Options;
 use tests::seawall::{flushed_lsn, json_array, json_lsn};
 use tests::wait::DEADLINE;
-use tests::{Child, Cluster, FaultS3, Oracle, Scratch, Seawall, StopMode, case, pgbench, wait_until};
+use tests::{Child, Cluster, FaultS3, Oracle, Scratch, Seawall, case, pgbench, wait_until};
 
 const FAILED: i32 = 1;
 
@@ -84,7 +85,7 @@ async fn create(scratch: &Scratch, major: u32, full_page_writes: &str) -> Result
         .await
 }
 
-async fn restored_exactly(scratch: &Scratch, major: u32) -> Result<()> {
+async fn of_standby(scratch: &Scratch, major: u32) -> Result<()> {
     let primary = create(scratch, major, "on").await?;
     pgbench::init(&primary, 1).await?;
     let stage = Stage::around(scratch, primary).await?;
@@ -113,29 +114,19 @@ async fn restored_exactly(scratch: &Scratch, major: u32) -> Result<()> {
     ] {
         assert!(expected.must.len() >= 50, "{name}: {}", expected.must.len());
         let restored = seawall.restore_to(name, &target).await?;
-        let client = restored.connect().await?;
-        history.assert_exact(&client, expected).await?;
-        drop(client);
-        pgbench::assert_balanced(&restored).await?;
-        restored.amcheck().await?;
-        restored.stop(StopMode::Fast).await?;
-        restored.checksums_clean().await?;
+        restored_exactly(&restored, &history, expected).await?;
     }
     Ok(())
 }
 
 #[test]
 fn a_backup_of_a_standby_of_postgres_15_is_restored_exactly() {
-    case("standby_15", async |scratch| {
-        Box::pin(restored_exactly(&scratch, 15)).await
-    });
+    case("standby_15", async |scratch| Box::pin(of_standby(&scratch, 15)).await);
 }
 
 #[test]
 fn a_backup_of_a_standby_of_postgres_18_is_restored_exactly() {
-    case("standby_18", async |scratch| {
-        Box::pin(restored_exactly(&scratch, 18)).await
-    });
+    case("standby_18", async |scratch| Box::pin(of_standby(&scratch, 18)).await);
 }
 
 async fn promoted_half_way(scratch: &Scratch, major: u32) -> Result<()> {
@@ -257,13 +248,7 @@ fn a_primary_without_full_pages_writes_them_during_a_backup() {
             ("latest", ["--target", "latest"], &history.expected_now()),
         ] {
             let restored = seawall.restore_to(name, &target).await?;
-            let client = restored.connect().await?;
-            history.assert_exact(&client, expected).await?;
-            drop(client);
-            pgbench::assert_balanced(&restored).await?;
-            restored.amcheck().await?;
-            restored.stop(StopMode::Fast).await?;
-            restored.checksums_clean().await?;
+            restored_exactly(&restored, &history, expected).await?;
         }
         Ok(())
     });

@@ -33,6 +33,7 @@ pub mod cluster;
 pub mod config_file;
 pub mod fault_s3;
 pub mod install;
+pub mod judge;
 pub mod kill_loop;
 pub mod oracle;
 pub mod pgbench;

@@ -1,8 +1,8 @@
 //! The brake: a backup holds back while the database answers more slowly than it did before, or could use the processors that it takes.
 //!
 //! A session of our own asks for nothing, forty times a second, and times the answer; and the processors are looked at. Where the ninth
-//! of ten answers takes much longer than before the copy began, or no processor is idle and others than us are at work, the workers rest
-//! more; else they work more again. Nothing is written to the database.
+//! of ten answers takes much longer than before the copy began, or hardly a processor is idle and others than us are at work, the workers
+//! rest more; else they work more again. Nothing is written to the database.
 
 mod processors;
 
@@ -105,7 +105,7 @@ fn slow_from(usual: Duration) -> Duration {
     (usual * TIMES_USUAL).max(usual + SLOWER_BY)
 }
 
-/// No processor is left, and we are not the only ones.
+/// Hardly a processor is left, and we are not the only ones.
 fn is_full(load: Load) -> bool {
     load.idle < IDLE_LEAST && load.others > OTHERS_LEAST
 }

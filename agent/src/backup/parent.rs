@@ -88,24 +88,20 @@ async fn load_one(
     };
     let mut loaded = load(unfinished).await;
     if let (Err(error), Some(unfinished)) = (&loaded, unfinished)
-        && is_passed_over(error)
+        && error.is_untrusted()
     {
         tracing::warn!(unfinished = %unfinished.backup, %error, "cannot go on from a backup that did not end");
         loaded = load(None).await;
     }
     match loaded {
         Ok(parent) => Ok(Some(parent)),
-        Err(error) if is_passed_over(&error) => {
+        Err(error) if error.is_untrusted() => {
             let backup = backup.map(tracing::field::display);
             tracing::error!(backup, %error, "cannot compare with a backup; an older one is taken, or none");
             Ok(None)
         }
         Err(error) => Err(error.into()),
     }
-}
-
-fn is_passed_over(error: &StoreError) -> bool {
-    error.is_damage() || matches!(error, StoreError::UnknownSigner { .. })
 }
 
 /// True when a pack is not there, or shorter than what it must hold.

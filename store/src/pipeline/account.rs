@@ -12,9 +12,8 @@ use crate::chunk::ChunkReference;
 use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::PackId;
-use crate::limits::RELATION_CHUNK_PAGES_MAX;
 use crate::manifest::{Manifest, PackNeed};
-use crate::page_map::{Extents, Source};
+use crate::page_map::Extents;
 use crate::repository::Repository;
 
 const FOOTERS_IN_FLIGHT: usize = 8;
@@ -154,22 +153,15 @@ async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<Pac
 }
 
 fn each_chunk(map: &Extents, mut visit: impl FnMut(ChunkReference)) {
-    let per_chunk = u32::try_from(RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
     for run in &map.runs {
-        let Source::Pack { pack, chunk, page } = run.source else {
-            continue;
-        };
-        let last = chunk + (u32::from(page) + run.count.saturating_sub(1)) / per_chunk;
-        for number in chunk..=last {
-            visit(ChunkReference { pack, number });
-        }
+        run.each_part(|at, _, _| visit(at));
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::page_map::Extent;
+    use crate::page_map::{Extent, Source};
 
     #[test]
     fn a_run_needs_every_chunk_that_it_touches() {

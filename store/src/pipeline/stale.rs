@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::job::PackFilter;
 use crate::chunk::ChunkReference;
-use crate::limits::{PAGE_BYTES, RELATION_CHUNK_PAGES_MAX};
-use crate::page_map::{Extent, Extents, Source};
+use crate::limits::PAGE_BYTES;
+use crate::page_map::{Extents, Source};
 
 /// A chunk is mostly dead when at most this part of it is needed: a third.
 const ALIVE_PART: u32 = 3;
@@ -58,7 +58,7 @@ pub(super) fn stale_pages(
     for run in map.slice(first, first + pages) {
         match run.source {
             Source::Pack { pack, .. } if !filter.is_usable(pack) => mark(run.first..run.end()),
-            _ => each_part(&run, |at, page, places| {
+            _ => run.each_part(|at, page, places| {
                 let alive = chunks.entry(at).or_default();
                 let count = places.end - places.start;
                 alive.count += count;
@@ -77,29 +77,11 @@ pub(super) fn stale_pages(
     stale
 }
 
-/// The parts of a run that lie in one chunk each: chunk, page of the chunk, places in the file.
-fn each_part(run: &Extent, mut visit: impl FnMut(ChunkReference, u32, Range<u32>)) {
-    let Source::Pack { pack, chunk, page } = run.source else {
-        return;
-    };
-    let per_chunk = u32::try_from(RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
-    let mut done = 0;
-    while done < run.count {
-        let (number, page) = (
-            chunk + (u32::from(page) + done) / per_chunk,
-            (u32::from(page) + done) % per_chunk,
-        );
-        let count = (per_chunk - page).min(run.count - done);
-        let from = run.first + done;
-        visit(ChunkReference { pack, number }, page, from..from + count);
-        done += count;
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::id::PackId;
+    use crate::page_map::Extent;
 
     fn map(runs: &[(u32, u32, u32, u16)]) -> Extents {
         let mut map = Extents::default();
@@ -139,13 +121,5 @@ mod tests {
         ]);
         assert_eq!(stale(&map, 128, 128, 1 << 20), [144, 145, 146, 147, 148]);
         assert_eq!(stale(&map, 128, 128, 4 * 8192), [0; 0]);
-    }
-
-    #[test]
-    fn the_parts_of_a_run_lie_in_one_chunk_each() {
-        let map = map(&[(3, 40, 5, 10)]);
-        let mut parts = Vec::new();
-        each_part(&map.runs[0], |at, page, places| parts.push((at.number, page, places)));
-        assert_eq!(parts, [(5, 10, 3..9), (6, 0, 9..25), (7, 0, 25..41), (8, 0, 41..43)]);
     }
 }

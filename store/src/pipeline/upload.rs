@@ -110,7 +110,6 @@ impl Uploads {
         let upload = async move {
             writer.create(&name, bytes, digest).await?;
             progress.stored(stored);
-            drop(permit);
             let due = {
                 let mut waiting = lock(&waiting);
                 waiting.packs.remove(&number);
@@ -119,6 +118,8 @@ impl Uploads {
             if let Some(note) = due {
                 write(&writer, note).await;
             }
+            // Not before: another pack that fails would end this task, and the note with it.
+            drop(permit);
             Ok(())
         };
         self.running.spawn_on(upload, &self.runtime);

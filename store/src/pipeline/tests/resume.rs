@@ -35,6 +35,8 @@ async fn inputs(fixture: &Fixture, parent: Option<BackupId>) -> PipelineInputs {
     PipelineInputs {
         parent: Some(loaded),
         milestones_every: Duration::ZERO,
+        // One after the other, so that how much is noted does not depend on which thread is quicker.
+        jobs: 1,
         uploads_in_flight: 1,
         ..fixture.inputs(None).await
     }
@@ -98,8 +100,7 @@ async fn a_backup_that_died_is_gone_on_from_by_what_its_pages_are() {
     let [none, half, most] = new_pages[..] else { panic!() };
     let all = (FILES * FILE_PAGES) as u64;
     assert!(none > all * 9 / 10, "nothing was there: {none}");
-    // How far it came is noted behind packs that are durable: a slow upload costs what came behind it.
-    assert!(half < none * 9 / 10 && most < half * 6 / 10, "{new_pages:?}");
+    assert!(half < none * 8 / 10 && most < half * 6 / 10, "{new_pages:?}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
