@@ -73,6 +73,8 @@ pub(crate) struct BackupInputs {
     pub(crate) milestones_every: Duration,
     /// How fast it may be.
     pub(crate) pace: Arc<Pace>,
+    /// Holds it back.
+    pub(crate) brake: Brake,
     /// Checkpoint at once instead of spread out.
     pub(crate) fast_checkpoint: bool,
     /// The operator's label.
@@ -106,6 +108,7 @@ pub(crate) enum Source {
 struct Copied {
     pipeline: Pipeline,
     checker: Arc<checksum::Checker>,
+    parent: Option<BackupId>,
     stopped: end::Stopped,
     control: ControlFile,
     owner: (Option<String>, Option<String>),
@@ -157,19 +160,12 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     let server = begin::identify(sql, lineage).await?;
     let settings = begin::settings(sql).await?;
 
-    // What is there to compare with; announce ourselves before the first pack.
-    let earlier = parent::load(repository).await?;
-    let parent = earlier
-        .parent
-        .as_ref()
-        .and_then(|parent| Some(parent.manifest()?.backup));
+    // Announced before the first pack.
     let backup = announce(&writer, begun_us, &inputs.host_name).await?;
-    tracing::info!(%backup, parent = parent.map(tracing::field::display), "backup begins");
-
     let copying = copying_of(&inputs, &writer, backup);
     let copied = match source {
-        Source::Local(directory) => Box::pin(local::copy(&inputs, copying, directory, server, earlier)).await?,
-        Source::Replication(connect) => Box::pin(remote::copy(&inputs, copying, connect, server, earlier)).await?,
+        Source::Local(directory) => Box::pin(local::copy(&inputs, copying, directory, server)).await?,
+        Source::Replication(connect) => Box::pin(remote::copy(&inputs, copying, connect, server)).await?,
     };
     let known_good = last_known_good::ask(sql, &inputs.last_known_good, || (inputs.now_us)()).await?;
 
@@ -189,7 +185,7 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     outcome.corrupt_pages.extend(impossible);
     let facts = Facts {
         backup,
-        parent,
+        parent: copied.parent,
         begun_us,
         server,
         settings,

@@ -63,9 +63,14 @@ pub async fn take(
         None => drop(preflight::refuse_errors(&client, &connect).await?),
         Some(_) => drop(preflight::refuse_errors_without_slots(&client, &connect).await?),
     }
+    let policy = &context.cluster.backup;
+    let pace = Arc::new(Pace::new(PaceLimits {
+        bytes_per_second: policy.rate_max.map(config::ByteSize::bytes),
+        nice: policy.nice,
+    }));
+    let brake = begin_brake(policy.brake, &connect, &pace).await;
     same_history(&connect, &repository, &lineage, &client, archiver.is_some()).await?;
     let arrival = wal_arrives(context, &client, archiver.as_ref()).await?;
-    let policy = &context.cluster.backup;
     let source = match source.unwrap_or(policy.source) {
         BackupSource::Replication if arrival == Arrival::Pushed => {
             return Err(Failure::refused(
@@ -84,22 +89,6 @@ pub async fn take(
         .await?
         .parse()
         .context("the server's version makes no sense")?;
-    let pace = Arc::new(Pace::new(PaceLimits {
-        bytes_per_second: policy.rate_max.map(config::ByteSize::bytes),
-        nice: policy.nice,
-    }));
-    let _brake = match policy.brake {
-        config::Brake::Off => Brake::off(),
-        config::Brake::Gentle => Brake::gentle(&pace),
-        config::Brake::Auto => match sql::choose(&connect).await {
-            Ok((client, _)) => Brake::auto(client, Arc::clone(&pace)).await,
-            Err(failure) => {
-                let error = exit::describe(&failure);
-                tracing::warn!(%error, "no session for the brake; the backup goes on without it");
-                Brake::off()
-            }
-        },
-    };
     let _announcement = Announcement::begin(context, Arc::clone(&progress), Arc::clone(&pace));
     let inputs = BackupInputs {
         repository,
@@ -114,6 +103,7 @@ pub async fn take(
         uploads_in_flight: policy.uploads_in_flight,
         milestones_every: policy.progress_interval,
         pace,
+        brake,
         last_known_good: policy.last_known_good.clone(),
         fast_checkpoint: policy.checkpoint == Checkpoint::Fast,
         label,
@@ -125,6 +115,22 @@ pub async fn take(
         is_pushed: arrival == Arrival::Pushed,
     };
     Ok(backup::run(inputs).await?)
+}
+
+/// A brake with a session of its own, where it needs one.
+async fn begin_brake(kind: config::Brake, connect: &ConnectOptions, pace: &Arc<Pace>) -> Brake {
+    match kind {
+        config::Brake::Off => Brake::off(),
+        config::Brake::Gentle => Brake::gentle(pace),
+        config::Brake::Auto => match sql::choose(connect).await {
+            Ok((client, _)) => Brake::auto(client, Arc::clone(pace)),
+            Err(failure) => {
+                let error = exit::describe(&failure);
+                tracing::warn!(%error, "no session for the brake; the backup goes on without it");
+                Brake::off()
+            }
+        },
+    }
 }
 
 /// How WAL comes into the repository.

@@ -16,6 +16,7 @@
 
 mod account;
 mod assemble;
+mod batch;
 mod bits;
 pub mod commit;
 mod content;

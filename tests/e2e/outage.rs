@@ -15,6 +15,8 @@ use tests::{Cluster, Scratch, Seawall, StopMode, Weed};
 const MIB: u64 = 1 << 20;
 /// Time for everything around the outage.
 const LIMIT: Duration = Duration::from_secs(600);
+/// What the server writes while it has to be let go: the room above `retained_drop` is full in nine seconds.
+const WAL_BYTES_PER_SECOND: f64 = 8.0 * MIB as f64;
 /// Disk of `pg_wal`.
 const DISK_MIB: u32 = 96;
 
@@ -138,7 +140,9 @@ fn with_degrade_and_a_small_pg_wal_the_server_goes_on_and_what_is_lost_is_said()
             "commits return {:.1?} after the outage began, degrade_after 2s",
             begun.elapsed()
         );
-        // Four MiB a second at first, so that the disk would be full twice over; then whatever time is left, slowly.
+        // So much that the disk would be full twice over, and never faster than a busy machine can look at it; then whatever time is
+        // left, slowly.
+        let writing = Instant::now();
         let (mut rows, mut wal) = (2, 0);
         while begun.elapsed() < outage() || wal < 2 * u64::from(DISK_MIB) * MIB {
             let sql =
@@ -146,6 +150,8 @@ fn with_degrade_and_a_small_pg_wal_the_server_goes_on_and_what_is_lost_is_said()
             cluster.exec(&sql).await.context("the server is no longer up")?;
             rows += 1;
             wal += MIB;
+            let due = Duration::from_secs_f64(wal as f64 / WAL_BYTES_PER_SECOND);
+            tokio::time::sleep(due.saturating_sub(writing.elapsed())).await;
             if wal > 3 * u64::from(DISK_MIB) * MIB {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

@@ -195,14 +195,14 @@ fn half_a_file_is_never_left_behind() {
         let stage = Stage::local(&scratch, 15).await?;
         let destination = scratch.dir("there")?.join("RECOVERYXLOG");
         let path = destination.display().to_string();
-        let base = scratch.join("base/data").display().to_string();
+        let asked = scratch.join("asked/data").display().to_string();
         let mut rng = Rng::named("wal_get_partial");
         let (mut whole, mut killed) = (0, 0);
         for _ in 0..60 {
             let command = stage
                 .seawall
                 .restore
-                .command(&["wal-get", &stage.segment, &path, "--pgdata", &base]);
+                .command(&["wal-get", &stage.segment, &path, "--pgdata", &asked]);
             let mut child = tokio::process::Command::from(command).spawn()?;
             // Killed at any moment of its life, unless it was quicker.
             let life = Duration::from_micros(rng.between(100, 60_000));

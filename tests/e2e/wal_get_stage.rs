@@ -44,7 +44,10 @@ pub(crate) struct Stage {
     pub(crate) segment: String,
     /// A restore key of another installation: whole, and not the one.
     pub(crate) foreign_key: String,
+    /// Restored and never touched again: copies are made of it.
     base: PathBuf,
+    /// A copy whose WAL is asked for directly. What is fetched ahead for it comes and goes in it, at any time.
+    asked: PathBuf,
     scratch: Scratch,
     copies: Cell<u32>,
     /// Two copies, with a target and with an open end, that every fault is tried on; none: each fault has copies of its own.
@@ -97,11 +100,14 @@ impl Stage {
         cluster.kill9()?;
         cluster.destroy_data_directory()?;
         let base = seawall.restore_files("base", &["--target", "latest"]).await?;
+        let asked = scratch.dir("asked")?.join("data");
+        copy_directory(&base, &asked).await?;
         Ok(Self {
             seawall,
             segment,
             foreign_key,
             base,
+            asked,
             scratch: scratch.clone(),
             copies: Cell::new(0),
             shared: None,
@@ -142,11 +148,11 @@ impl Stage {
     /// Asks `wal-get` itself, and insists on its exit code and on what that promises.
     pub(crate) async fn get(&self, file: &str, code: i32) -> Result<()> {
         let destination = self.scratch.dir("direct")?.join("RECOVERYXLOG");
-        let (path, base) = (destination.display().to_string(), self.base.display().to_string());
+        let (path, asked) = (destination.display().to_string(), self.asked.display().to_string());
         let output = self
             .seawall
             .restore
-            .run(&["wal-get", file, &path, "--pgdata", &base])
+            .run(&["wal-get", file, &path, "--pgdata", &asked])
             .await?;
         output.assert_code(code)?;
         if code == 0 {
@@ -265,9 +271,7 @@ impl Stage {
         let n = self.copies.replace(self.copies.get() + 1);
         let place = format!("c{n}");
         let target = self.scratch.dir(&place)?.join("data");
-        let mut cp = user::command("cp");
-        cp.arg("-a").arg(&self.base).arg(&target);
-        user::run(cp, DEADLINE).await.context(name.to_owned())?;
+        copy_directory(&self.base, &target).await.context(name.to_owned())?;
         let mut server = Cluster::adopt(&self.scratch, &place, &target)?;
         // As the restore wrote it, but for this copy: what is fetched ahead belongs to one directory.
         let program = match command {
@@ -287,6 +291,12 @@ impl Stage {
         }
         Ok(server)
     }
+}
+
+async fn copy_directory(from: &Path, to: &Path) -> Result<()> {
+    let mut cp = user::command("cp");
+    cp.arg("-a").arg(from).arg(to);
+    user::run(cp, DEADLINE).await.map(drop)
 }
 
 async fn create(scratch: &Scratch, major: u32) -> Result<Cluster> {

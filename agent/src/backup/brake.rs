@@ -10,15 +10,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use store::pipeline::Pace;
+use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_postgres::Client;
 
 use self::processors::{Load, Watch};
 
 const PROBE_EVERY: Duration = Duration::from_millis(25);
-/// Probes before the copy, for what is usual.
+/// Probes at the beginning, for what is usual: a twentieth of a second, most of which the steps before the copy take anyway.
 const PROBES_BEFORE: usize = 20;
-const PROBE_EVERY_BEFORE: Duration = Duration::from_millis(5);
+const PROBE_EVERY_BEFORE: Duration = Duration::from_millis(2);
 /// Probes between two decisions.
 const WINDOW: usize = 10;
 /// An answer is slow when it takes this many times the usual time, and at least [`SLOWER_BY`] more.
@@ -28,67 +29,92 @@ const SLOWER_BY: Duration = Duration::from_millis(3);
 const IDLE_LEAST: f64 = 0.25;
 /// Others are at work when they take at least this part: less is housekeeping, ours among it.
 const OTHERS_LEAST: f64 = 0.2;
+/// We are alone while others take less than this, in processors: about what counting by ticks gets wrong.
+const ALONE_MOST: f64 = 0.12;
 /// Part of the time, in thousandths.
 const GENTLE: u32 = 500;
 /// The same where the machine is full already when the copy begins.
 const FULL_FROM_THE_START: u32 = 200;
 
 /// Watches until it is dropped.
+#[derive(Debug, Default)]
+pub(crate) struct Brake(Option<Watcher>);
+
 #[derive(Debug)]
-pub(crate) struct Brake(Option<JoinHandle<()>>);
+struct Watcher {
+    task: JoinHandle<()>,
+    /// Turns true when it knows what is usual.
+    knows: watch::Receiver<bool>,
+}
 
 impl Brake {
     /// No brake.
     pub(crate) fn off() -> Self {
-        Brake(None)
+        Brake::default()
     }
 
     /// Half of the time, whatever happens.
     pub(crate) fn gentle(pace: &Pace) -> Self {
         pace.set_duty(GENTLE);
-        Brake(None)
+        Brake::default()
     }
 
-    /// By what the server's answers take. Returns when it knows what is usual.
-    pub(crate) async fn auto(client: Client, pace: Arc<Pace>) -> Self {
-        let mut processors = Watch::begin();
-        let mut before = Vec::with_capacity(PROBES_BEFORE);
-        for _ in 0..PROBES_BEFORE {
-            match probe(&client).await {
-                Some(took) => before.push(took),
-                None => return Brake(None),
+    /// By what the server's answers take. What is usual is found out while the backup is prepared; the copy begins after that
+    /// ([`Brake::is_ready`]).
+    pub(crate) fn auto(client: Client, pace: Arc<Pace>) -> Self {
+        let (learnt, knows) = watch::channel(false);
+        let task = tokio::spawn(async move {
+            let mut processors = Watch::begin();
+            let Some(slow) = slow(&client).await else { return };
+            if processors.look().is_some_and(is_full) {
+                pace.set_duty(FULL_FROM_THE_START);
             }
-            tokio::time::sleep(PROBE_EVERY_BEFORE).await;
-        }
-        let slow = slow_from(quantile(&mut before, 50));
-        if processors.look().is_some_and(is_full) {
-            pace.set_duty(FULL_FROM_THE_START);
-        }
-        tracing::debug!(
-            slow_us = u64::try_from(slow.as_micros()).unwrap_or(u64::MAX),
-            "brake is on"
-        );
-        Brake(Some(tokio::spawn(watch(client, pace, slow, processors))))
+            learnt.send_replace(true);
+            hold_back(client, pace, slow, processors).await;
+        });
+        Brake(Some(Watcher { task, knows }))
     }
+
+    /// Returns when it knows what is usual, or never will.
+    pub(crate) async fn is_ready(&self) {
+        if let Some(watcher) = &self.0 {
+            let _ = watcher.knows.clone().wait_for(|knows| *knows).await;
+        }
+    }
+}
+
+/// An answer that takes longer than this is a slow one; `None` when the session ended.
+async fn slow(client: &Client) -> Option<Duration> {
+    let mut before = Vec::with_capacity(PROBES_BEFORE);
+    for _ in 0..PROBES_BEFORE {
+        before.push(probe(client).await?);
+        tokio::time::sleep(PROBE_EVERY_BEFORE).await;
+    }
+    let slow = slow_from(quantile(&mut before, 50));
+    tracing::debug!(
+        slow_us = u64::try_from(slow.as_micros()).unwrap_or(u64::MAX),
+        "brake is on"
+    );
+    Some(slow)
 }
 
 impl Drop for Brake {
     fn drop(&mut self) {
-        if let Some(task) = &self.0 {
-            task.abort();
+        if let Some(watcher) = &self.0 {
+            watcher.task.abort();
         }
     }
 }
 
-async fn watch(client: Client, pace: Arc<Pace>, slow: Duration, mut processors: Watch) {
+async fn hold_back(client: Client, pace: Arc<Pace>, slow: Duration, mut processors: Watch) {
     let mut window = Vec::with_capacity(WINDOW);
     // A session that ends leaves the pace as it is; the backup's own session will say what happened.
     while let Some(took) = probe(&client).await {
         window.push(took);
         if window.len() == WINDOW {
-            let is_slow = quantile(&mut window, 90) > slow;
-            let is_full = processors.look().is_some_and(is_full);
-            pace.set_duty(next_duty(pace.duty(), is_slow || is_full));
+            let (took, load) = (quantile(&mut window, 90), processors.look());
+            pace.set_duty(next_duty(pace.duty(), suffers(took, slow, load)));
+            tracing::trace!(?took, ?load, duty = pace.duty(), "braked");
             window.clear();
         }
         tokio::time::sleep(PROBE_EVERY).await;
@@ -103,6 +129,12 @@ async fn probe(client: &Client) -> Option<Duration> {
 
 fn slow_from(usual: Duration) -> Duration {
     (usual * TIMES_USUAL).max(usual + SLOWER_BY)
+}
+
+/// Somebody is kept waiting. Where nobody but us does anything it is our own question that waits, for the end of a time slice.
+fn suffers(took: Duration, slow: Duration, load: Option<Load>) -> bool {
+    let is_alone = |load: Load| load.others * (load.processors as f64) < ALONE_MOST;
+    load.is_some_and(is_full) || (took > slow && !load.is_some_and(is_alone))
 }
 
 /// Hardly a processor is left, and we are not the only ones.
@@ -140,17 +172,27 @@ mod tests {
         assert_eq!((next_duty(900, true), next_duty(900, false)), (450, 950));
     }
 
+    fn load(idle: f64, others: f64) -> Load {
+        Load {
+            idle,
+            others,
+            processors: 2,
+        }
+    }
+
     #[test]
     fn a_full_machine_brakes_when_it_is_others_that_fill_it() {
-        assert!(is_full(Load {
-            idle: 0.01,
-            others: 0.5
-        }));
-        assert!(!is_full(Load {
-            idle: 0.01,
-            others: 0.1
-        }));
-        assert!(!is_full(Load { idle: 0.3, others: 0.5 }));
+        assert!(is_full(load(0.01, 0.5)));
+        assert!(!is_full(load(0.01, 0.1)));
+        assert!(!is_full(load(0.3, 0.5)));
+    }
+
+    #[test]
+    fn nobody_suffers_where_nobody_else_is_at_work() {
+        assert!(suffers(MS * 9, MS * 3, Some(load(0.5, 0.1))));
+        assert!(suffers(MS * 9, MS * 3, None));
+        assert!(!suffers(MS * 9, MS * 3, Some(load(0.0, 0.05))));
+        assert!(!suffers(MS * 2, MS * 3, Some(load(0.5, 0.4))));
     }
 
     #[test]

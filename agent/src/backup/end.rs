@@ -15,8 +15,9 @@ use super::begin::is_standby;
 use super::error::BackupError;
 use super::sql::{RawText, column, parsed, row};
 
-/// Waits between two looks at the WAL in the repository: from, to.
-const POLL: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(3));
+/// Waits between two looks at the WAL in the repository: from, to, and in between a quarter of what was waited already.
+const POLL: (Duration, Duration) = (Duration::from_millis(10), Duration::from_secs(3));
+const POLL_PART: u32 = 4;
 
 /// What the server said when the backup ended.
 #[derive(Debug, Clone)]
@@ -103,7 +104,6 @@ pub(super) async fn wait_for_wal(
     let mut begun = Instant::now();
     let mut reached = None;
     let (start, end) = range;
-    let mut pause = POLL.0;
     loop {
         let coverage = repository.coverage(lineage).await?;
         if coverage.cover(timeline, start, end).is_some() {
@@ -122,7 +122,8 @@ pub(super) async fn wait_for_wal(
                 waited: begun.elapsed(),
             });
         }
-        tokio::time::sleep(pause.min(patience.saturating_sub(begun.elapsed()))).await;
-        pause = (pause * 2).min(POLL.1);
+        let waited = begun.elapsed();
+        let pause = (waited / POLL_PART).clamp(POLL.0, POLL.1);
+        tokio::time::sleep(pause.min(patience.saturating_sub(waited))).await;
     }
 }

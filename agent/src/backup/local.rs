@@ -7,8 +7,7 @@ use std::time::Instant;
 use super::begin::{self, Server};
 use super::checksum::Checker;
 use super::error::BackupError;
-use super::parent::Earlier;
-use super::{BackupInputs, Copied, configuration, copy, end, owner, tablespaces};
+use super::{BackupInputs, Copied, configuration, copy, end, owner, parent, tablespaces};
 
 /// Copies everything; the backup is ended on the server when this returns.
 pub(super) async fn copy(
@@ -16,15 +15,18 @@ pub(super) async fn copy(
     copying: copy::Copying,
     data_directory: &Path,
     server: Server,
-    earlier: Earlier,
 ) -> Result<Copied, BackupError> {
     let (sql, label) = (&inputs.sql, format!("seawall {}", copying.backup));
     let (control, _) = begin::read_control(data_directory).await?;
     begin::is_same_cluster(sql, data_directory, &control, &inputs.lineage, server.is_standby).await?;
     let owner = owner::of(data_directory)?;
 
-    // From here on the server keeps full-page images of what changes.
-    let start_lsn = begin::start(sql, server.version, &label, inputs.fast_checkpoint).await?;
+    // From here on the server keeps full-page images of what changes. While it checkpoints, what there is to compare with is read.
+    let started = begin::start(sql, server.version, &label, inputs.fast_checkpoint);
+    let (start_lsn, earlier) = tokio::try_join!(started, parent::load(&inputs.repository))?;
+    inputs.brake.is_ready().await;
+    let parent = earlier.backup();
+    tracing::info!(backup = %copying.backup, parent = parent.map(tracing::field::display), %start_lsn, "the copy begins");
     let checker = Arc::new(Checker::new(start_lsn, control.data_checksums()));
     let major = server.version.major();
     let walk = copy::list(data_directory.to_owned(), &control, major, &inputs.progress).await?;
@@ -48,6 +50,7 @@ pub(super) async fn copy(
     Ok(Copied {
         pipeline,
         checker,
+        parent,
         stopped,
         control,
         owner,

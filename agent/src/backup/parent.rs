@@ -27,6 +27,13 @@ pub(super) struct Earlier {
     pub(super) filter: PackFilter,
 }
 
+impl Earlier {
+    /// The backup that is compared with; what is left of one that did not end has no manifest.
+    pub(super) fn backup(&self) -> Option<BackupId> {
+        Some(self.parent.as_ref()?.manifest()?.backup)
+    }
+}
+
 /// The newest backup of the cluster that can be read, of any lineage: pages are compared one by one, so it need not be an ancestor.
 /// A damaged one is passed over, loudly: then more is stored, and nothing is lost.
 pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError> {

@@ -22,8 +22,7 @@ use self::entries::Entries;
 use super::begin::{self, Server};
 use super::checksum::Checker;
 use super::error::BackupError;
-use super::parent::Earlier;
-use super::{BackupInputs, Copied, configuration, copy, end};
+use super::{BackupInputs, Copied, configuration, copy, end, parent};
 
 /// Parts of the stream that wait for the pipeline.
 const LANE: usize = 64;
@@ -36,13 +35,18 @@ pub(super) async fn copy(
     copying: copy::Copying,
     connect: &ConnectOptions,
     server: Server,
-    earlier: Earlier,
 ) -> Result<Copied, BackupError> {
     let sql = &inputs.sql;
     let shape = begin::shape(sql).await?;
     let session = ReplicationSession::connect(connect).await?;
-    let backup = session.start_base_backup(&options(inputs, &copying)).await?;
+    let options = options(inputs, &copying);
+    // While the server checkpoints, what there is to compare with is read.
+    let started = async { Ok::<_, BackupError>(session.start_base_backup(&options).await?) };
+    let (backup, earlier) = tokio::try_join!(started, parent::load(&inputs.repository))?;
+    inputs.brake.is_ready().await;
+    let parent = earlier.backup();
     let start = backup.start().clone();
+    tracing::info!(backup = %copying.backup, parent = parent.map(tracing::field::display), start_lsn = %start.lsn, "the copy begins");
     expect(inputs, &start);
 
     let checker = Arc::new(Checker::new(start.lsn, shape.has_checksums));
@@ -85,6 +89,7 @@ pub(super) async fn copy(
     Ok(Copied {
         pipeline,
         checker,
+        parent,
         stopped,
         control,
         owner: (None, None),

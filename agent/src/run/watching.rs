@@ -26,6 +26,9 @@ use crate::{output, sql};
 const EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
 /// Commits may wait for us again when no more WAL than this is to be archived: a second's work.
 const CAUGHT_UP_BYTES: u64 = 16 << 20;
+/// Sooner where the disk of `pg_wal` would be full soon: this many looks fit into the time that is left, none of them sooner than that.
+const LOOKS_UNTIL_FULL: u32 = 8;
+const EVERY_LEAST: Duration = Duration::from_millis(200);
 /// A look that takes longer tells nothing.
 const LOOK_MAX: Duration = Duration::from_secs(5);
 
@@ -91,7 +94,8 @@ impl Watching {
         };
         loop {
             let is_synchronous = self.seen.borrow().synchronous || memory.degraded.is_some();
-            tokio::time::sleep(if is_synchronous { EVERY.1 } else { EVERY.0 }).await;
+            let full_in = self.seen.borrow().full_in;
+            tokio::time::sleep(until_next_look(is_synchronous, full_in)).await;
             let Some(server) = self.server.borrow().clone() else {
                 continue;
             };
@@ -274,8 +278,26 @@ impl Watching {
     }
 }
 
+fn until_next_look(is_synchronous: bool, full_in: Option<Duration>) -> Duration {
+    let usual = if is_synchronous { EVERY.1 } else { EVERY.0 };
+    full_in.map_or(usual, |left| usual.min((left / LOOKS_UNTIL_FULL).max(EVERY_LEAST)))
+}
+
 /// Free bytes of the file system of a directory on this machine.
 fn free_bytes(directory: &std::path::Path) -> Option<u64> {
     let statistics = rustix::fs::statvfs(directory).ok()?;
     Some(statistics.f_bavail.saturating_mul(statistics.f_frsize))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_that_fills_is_looked_at_more_often() {
+        let after = |seconds| until_next_look(false, Some(Duration::from_secs(seconds)));
+        assert_eq!(until_next_look(false, None), EVERY.0);
+        assert_eq!([after(3600), after(8), after(0)], [EVERY.0, EVERY.1, EVERY_LEAST]);
+        assert_eq!(until_next_look(true, Some(Duration::from_secs(3600))), EVERY.1);
+    }
 }

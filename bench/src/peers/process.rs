@@ -58,7 +58,7 @@ pub struct Ran {
     pub printed: String,
 }
 
-/// Runs `command` and measures it. Nothing else may be waited for meanwhile.
+/// Runs `command` and measures it. Nothing else may be waited for meanwhile. What others left to be written is written before.
 ///
 /// # Errors
 /// It failed, hung, or we were interrupted.
@@ -66,6 +66,7 @@ pub fn measure(command: &mut Command, output: &Path) -> io::Result<Ran> {
     let errors = output.with_extension("err");
     command.stdin(Stdio::null());
     command.stdout(File::create(output)?).stderr(File::create(&errors)?);
+    rustix::fs::sync();
     let (cpu, machine, begun) = (cpu_of_waited_children("self"), cpu_of_machine(), Instant::now());
     let mut child = Ended(command.spawn().map_err(|error| named(command, &error))?);
     let mut memory = Memory::default();

@@ -3,7 +3,7 @@
 //! Chunks of our own packs are counted when they are placed. For packs of earlier backups one bit a chunk is kept, for the parent
 //! and for the new backup; where both say the same, the parent's figure holds, and only for the others a footer is read.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 use futures::{StreamExt, TryStreamExt};
 
@@ -45,10 +45,14 @@ impl Accounts {
         self.own.entry(pack).or_default().live_bytes += stored_bytes;
     }
 
-    /// A chunk that was placed is not needed after all.
-    pub(super) fn dropped(&mut self, pack: PackId, stored_bytes: u64) {
-        let own = self.own.entry(pack).or_default();
-        own.live_bytes = own.live_bytes.saturating_sub(stored_bytes);
+    /// Of the chunks that were placed for a file only those count that its map names.
+    pub(super) fn drop_unneeded(&mut self, map: &Extents, placed: &[(ChunkReference, u64)]) {
+        let mut needed = HashSet::new();
+        each_chunk(map, |at| needed.extend([at]));
+        for (at, stored_bytes) in placed.iter().filter(|(at, _)| !needed.contains(at)) {
+            let own = self.own.entry(at.pack).or_default();
+            own.live_bytes = own.live_bytes.saturating_sub(*stored_bytes);
+        }
     }
 
     /// One of our own packs is full.

@@ -17,7 +17,6 @@ use crate::page_map::{Extent, Extents, Source, plan_digests, plan_extents};
 struct UnitPacked {
     digests: Vec<PageDigest>,
     runs: Vec<Extent>,
-    places: Vec<(ChunkReference, u64)>,
     new_pages: u64,
     corrupt: Vec<CorruptPage>,
     crc32c: u32,
@@ -29,6 +28,8 @@ pub(super) struct RelationState {
     file: Arc<RelationFile>,
     units: Vec<Option<UnitPacked>>,
     missing: usize,
+    /// Its own chunks, and their stored bytes.
+    places: Vec<(ChunkReference, u64)>,
 }
 
 impl RelationState {
@@ -38,22 +39,22 @@ impl RelationState {
             file,
             units: (0..missing).map(|_| None).collect(),
             missing,
+            places: Vec::new(),
         }
     }
 
-    /// Adds a unit whose chunks are packed at these places; true when it was the last.
-    pub(super) fn add(&mut self, unit: UnitDone, places: Vec<(ChunkReference, u64)>) -> bool {
-        let UnitDone {
-            number,
-            digests,
-            runs,
-            new_pages,
-            corrupt,
-            crc32c,
-            ..
-        } = unit;
+    /// Adds units whose chunks are packed at these places; true when the last one is there.
+    pub(super) fn add(&mut self, units: Vec<UnitDone>, places: Vec<(ChunkReference, u64)>) -> bool {
+        for unit in units {
+            self.add_unit(unit, &places);
+        }
+        self.places.extend(places);
+        self.missing == 0
+    }
+
+    fn add_unit(&mut self, unit: UnitDone, places: &[(ChunkReference, u64)]) {
         let mut extents = Extents::default();
-        for run in runs {
+        for run in unit.runs {
             match run.from {
                 Origin::Zero => extents.push(Extent {
                     first: run.first,
@@ -65,28 +66,25 @@ impl RelationState {
                         extents.push(part);
                     }
                 }
-                Origin::Chunks(at) => place_run(&mut extents, run, at, &places),
+                Origin::Chunks(at) => place_run(&mut extents, run, at, places),
             }
         }
-        if let Some(slot) = self.units.get_mut(number as usize)
-            && slot
-                .replace(UnitPacked {
-                    digests,
-                    runs: extents.runs,
-                    places,
-                    new_pages,
-                    corrupt,
-                    crc32c,
-                })
-                .is_none()
+        let packed = UnitPacked {
+            digests: unit.digests,
+            runs: extents.runs,
+            new_pages: unit.new_pages,
+            corrupt: unit.corrupt,
+            crc32c: unit.crc32c,
+        };
+        if let Some(slot) = self.units.get_mut(unit.number as usize)
+            && slot.replace(packed).is_none()
         {
             self.missing -= 1;
         }
-        self.missing == 0
     }
 }
 
-/// The extents of a run whose pages begin at page `at` of the unit's chunks.
+/// The extents of a run whose pages begin at page `at` of the batch's chunks.
 fn place_run(extents: &mut Extents, run: Run, at: u32, places: &[(ChunkReference, u64)]) {
     let per_chunk = u32::try_from(RELATION_CHUNK_PAGES_MAX).unwrap_or(16);
     let mut done = 0;
@@ -114,17 +112,16 @@ impl Packer {
     /// Writes the page map of a file whose units are all packed, and its entry. A file that was truncated meanwhile ends at its first
     /// short unit; what was read behind that is not part of it (WAL brings it back).
     pub(super) fn finish_relation(&mut self, state: RelationState) -> Result<(), StoreError> {
-        let RelationState { file, units, .. } = state;
+        let RelationState {
+            file, units, places, ..
+        } = state;
         let mut map = Extents::default();
         let mut digests = Vec::with_capacity(file.pages as usize);
         let mut measured = Measured::default();
         let mut is_cut = false;
         for unit in units.into_iter().flatten() {
             if is_cut {
-                for (at, stored_bytes) in unit.places {
-                    self.accounts.dropped(at.pack, stored_bytes);
-                }
-                continue;
+                break;
             }
             is_cut = unit.digests.len() < UNIT_PAGES as usize;
             measured = measured.then(Measured {
@@ -140,6 +137,9 @@ impl Packer {
         }
         if !map.is_whole() || map.pages as usize != digests.len() {
             return Err(StoreError::Stage("pack"));
+        }
+        if is_cut {
+            self.accounts.drop_unneeded(&map, &places);
         }
         self.totals.pages += u64::from(map.pages);
         self.accounts_of_parent(&file.parent);

@@ -4,6 +4,7 @@
 //! the flag between two items, and a stage whose neighbour is gone ends too.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{Builder, Scope};
@@ -26,6 +27,8 @@ use crate::repository::Repository;
 const BATCH_PAGES: u64 = 128 << 10;
 /// Files of one batch.
 const BATCH_FILES: usize = 1024;
+/// Units that one worker reads one after the other, so that their changed pages can share chunks: 16 MiB.
+const STRETCH_UNITS: u32 = 16;
 /// Encoded units that may wait for the packer, a worker.
 const LANE_UNITS_PER_WORKER: usize = 4;
 
@@ -66,8 +69,10 @@ impl Stop {
 }
 
 pub(super) enum Work {
-    /// A unit of a relation file, with its bytes when they are handed over.
-    Unit(Arc<RelationFile>, u32, Option<Vec<u8>>),
+    /// Units of a relation file, to be read.
+    Units(Arc<RelationFile>, Range<u32>),
+    /// A unit of a relation file whose bytes are handed over.
+    Unit(Arc<RelationFile>, u32, Vec<u8>),
     Content(ContentFile),
 }
 
@@ -288,15 +293,12 @@ impl Copy<'_> {
                 send(to_packer, Message::Empty(number, job, parent))?;
                 continue;
             }
-            let file = Arc::new(RelationFile {
-                number,
-                job,
-                file: Some(file),
-                pages,
-                parent,
-            });
-            for unit in 0..pages.div_ceil(UNIT_PAGES) {
-                send(work, Work::Unit(Arc::clone(&file), unit, None))?;
+            let file = RelationFile::new(number, job, Some(file), pages, parent, self.common);
+            let file = Arc::new(file);
+            let units = pages.div_ceil(UNIT_PAGES);
+            for first in (0..units).step_by(STRETCH_UNITS as usize) {
+                let stretch = first..units.min(first + STRETCH_UNITS);
+                send(work, Work::Units(Arc::clone(&file), stretch))?;
             }
         }
         Ok(())
@@ -310,11 +312,14 @@ impl Copy<'_> {
                 return Err(Ok(NeighbourStopped));
             }
             match work {
+                Work::Units(file, units) => {
+                    for number in units.clone() {
+                        let is_last = number + 1 == units.end;
+                        self.encode_unit(&mut worker, &file, number, None, is_last, to_packer)?;
+                    }
+                }
                 Work::Unit(file, number, bytes) => {
-                    let begun = self.common.pace.begin();
-                    let unit = worker.unit(&file, number, bytes).map_err(Err)?;
-                    self.common.pace.after(unit.digests.len() * PAGE_BYTES, &begun);
-                    send(to_packer, Message::Unit(unit))?;
+                    self.encode_unit(&mut worker, &file, number, Some(bytes), true, to_packer)?;
                 }
                 Work::Content(mut file) => {
                     let gone = || StoreError::Stage("pack");
@@ -326,5 +331,27 @@ impl Copy<'_> {
             }
         }
         Ok(())
+    }
+
+    fn encode_unit(
+        &self,
+        worker: &mut Worker,
+        file: &Arc<RelationFile>,
+        number: u32,
+        bytes: Option<Vec<u8>>,
+        is_last: bool,
+        to_packer: &Sender<Message>,
+    ) -> Staged {
+        if self.stop.is_set() {
+            return Err(Ok(NeighbourStopped));
+        }
+        let begun = self.common.pace.begin();
+        let bytes = worker.unit(file, number, bytes).map_err(Err)?;
+        let batch = worker.take_batch(is_last).map_err(Err)?;
+        self.common.pace.after(bytes, &begun);
+        match batch {
+            Some(batch) => send(to_packer, Message::Units(batch)),
+            None => Ok(()),
+        }
     }
 }

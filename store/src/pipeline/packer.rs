@@ -11,6 +11,7 @@ use minicbor::bytes::ByteVec;
 use super::Clock;
 use super::account::Accounts;
 use super::assemble::RelationState;
+use super::batch::Batch;
 use super::content::Piece;
 use super::job::{FileJob, Measured};
 use super::milestone::Milestones;
@@ -18,7 +19,7 @@ use super::parent::ChainedMap;
 use super::progress::Progress;
 use super::table::TableWriter;
 use super::upload::Uploads;
-use super::worker::{UnitDone, encode};
+use super::worker::encode;
 use crate::chunk::{ChunkKind, ChunkReference, ContentReference, EncodedChunk};
 use crate::codec::{Codec, Compressor};
 use crate::envelope::Kind;
@@ -38,8 +39,8 @@ const CAPACITY_BEYOND_TARGET_BYTES: usize = 1 << 20;
 /// What the other stages tell the packer.
 #[derive(Debug)]
 pub(super) enum Message {
-    /// A unit of a relation file.
-    Unit(UnitDone),
+    /// Units of a relation file.
+    Units(Batch),
     /// A directory or link.
     Entry(u64, FileEntry),
     /// A relation file without pages.
@@ -116,7 +117,7 @@ impl Packer {
     /// A limit, the encoding check, or an upload that failed.
     pub(super) fn take(&mut self, message: Message) -> Result<(), StoreError> {
         match message {
-            Message::Unit(unit) => self.take_unit(unit),
+            Message::Units(batch) => self.take_units(batch),
             Message::Entry(number, entry) => self.enter(number, Some(entry)),
             Message::Empty(number, job, parent) => {
                 self.accounts_of_parent(&parent);
@@ -146,16 +147,18 @@ impl Packer {
         }
     }
 
-    fn take_unit(&mut self, mut unit: UnitDone) -> Result<(), StoreError> {
-        let mut places = Vec::with_capacity(unit.chunks.len());
-        for chunk in std::mem::take(&mut unit.chunks) {
+    fn take_units(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let mut places = Vec::with_capacity(batch.chunks.len());
+        for chunk in batch.chunks {
             places.push(self.place(chunk)?);
         }
-        let id = unit.file.number;
-        let of_file = || RelationState::new(Arc::clone(&unit.file));
-        let state = self.relations.entry(id).or_insert_with(of_file);
-        if state.add(unit, places)
-            && let Some(state) = self.relations.remove(&id)
+        let Some(file) = batch.units.first().map(|unit| Arc::clone(&unit.file)) else {
+            return Ok(());
+        };
+        let of_file = || RelationState::new(Arc::clone(&file));
+        let state = self.relations.entry(file.number).or_insert_with(of_file);
+        if state.add(batch.units, places)
+            && let Some(state) = self.relations.remove(&file.number)
         {
             self.finish_relation(state)?;
         }

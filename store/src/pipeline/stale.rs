@@ -1,4 +1,4 @@
-//! Which pages of a unit are stored anew although they did not change.
+//! Which pages of a file are stored anew although they did not change.
 //!
 //! What lies in a pack that may not be referenced again; and, as far as the budget goes, what is left of chunks that are mostly dead. A
 //! restore reads a chunk whole for the one page of it that is still needed, and no pack looks dead while each of its chunks has one.
@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::job::PackFilter;
 use crate::chunk::ChunkReference;
-use crate::limits::PAGE_BYTES;
+use crate::limits::{PAGE_BYTES, RELATION_CHUNK_PAGES_MAX};
 use crate::page_map::{Extents, Source};
 
 /// A chunk is mostly dead when at most this part of it is needed: a third.
 const ALIVE_PART: u32 = 3;
+const WHOLE_CHUNK_PAGES: u32 = RELATION_CHUNK_PAGES_MAX as u32;
 
 /// What one backup may store anew for the sake of later restores.
 #[derive(Debug)]
@@ -31,7 +32,7 @@ impl RewriteBudget {
     }
 }
 
-/// Pages of the unit that are needed of one chunk.
+/// Pages of a file that are needed of one chunk.
 #[derive(Default)]
 struct Alive {
     count: u32,
@@ -40,41 +41,39 @@ struct Alive {
     places: Vec<Range<u32>>,
 }
 
-/// A flag for each of the unit's pages; empty when none is stale.
-pub(super) fn stale_pages(
-    filter: &PackFilter,
-    budget: &RewriteBudget,
-    map: &Extents,
-    first: u32,
-    pages: u32,
-) -> Vec<bool> {
+/// The stale pages of a file, in order.
+pub(super) fn stale_pages(filter: &PackFilter, budget: &RewriteBudget, map: &Extents) -> Vec<Range<u32>> {
     let mut stale = Vec::new();
-    let mut mark = |places: Range<u32>| {
-        stale.resize(pages as usize, false);
-        let range = (places.start - first) as usize..(places.end - first) as usize;
-        stale.get_mut(range).unwrap_or_default().fill(true);
-    };
     let mut chunks: BTreeMap<ChunkReference, Alive> = BTreeMap::new();
-    for run in map.slice(first, first + pages) {
+    for run in &map.runs {
         match run.source {
-            Source::Pack { pack, .. } if !filter.is_usable(pack) => mark(run.first..run.end()),
+            Source::Pack { pack, .. } if !filter.is_usable(pack) => stale.push(run.first..run.end()),
             _ => run.each_part(|at, page, places| {
-                let alive = chunks.entry(at).or_default();
                 let count = places.end - places.start;
-                alive.count += count;
-                alive.at_least = alive.at_least.max(page + count);
-                alive.places.push(places);
+                if count < WHOLE_CHUNK_PAGES {
+                    let alive = chunks.entry(at).or_default();
+                    alive.count += count;
+                    alive.at_least = alive.at_least.max(page + count);
+                    alive.places.push(places);
+                }
             }),
         }
     }
-    let is_mostly_dead = |alive: &&Alive| alive.count * ALIVE_PART <= alive.at_least;
-    for alive in chunks.values().filter(is_mostly_dead) {
+    let is_mostly_dead = |alive: &Alive| alive.count * ALIVE_PART <= alive.at_least;
+    for alive in chunks.into_values().filter(is_mostly_dead) {
         if !budget.take(alive.count) {
             break;
         }
-        alive.places.iter().cloned().for_each(&mut mark);
+        stale.extend(alive.places);
     }
+    stale.sort_unstable_by_key(|places| places.start);
     stale
+}
+
+/// True when one of these ranges, which are in order, has the page.
+pub(super) fn has(ranges: &[Range<u32>], page: u32) -> bool {
+    let at = ranges.partition_point(|range| range.end <= page);
+    ranges.get(at).is_some_and(|range| range.contains(&page))
 }
 
 #[cfg(test)]
@@ -99,14 +98,8 @@ mod tests {
         map
     }
 
-    fn stale(map: &Extents, first: u32, pages: u32, budget: u64) -> Vec<u32> {
-        let budget = RewriteBudget::new(budget);
-        let flags = stale_pages(&PackFilter::default(), &budget, map, first, pages);
-        (first..)
-            .zip(flags)
-            .filter(|(_, stale)| *stale)
-            .map(|(page, _)| page)
-            .collect()
+    fn stale(map: &Extents, budget: u64) -> Vec<Range<u32>> {
+        stale_pages(&PackFilter::default(), &RewriteBudget::new(budget), map)
     }
 
     #[test]
@@ -119,7 +112,27 @@ mod tests {
             (149, 6, 2, 10),
             (155, 2, 7, 0),
         ]);
-        assert_eq!(stale(&map, 128, 128, 1 << 20), [144, 145, 146, 147, 148]);
-        assert_eq!(stale(&map, 128, 128, 4 * 8192), [0; 0]);
+        assert_eq!(stale(&map, 1 << 20), [144..146, 146..149]);
+        assert_eq!(stale(&map, 4 * 8192), [0..0; 0]);
+    }
+
+    #[test]
+    fn a_chunk_of_pages_from_all_over_the_file_is_alive() {
+        let map = map(&[
+            (0, 1, 9, 0),
+            (1, 1000, 10, 0),
+            (1001, 1, 9, 1),
+            (1002, 1000, 100, 0),
+            (2002, 1, 9, 2),
+        ]);
+        assert_eq!(stale(&map, 1 << 20), [0..0; 0]);
+    }
+
+    #[test]
+    fn a_page_is_found_in_its_range() {
+        let ranges = [3..5, 5..6, 9..12];
+        let found: Vec<u32> = (0..15).filter(|page| has(&ranges, *page)).collect();
+        assert_eq!(found, [3, 4, 5, 9, 10, 11]);
+        assert!(!has(&[], 0));
     }
 }

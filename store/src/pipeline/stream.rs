@@ -16,7 +16,7 @@ use super::job::FileJob;
 use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader};
 use super::source::Source;
-use super::worker::{RelationFile, UNIT_BYTES};
+use super::worker::{Common, RelationFile, UNIT_BYTES};
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, FileEntry};
 use crate::limits::PAGE_BYTES;
@@ -101,7 +101,7 @@ impl Copy<'_> {
                         *number += 1;
                         let map = maps.pop_front().unwrap_or_default();
                         let left = job.size;
-                        let goes = begin(*number, job, map, work, to_packer)?;
+                        let goes = begin(*number, job, map, self.common, work, to_packer)?;
                         current = Some(Current { left, goes });
                     }
                     Streamed::Data(bytes) => take(current.as_mut(), &bytes, work)?,
@@ -157,6 +157,7 @@ fn begin(
     number: u64,
     job: FileJob,
     parent: ChainedMap,
+    common: &Common,
     work: &Sender<Work>,
     to_packer: &Sender<Message>,
 ) -> Result<Goes, Result<NeighbourStopped, StoreError>> {
@@ -186,15 +187,8 @@ fn begin(
         send(to_packer, Message::Empty(number, job, parent))?;
         return Ok(Goes::Nowhere);
     }
-    let file = Arc::new(RelationFile {
-        number,
-        job,
-        file: None,
-        pages,
-        parent,
-    });
     Ok(Goes::Units {
-        file,
+        file: Arc::new(RelationFile::new(number, job, None, pages, parent, common)),
         unit: Vec::new(),
         number: 0,
     })
@@ -215,7 +209,7 @@ fn take(current: Option<&mut Current>, mut bytes: &[u8], work: &Sender<Work>) ->
                 unit.extend_from_slice(now);
                 bytes = later;
                 if unit.len() == UNIT_BYTES {
-                    send(work, Work::Unit(Arc::clone(file), *number, Some(std::mem::take(unit))))?;
+                    send(work, Work::Unit(Arc::clone(file), *number, std::mem::take(unit)))?;
                     *number += 1;
                 }
             }
@@ -228,9 +222,7 @@ fn take(current: Option<&mut Current>, mut bytes: &[u8], work: &Sender<Work>) ->
 fn end(current: Option<Current>, work: &Sender<Work>) -> Staged {
     let whole = current.filter(|current| current.left == 0);
     match whole.ok_or(Err(StoreError::Stage("stream")))?.goes {
-        Goes::Units { file, unit, number } if unit.len() >= PAGE_BYTES => {
-            send(work, Work::Unit(file, number, Some(unit)))
-        }
+        Goes::Units { file, unit, number } if unit.len() >= PAGE_BYTES => send(work, Work::Unit(file, number, unit)),
         _ => Ok(()),
     }
 }

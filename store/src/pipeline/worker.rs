@@ -4,21 +4,23 @@
 //! disk works while the thread compresses.
 
 use std::fs::File;
+use std::ops::Range;
 use std::sync::Arc;
 
+use super::batch::{Batch, Gathered};
 use super::job::{FileJob, PackFilter, PageCheck};
 use super::pace::Pace;
 use super::parent::ChainedMap;
 use super::progress::Progress;
 use super::source::read_up_to;
-use super::stale::{RewriteBudget, stale_pages};
+use super::stale::{RewriteBudget, has, stale_pages};
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::codec::Compressor;
 use crate::error::StoreError;
 use crate::id::{Digest, PageDigest};
 use crate::index::ChunkIndex;
 use crate::keys::ClusterKeys;
-use crate::limits::{PAGE_BYTES, RELATION_CHUNK_BYTES_MAX, RELATION_CHUNK_PAGES_MAX, RELATION_ZSTD_LEVEL};
+use crate::limits::{PAGE_BYTES, RELATION_ZSTD_LEVEL};
 use crate::manifest::CorruptPage;
 use crate::seal::TAG_BYTES;
 
@@ -39,6 +41,29 @@ pub(super) struct RelationFile {
     /// Pages when it was opened; what it grows afterwards comes from WAL.
     pub(super) pages: u32,
     pub(super) parent: ChainedMap,
+    /// Pages that are stored anew although they did not change.
+    pub(super) stale: Vec<Range<u32>>,
+}
+
+impl RelationFile {
+    pub(super) fn new(
+        number: u64,
+        job: FileJob,
+        file: Option<File>,
+        pages: u32,
+        parent: ChainedMap,
+        common: &Common,
+    ) -> Self {
+        let stale = stale_pages(&common.filter, &common.budget, &parent.map.extents);
+        RelationFile {
+            number,
+            job,
+            file,
+            pages,
+            parent,
+            stale,
+        }
+    }
 }
 
 /// A run of pages of a unit and where it comes from.
@@ -55,18 +80,17 @@ pub(super) enum Origin {
     Zero,
     /// The same as in the parent.
     Parent,
-    /// In the unit's own chunks, from this page of them on (counted through).
+    /// In the chunks of the batch, from this page of them on (counted through).
     Chunks(u32),
 }
 
-/// A unit that was read and encoded.
+/// A unit that was read.
 #[derive(Debug)]
 pub(super) struct UnitDone {
     pub(super) file: Arc<RelationFile>,
     pub(super) number: u32,
     pub(super) digests: Vec<PageDigest>,
     pub(super) runs: Vec<Run>,
-    pub(super) chunks: Vec<EncodedChunk>,
     pub(super) new_pages: u64,
     pub(super) corrupt: Vec<CorruptPage>,
     /// CRC-32C of its pages.
@@ -85,15 +109,16 @@ pub(super) struct Common {
     pub(super) progress: Arc<Progress>,
 }
 
-/// Buffers and codec of one worker: 1 MiB for the unit, two of 128 KiB, and 2 MiB once it met a content file.
+/// Buffers and codec of one worker: 1 MiB for the unit, two of 128 KiB, what is encoded of a batch, and 2 MiB once it met a content file.
 #[derive(Debug)]
 pub(super) struct Worker {
     pub(super) common: Arc<Common>,
     pub(super) compressor: Compressor,
     pub(super) window: Vec<u8>,
-    unit: Vec<u8>,
-    gathered: Vec<u8>,
-    encoded: Vec<u8>,
+    pub(super) unit: Vec<u8>,
+    pub(super) encoded: Vec<u8>,
+    pub(super) gathered: Gathered,
+    pub(super) batch: Batch,
     zero_digest: PageDigest,
 }
 
@@ -105,14 +130,15 @@ impl Worker {
             compressor: Compressor::new(RELATION_ZSTD_LEVEL)?,
             window: Vec::new(),
             unit: vec![0; UNIT_BYTES],
-            gathered: Vec::with_capacity(RELATION_CHUNK_BYTES_MAX),
             encoded: Vec::new(),
+            gathered: Gathered::default(),
+            batch: Batch::default(),
             zero_digest,
         })
     }
 
-    /// Reads and encodes unit `number` of a file, or takes the bytes that were handed over. A file that has become shorter gives fewer
-    /// pages, or none.
+    /// Reads unit `number` of a file, or takes the bytes that were handed over, into the batch; returns how many bytes it has. A file
+    /// that has become shorter gives fewer pages, or none.
     ///
     /// # Errors
     /// It cannot be read; the encoding check.
@@ -121,7 +147,7 @@ impl Worker {
         file: &Arc<RelationFile>,
         number: u32,
         bytes: Option<Vec<u8>>,
-    ) -> Result<UnitDone, StoreError> {
+    ) -> Result<usize, StoreError> {
         let first = number * UNIT_PAGES;
         let pages = match (bytes, &file.file) {
             (Some(bytes), _) => {
@@ -136,13 +162,11 @@ impl Worker {
             number,
             digests: Vec::with_capacity(pages as usize),
             runs: Vec::new(),
-            chunks: Vec::new(),
             new_pages: 0,
             corrupt: Vec::new(),
             crc32c: 0,
         };
-        let Common { filter, budget, .. } = &*self.common;
-        let stale = stale_pages(filter, budget, &file.parent.map.extents, first, pages);
+        let base = self.next_page();
         let mut listed: Vec<u32> = Vec::new();
         for (at, page) in (0..pages).zip(self.unit.chunks_exact_mut(PAGE_BYTES)) {
             let number = first + at;
@@ -157,14 +181,11 @@ impl Worker {
                         .examine(&file.job, number, page, &mut |page| read_page(file, number, page))?,
                 );
                 let digest = self.common.keys.page_digest(page);
-                if before == Some(&digest) && !stale.get(at as usize).is_some_and(|stale| *stale) {
+                if before == Some(&digest) && !has(&file.stale, number) {
                     push(&mut done.runs, number, Origin::Parent);
                 } else {
-                    push(
-                        &mut done.runs,
-                        number,
-                        Origin::Chunks(u32::try_from(listed.len()).unwrap_or(u32::MAX)),
-                    );
+                    let at_page = base + u32::try_from(listed.len()).unwrap_or(u32::MAX);
+                    push(&mut done.runs, number, Origin::Chunks(at_page));
                     listed.push(at);
                 }
                 digest
@@ -175,12 +196,11 @@ impl Worker {
         // What is stored, not what was read first: a torn page was read again.
         done.crc32c = crc32c::crc32c(self.unit.get(..pages as usize * PAGE_BYTES).unwrap_or_default());
         self.common.progress.is_new((listed.len() * PAGE_BYTES) as u64);
-        for group in listed.chunks(RELATION_CHUNK_PAGES_MAX) {
-            let chunk = self.encode_pages(group, &done.digests)?;
-            done.chunks.push(chunk);
-        }
-        self.common.progress.read(u64::from(pages) * PAGE_BYTES as u64);
-        Ok(done)
+        self.add_pages(&listed, &done.digests)?;
+        self.batch.units.push(done);
+        let bytes = pages as usize * PAGE_BYTES;
+        self.common.progress.read(bytes as u64);
+        Ok(bytes)
     }
 
     fn read_unit(&mut self, file: &RelationFile, on_disk: &File, first: u32) -> Result<u32, StoreError> {
@@ -200,30 +220,6 @@ impl Worker {
         let got = read_up_to(on_disk, buffer, at).map_err(|error| file.job.io_error("read", error))?;
         // A part of a page at the end is an extension that is under way: the server does not count it either.
         Ok(u32::try_from(got / PAGE_BYTES).unwrap_or(0))
-    }
-
-    /// A chunk of the pages of the unit that `group` lists.
-    fn encode_pages(&mut self, group: &[u32], digests: &[PageDigest]) -> Result<EncodedChunk, StoreError> {
-        let group_digests: Vec<PageDigest> = group
-            .iter()
-            .filter_map(|at| digests.get(*at as usize).copied())
-            .collect();
-        let id = self.common.keys.relation_chunk_id(&group_digests);
-        let place = |at: u32, count: usize| at as usize * PAGE_BYTES..(at as usize + count) * PAGE_BYTES;
-        let first = group.first().copied().unwrap_or(0);
-        let is_one_run =
-            group.last().copied().unwrap_or(0) - first == u32::try_from(group.len()).unwrap_or(0).saturating_sub(1);
-        let plain = if is_one_run {
-            self.unit.get(place(first, group.len())).unwrap_or_default()
-        } else {
-            self.gathered.clear();
-            for at in group {
-                self.gathered
-                    .extend_from_slice(self.unit.get(place(*at, 1)).unwrap_or_default());
-            }
-            &self.gathered
-        };
-        encode(&mut self.compressor, &mut self.encoded, ChunkKind::Relation, id, plain)
     }
 
     /// A content chunk.

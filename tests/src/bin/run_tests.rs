@@ -39,6 +39,8 @@ struct Program {
 struct Ended {
     name: String,
     is_good: bool,
+    /// Where it panicked, and why.
+    panics: Vec<String>,
     took: Duration,
 }
 
@@ -80,18 +82,18 @@ fn run() -> Result<bool> {
     for one in ended.iter().take(10) {
         println!("{:>6.1} s  {}", one.took.as_secs_f64(), one.name);
     }
-    let bad: Vec<&str> = ended
-        .iter()
-        .filter(|one| !one.is_good)
-        .map(|one| one.name.as_str())
-        .collect();
+    let bad: Vec<&Ended> = ended.iter().filter(|one| !one.is_good).collect();
     println!(
         "{count} test programs in {:.0} s, {} failed",
         begun.elapsed().as_secs_f64(),
         bad.len()
     );
-    for name in &bad {
-        println!("FAILED {name}");
+    // Again at the end, where it is looked for.
+    for one in &bad {
+        println!("FAILED {}", one.name);
+        for panic in &one.panics {
+            println!("  {panic}");
+        }
     }
     ensure!(ended.len() == count, "{} of {count} programs ran", ended.len());
     Ok(bad.is_empty())
@@ -148,8 +150,21 @@ fn run_one(program: &Program) -> Ended {
     Ended {
         name: program.name.clone(),
         is_good,
+        panics: panics(&String::from_utf8_lossy(&said)),
         took,
     }
+}
+
+/// Each place with the first line of what was said there.
+fn panics(said: &str) -> Vec<String> {
+    let mut lines = said.lines();
+    let mut found = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.contains("panicked at") {
+            found.push(format!("{line} {}", lines.next().unwrap_or_default()));
+        }
+    }
+    found
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

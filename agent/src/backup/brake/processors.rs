@@ -11,6 +11,8 @@ pub(super) struct Load {
     pub(super) idle: f64,
     /// Work for other processes.
     pub(super) others: f64,
+    /// How many there are.
+    pub(super) processors: usize,
 }
 
 /// Counters since the machine started.
@@ -19,6 +21,7 @@ struct Counters {
     /// Ticks of all processors, and those of them without work.
     all: u64,
     idle: u64,
+    processors: usize,
     /// Processor time of this process.
     own: Duration,
 }
@@ -42,12 +45,15 @@ impl Watch {
 impl Counters {
     fn now() -> Option<Self> {
         let text = std::fs::read_to_string("/proc/stat").ok()?;
-        let (all, idle) = ticks(text.lines().next()?)?;
+        let mut lines = text.lines();
+        let (all, idle) = ticks(lines.next()?)?;
+        let processors = lines.take_while(|line| line.starts_with("cpu")).count();
         let own = clock_gettime(ClockId::ProcessCPUTime);
         let nanoseconds = u32::try_from(own.tv_nsec).ok()?;
         Some(Counters {
             all,
             idle,
+            processors,
             own: Duration::new(u64::try_from(own.tv_sec).ok()?, nanoseconds),
         })
     }
@@ -69,6 +75,7 @@ fn load(before: &Counters, after: &Counters, ticks_per_second: u64) -> Option<Lo
     Some(Load {
         idle: idle.min(1.0),
         others: (1.0 - idle - own).clamp(0.0, 1.0),
+        processors: after.processors,
     })
 }
 
@@ -89,6 +96,7 @@ mod tests {
         let counters = |all, idle, own_ms| Counters {
             all,
             idle,
+            processors: 2,
             own: Duration::from_millis(own_ms),
         };
         let found = load(&counters(1000, 500, 0), &counters(1200, 550, 500), 100).unwrap();

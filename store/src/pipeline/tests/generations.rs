@@ -251,3 +251,34 @@ async fn the_last_pages_of_a_dead_chunk_are_stored_anew_within_the_budget() {
     assert_eq!((changed, rewritten), (same, last));
     assert!(rewritten * 4 < changed, "{needed_of_the_first:?}");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pages_that_changed_far_from_each_other_share_chunks_and_stay_there() {
+    let random = SplitMix::new(19);
+    let mut fixture = Fixture::new(Arc::new(MemoryStore::new())).await;
+    let mut files = Files::from([(
+        "base/5/1".to_owned(),
+        (EntryClass::Relation, pages(&random, 20 * 128 + 7)),
+    )]);
+    let inputs = fixture.inputs(None).await;
+    let jobs = fixture.jobs(&files);
+    let (first, _) = fixture.backup(inputs, jobs).await.unwrap();
+    // One page of each MiB, and the last one: sixteen in the first stretch, five in the second.
+    let (_, bytes) = files.get_mut("base/5/1").unwrap();
+    for at in (0..20).map(|unit| unit * 128 + 3 * unit).chain([20 * 128 + 6]) {
+        bytes[at * PAGE_BYTES..(at + 1) * PAGE_BYTES].copy_from_slice(&page(&random));
+    }
+    let jobs = fixture.jobs(&files);
+    let mut parent = first;
+    for (new_pages, new_chunks) in [(21, 2), (0, 0)] {
+        let mut inputs = fixture.inputs(Some(parent)).await;
+        inputs.filter.rewrite_bytes = 1 << 20;
+        let (id, outcome) = fixture.backup(inputs, jobs.clone()).await.unwrap();
+        assert_eq!(
+            (outcome.totals.new_pages, outcome.totals.new_chunks),
+            (new_pages, new_chunks)
+        );
+        assert!(fixture.read_back(id).await == files);
+        parent = id;
+    }
+}
