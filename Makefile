@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop faults outage relations churn generations bench loadtest
+.PHONY: help setup build lint test demo kill-loop faults outage relations churn generations restore-kills bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -20,6 +20,7 @@ OUTAGE ?= 600
 RELATIONS ?= 300000
 CHURN ?= 30
 GENERATIONS ?= 50
+KILLS ?= 200
 # Test programs at a time: they wait more than they work.
 AT_ONCE ?= 3
 # One set of features for build and test, so that nothing is compiled twice.
@@ -82,6 +83,9 @@ relations: setup build ## back up a cluster of very many files (RELATIONS=300000
 
 churn: setup build ## back up while everything comes and goes, restore each (CHURN=30 backups)
 	$(WITH_SERVERS) SEAWALL_CHURN=$(CHURN) cargo test --workspace $(FEATURES) --test churn -- --nocapture
+
+restore-kills: setup build ## cut a restore off anywhere, by signals and full disks (KILLS=200)
+	$(WITH_SERVERS) SEAWALL_KILLS=$(KILLS) cargo test --workspace $(FEATURES) --test restore_over -- --nocapture
 
 generations: setup build ## edit pages at random, back up, restore all at the end (GENERATIONS=50)
 	$(WITH_SERVERS) SEAWALL_GENERATIONS=$(GENERATIONS) cargo test --workspace $(FEATURES) --test generations -- --nocapture

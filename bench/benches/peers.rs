@@ -137,7 +137,9 @@ impl<'a> Case<'a> {
         let sample = Sample::take(&server.data(), &self.home("sample"))?;
         let keys = ClusterKeys::derive(Secret32::new([7; 32]), RepositoryId::from_parts(1, [1; 10]))
             .map_err(io::Error::other)?;
-        let stages = Stages::new(&sample.file, &sample.bytes, &keys)?.at_blocks(sample.first_blocks.clone());
+        let stages = Stages::new(&sample.file, &sample.bytes, &keys)?
+            .at_blocks(sample.first_blocks.clone())
+            .read_at(sample.places.clone());
         let pool = rayon::ThreadPoolBuilder::new().num_threads(JOBS).build();
         let pool = pool.map_err(io::Error::other)?;
         let mut full = Full {

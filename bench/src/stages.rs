@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
+use std::sync::Arc;
 
 use pg::page::PAGE_BYTES;
 use rayon::prelude::*;
@@ -40,6 +41,8 @@ pub struct Stages<'a> {
     data: &'a [u8],
     /// Block number of the first page of each unit, where that is not its place in `data`.
     first_blocks: Vec<u32>,
+    /// Where each unit is read, when that is not `file`.
+    places: Vec<(Arc<File>, u64)>,
     keys: &'a ClusterKeys,
     key: ObjectKey,
     compressed: Vec<Vec<u8>>,
@@ -62,6 +65,7 @@ impl<'a> Stages<'a> {
             file,
             data,
             first_blocks: Vec::new(),
+            places: Vec::new(),
             keys,
             key,
             compressed,
@@ -73,6 +77,13 @@ impl<'a> Stages<'a> {
     #[must_use]
     pub fn at_blocks(mut self, first_blocks: Vec<u32>) -> Self {
         self.first_blocks = first_blocks;
+        self
+    }
+
+    /// For units that are read where they lie: file and offset of each.
+    #[must_use]
+    pub fn read_at(mut self, places: Vec<(Arc<File>, u64)>) -> Self {
+        self.places = places;
         self
     }
 
@@ -103,7 +114,12 @@ impl<'a> Stages<'a> {
         (0..units).into_par_iter().for_each_init(
             || vec![0; READ_BYTES],
             |buffer, unit| {
-                let _ = std::hint::black_box(self.file.read_at(buffer, (unit * READ_BYTES) as u64));
+                let here = (unit * READ_BYTES) as u64;
+                let (file, at) = self
+                    .places
+                    .get(unit)
+                    .map_or((self.file, here), |(file, at)| (file, *at));
+                let _ = std::hint::black_box(file.read_at(buffer, at));
             },
         );
     }

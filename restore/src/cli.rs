@@ -31,6 +31,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Bring back single tables, or one database, as they were: restores into a scratch directory and dumps them from there
+    Table(TableArgs),
     /// Fetch a WAL segment or history file: PostgreSQL calls this as restore_command
     WalGet(WalGetArgs),
     /// Fetch the segments after one that was just used
@@ -44,6 +46,39 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+}
+
+/// `table`.
+#[derive(Debug, Args)]
+#[command(group = ArgGroup::new("where").args(["to_sql", "into"]).required(true).multiple(false))]
+pub(crate) struct TableArgs {
+    /// The stop point.
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// A table, as pg_dump names it; can be repeated [default: the whole database]
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub(crate) table: Vec<String>,
+    /// The database that it was in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: String,
+    /// Write an SQL script
+    #[arg(long, value_name = "FILE")]
+    pub(crate) to_sql: Option<PathBuf>,
+    /// Load it into this database, all or nothing; passwords come from PGPASSWORD or ~/.pgpass
+    #[arg(long, value_name = "URL|CONNINFO")]
+    pub(crate) into: Option<String>,
+    /// Directory for the restored cluster, new or empty: as much room as the cluster has. It is removed at the end
+    #[arg(long, value_name = "DIR")]
+    pub(crate) scratch: PathBuf,
+    /// How long recovery may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub(crate) start_timeout: u64,
+    /// Packs in flight [default: by the number of cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// Owner of the files when run as root [default: as recorded]
+    #[arg(long, value_name = "USER")]
+    pub(crate) owner: Option<String>,
 }
 
 /// `wal-get`.
@@ -103,20 +138,26 @@ impl TargetAction {
     }
 }
 
-/// The restore.
-#[derive(Debug, Args)]
-#[command(group = ArgGroup::new("stop").args(["target_time", "target_lsn", "target"]).multiple(false))]
-pub(crate) struct RestoreArgs {
+/// Where to stop, and on which way.
+#[derive(Debug, Clone, Args)]
+#[command(group = ArgGroup::new("stop").args(["target_time", "target_lsn", "target_xid", "target_name", "target"]).multiple(false))]
+pub(crate) struct TargetArgs {
     /// Stop after the last transaction that ended at this time or before; with an offset or a zone
     #[arg(long, value_name = "TIME")]
     pub(crate) target_time: Option<String>,
     /// Stop after the record at this LSN
     #[arg(long, value_name = "X/X")]
     pub(crate) target_lsn: Option<pg::lsn::Lsn>,
+    /// Stop after the end of this transaction, commit or abort
+    #[arg(long, value_name = "XID")]
+    pub(crate) target_xid: Option<u32>,
+    /// Stop at the restore point of this name (pg_create_restore_point)
+    #[arg(long, value_name = "NAME")]
+    pub(crate) target_name: Option<String>,
     /// Stop at the end of what is archived, or of the backup
     #[arg(long, value_enum)]
     pub(crate) target: Option<NamedTarget>,
-    /// Stop just before the time or LSN instead of just after it
+    /// Stop just before the time, LSN or transaction's end instead of just after it
     #[arg(long)]
     pub(crate) exclusive: bool,
     /// Follow this timeline [default: the newest one that holds the backup]
@@ -128,9 +169,20 @@ pub(crate) struct RestoreArgs {
     /// Use this backup [default: the newest one before the stop point]
     #[arg(long, value_name = "ULID")]
     pub(crate) backup: Option<String>,
-    /// Data directory to create
+}
+
+/// The restore.
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArgs {
+    /// The stop point.
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// Data directory to create; one that an interrupted restore left is gone on with
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: Option<PathBuf>,
+    /// Restore over the cluster that is in the data directory: keep what is right, fetch what differs, remove what is not in the backup
+    #[arg(long)]
+    pub(crate) delta: bool,
     /// Put a tablespace elsewhere
     #[arg(long, value_name = "OID=DIR|OLDDIR=DIR")]
     pub(crate) tablespace_map: Vec<String>,
@@ -150,11 +202,17 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_enum, default_value_t)]
     pub(crate) target_action: TargetAction,
     /// Restore as a standby that goes on following the archive
-    #[arg(long, conflicts_with_all = ["start", "target_time", "target_lsn"])]
+    #[arg(long, conflicts_with_all = ["start", "target_time", "target_lsn", "target_xid", "target_name"])]
     pub(crate) standby: bool,
     /// Packs in flight [default: by the number of cores]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
+    /// A server for our own eyes: nobody else is let in, and it is thrown away.
+    #[arg(skip)]
+    pub(crate) is_private: bool,
+    /// Tablespaces go below this directory, unless they are mapped.
+    #[arg(skip)]
+    pub(crate) tablespaces_below: Option<PathBuf>,
     /// Owner of the files when run as root [default: as recorded]
     #[arg(long, value_name = "USER")]
     pub(crate) owner: Option<String>,

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
+use pg::page::PAGE_BYTES;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use store::chunk::ContentReference;
 use store::id::PackId;
@@ -101,14 +102,26 @@ fn create(tree: &Tree, work: &Work) -> Result<()> {
         tree.make_directory(place, *mode)?;
     }
     let mut above = None;
-    for (place, size, mode) in &work.files {
+    for (index, (place, size, mode)) in (0..).zip(&work.files) {
         // Directories of captured configuration files are in no entry; those of the rest are.
         let parent = place.names.split_last().map(|(_, above)| above.to_vec());
         if parent != above && place.names.first().is_some_and(|name| **name == *crate::paths::OURS) {
             tree.make_ancestors(place, 0o700)?;
         }
         above = parent;
-        tree.create_file(place, *size, *mode | 0o600)?;
+        if work.is_held(index) {
+            tree.keep_file(place, *size, *mode | 0o600)?;
+        } else {
+            tree.create_file(place, *size, *mode | 0o600)?;
+        }
+    }
+    for (file, pages) in &work.zeroes {
+        let place = work.place(*file)?;
+        let file = tree.open_file(place)?;
+        for page in pages.clone() {
+            file.write_all_at(&[0; PAGE_BYTES], u64::from(page) * PAGE_BYTES as u64)
+                .map_err(RestoreError::io("write", Path::new(&place.show())))?;
+        }
     }
     Ok(())
 }

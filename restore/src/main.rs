@@ -1,10 +1,11 @@
 //! `wal-restore`: plans a restore, refuses what cannot be reached, brings a cluster back and proves where it stopped.
 //!
 //! From the command line to the exit code: [`cli`] → [`open`] → [`request`] (backup and stop point, by [`scan`] of archived WAL) →
-//! [`plan`] → [`place`] → [`fetch_files`] → [`finish`] → [`start`]. PostgreSQL comes back to [`wal_get`] for each segment.
+//! [`plan`] → [`place`] → [`delta`] → [`sweep`] → [`fetch_files`] → [`finish`] → [`start`]. PostgreSQL comes back to [`wal_get`] for each segment.
 
 mod cli;
 mod decide;
+mod delta;
 mod detour;
 mod error;
 mod exit;
@@ -28,6 +29,8 @@ mod scan;
 mod settings;
 mod start;
 mod state;
+mod sweep;
+mod table;
 #[cfg(test)]
 mod testing;
 mod time;
@@ -119,6 +122,7 @@ async fn dispatch(cli: &Cli) -> u8 {
             Ok(())
         }
         Some(Command::List { json }) => list(cli, *json).await,
+        Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
         None => restore(cli).await,
     };
     match done {
@@ -138,7 +142,7 @@ async fn list(cli: &Cli, json: bool) -> Result<()> {
 }
 
 async fn restore(cli: &Cli) -> Result<()> {
-    let report = Box::pin(run::run(cli)).await?;
+    let report = Box::pin(run::run(cli)).await?.report;
     if cli.restore.json {
         print_json(&report)
     } else {

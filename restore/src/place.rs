@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use pg::control::ControlFile;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 
@@ -16,6 +17,7 @@ use crate::owner::Owner;
 use crate::paths::OURS;
 use crate::plan::bytes_text;
 use crate::state::STATE;
+use crate::sweep::Owned;
 
 pub(crate) use self::tablespaces::{inspect_tablespaces, plan_tablespaces};
 
@@ -23,14 +25,17 @@ pub(crate) use self::tablespaces::{inspect_tablespaces, plan_tablespaces};
 pub(crate) const INCOMPLETE: &str = "INCOMPLETE";
 
 /// The marker.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub(crate) struct Marker {
     /// The restore that wrote it.
     pub(crate) restore: String,
     /// What that restore writes into the data directory: names at its top.
     pub(crate) names: Vec<String>,
-    /// Directories of tablespaces that were empty when it began.
+    /// Directories of tablespaces that it writes into.
     pub(crate) tablespaces: Vec<PathBuf>,
+    /// It restored over a cluster: not everything at the top is ours.
+    #[serde(default)]
+    pub(crate) delta: bool,
 }
 
 /// What is at the target.
@@ -38,8 +43,40 @@ pub(crate) struct Marker {
 pub(crate) enum Found {
     /// Nothing, or an empty directory.
     Free,
-    /// What an interrupted restore left, which may be removed.
+    /// What an interrupted restore left: it goes on from there.
     Interrupted(Marker),
+    /// A cluster that is to be restored over; what `pg_control` says of it.
+    Cluster(Box<ControlFile>),
+}
+
+impl Found {
+    /// What at the top of the directory may be removed; `None` where there is nothing.
+    pub(crate) fn owned(&self) -> Option<Owned> {
+        match self {
+            Found::Free => None,
+            Found::Interrupted(marker) if !marker.delta => Some(Owned::by_marker(&marker.names)),
+            Found::Interrupted(_) | Found::Cluster(_) => Some(Owned::by_server()),
+        }
+    }
+
+    /// A cluster is restored over, now or by the restore that was interrupted.
+    pub(crate) fn is_delta(&self) -> bool {
+        matches!(self, Found::Cluster(_)) || matches!(self, Found::Interrupted(marker) if marker.delta)
+    }
+
+    /// Only a cluster of the same origin is restored over.
+    pub(crate) fn refuse_other(&self, system_identifier: u64) -> Result<()> {
+        match self {
+            Found::Cluster(control) if control.system_identifier.0 != system_identifier => {
+                let message = format!(
+                    "the cluster in the directory is another one: its system identifier is {}, the backup's {system_identifier}",
+                    control.system_identifier
+                );
+                Err(RestoreError::refused(message, "Name another directory with --pgdata."))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// The absolute path of a directory that may not exist yet, links above it resolved.
@@ -66,8 +103,8 @@ pub(crate) fn absolute(path: &Path) -> Result<PathBuf> {
     Ok(full)
 }
 
-/// Looks at the data directory's place.
-pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>) -> Result<Found> {
+/// Looks at the data directory's place; with `delta` a cluster may be there.
+pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>, delta: bool) -> Result<Found> {
     let show = pgdata.display();
     let other = "Name another directory with --pgdata.";
     if let Some(repository) = repository
@@ -93,43 +130,80 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>) -> Result<Found>
     if !metadata.is_dir() {
         return Err(RestoreError::refused(format!("\"{show}\" is not a directory"), other));
     }
-    if let Some(pid) = running_postmaster(pgdata) {
-        let hint = "Restore into another directory; or stop that server and move its directory away.";
-        return Err(RestoreError::refused(
-            format!("a PostgreSQL server (process {pid}) is running in \"{show}\""),
-            hint,
-        ));
-    }
+    refuse_running(pgdata)?;
     if is_empty(pgdata)? {
         return Ok(Found::Free);
     }
-    let marker = pgdata.join(OURS).join(INCOMPLETE);
-    let is_ours = !pgdata.join("global/pg_control").exists() && !pgdata.join("postmaster.pid").exists();
-    if is_ours
-        && let Ok(bytes) = fs::read(&marker)
-        && let Ok(marker) = serde_json::from_slice::<Marker>(&bytes)
-    {
+    let has_control = pgdata.join("global/pg_control").exists();
+    if !has_control && let Some(marker) = interrupted(pgdata)? {
         return Ok(Found::Interrupted(marker));
     }
-    // A restore that could not even write its marker has written nothing else.
-    let is_alone = fs::read_dir(pgdata).is_ok_and(|entries| entries.flatten().all(|entry| entry.file_name() == *OURS));
-    if is_alone && !pgdata.join(OURS).join(STATE).exists() {
-        let marker = Marker {
-            restore: String::new(),
-            names: Vec::new(),
-            tablespaces: Vec::new(),
-        };
-        return Ok(Found::Interrupted(marker));
+    if !has_control {
+        return Err(RestoreError::refused(
+            format!("directory \"{show}\" is not empty"),
+            "Empty it yourself, or name another one with --pgdata.",
+        ));
     }
-    Err(RestoreError::refused(
-        format!("directory \"{show}\" is not empty"),
-        "Empty it yourself, or name another one with --pgdata.",
-    ))
+    if !delta {
+        return Err(RestoreError::refused(
+            format!("directory \"{show}\" is not empty: a cluster is in it"),
+            "Name another one with --pgdata, or restore over that cluster with --delta: then only what differs is fetched.",
+        ));
+    }
+    let path = pgdata.join("global/pg_control");
+    let bytes = fs::read(&path).map_err(RestoreError::io("read", &path))?;
+    match ControlFile::parse(&bytes) {
+        Ok(control) => Ok(Found::Cluster(Box::new(control))),
+        Err(error) => Err(RestoreError::refused(
+            format!("nobody knows whose cluster is in \"{show}\": pg_control: {error}"),
+            other,
+        )),
+    }
+}
+
+/// The marker of a restore that did not end. Everything else at the top must be of that restore.
+fn interrupted(pgdata: &Path) -> Result<Option<Marker>> {
+    let entries = fs::read_dir(pgdata).map_err(RestoreError::io("read directory", pgdata))?;
+    let names: Vec<_> = entries.flatten().map(|entry| entry.file_name()).collect();
+    let bytes = fs::read(pgdata.join(OURS).join(INCOMPLETE)).ok();
+    let Some(marker) = bytes.and_then(|bytes| serde_json::from_slice::<Marker>(&bytes).ok()) else {
+        // A restore that could not even write its marker has written nothing else.
+        let is_alone = names.iter().all(|name| *name == *OURS) && !pgdata.join(OURS).join(STATE).exists();
+        return Ok(is_alone.then(Marker::default));
+    };
+    let is_known =
+        |name: &std::ffi::OsString| *name == *OURS || marker.names.iter().any(|ours| *ours == name.to_string_lossy());
+    if let Some(foreign) = names.iter().find(|name| !marker.delta && !is_known(name)) {
+        let message = format!(
+            "directory \"{}\" holds \"{}\", which the interrupted restore did not write",
+            pgdata.display(),
+            foreign.to_string_lossy().escape_debug()
+        );
+        return Err(RestoreError::refused(
+            message,
+            "Remove it yourself, or name another directory with --pgdata.",
+        ));
+    }
+    Ok(Some(marker))
 }
 
 fn is_empty(path: &Path) -> Result<bool> {
     let mut entries = fs::read_dir(path).map_err(RestoreError::io("read directory", path))?;
     Ok(entries.next().is_none())
+}
+
+/// Refuses a directory that a server runs in.
+pub(crate) fn refuse_running(pgdata: &Path) -> Result<()> {
+    let Some(pid) = running_postmaster(pgdata) else {
+        return Ok(());
+    };
+    Err(RestoreError::refused(
+        format!(
+            "a PostgreSQL server (process {pid}) is running in \"{}\"",
+            pgdata.display()
+        ),
+        "Restore into another directory; or stop that server and move its directory away.",
+    ))
 }
 
 /// The live process that postmaster.pid names.
@@ -178,46 +252,10 @@ pub(crate) fn check_space(needs: &[(&Path, u64)]) -> Result<()> {
     Ok(())
 }
 
-/// Removes what an interrupted restore left: only what its marker names.
-pub(crate) fn clean(pgdata: &Path, marker: &Marker) -> Result<()> {
-    for tablespace in &marker.tablespaces {
-        for entry in fs::read_dir(tablespace).into_iter().flatten().flatten() {
-            if entry.file_name().as_bytes().starts_with(b"PG_") {
-                remove(&entry.path())?;
-            }
-        }
-    }
-    // What is there is compared with the names, and not the other way round: a name may be no text, or too long with an ending.
-    for entry in fs::read_dir(pgdata).map_err(RestoreError::io("read directory", pgdata))? {
-        let entry = entry.map_err(RestoreError::io("read directory", pgdata))?;
-        let name = entry.file_name();
-        if name != *OURS && marker.names.iter().any(|ours| *ours == name.to_string_lossy()) {
-            remove(&entry.path())?;
-        }
-    }
-    // Ours goes last: until then the marker can be found again.
-    remove(&pgdata.join(OURS))?;
-    if is_empty(pgdata)? {
-        return Ok(());
-    }
-    let message = format!(
-        "directory \"{}\" holds files that the interrupted restore did not write",
-        pgdata.display()
-    );
-    Err(RestoreError::refused(
-        message,
-        "Remove them yourself, or name another directory with --pgdata.",
-    ))
-}
-
-fn remove(path: &Path) -> Result<()> {
-    let removed = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => Err(error),
-        Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(path),
-        Ok(_) => fs::remove_file(path),
-    };
-    removed.map_err(RestoreError::io("remove", path))
+/// Bytes that a file of a data directory takes of its disk.
+pub(crate) fn allocated_bytes(pgdata: &Path, path: &[u8]) -> u64 {
+    let path = pgdata.join(std::ffi::OsStr::from_bytes(path));
+    path.symlink_metadata().map_or(0, |metadata| metadata.blocks() * 512)
 }
 
 /// Makes the root directories that are missing, with owner and mode.

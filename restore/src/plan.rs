@@ -47,6 +47,10 @@ pub(crate) enum StopKind {
     Time,
     /// By LSN.
     Lsn,
+    /// The end of a transaction.
+    Xid,
+    /// A restore point.
+    Name,
     /// The last archived record.
     Latest,
     /// The end of the backup.

@@ -1,19 +1,24 @@
-//! Segments before they are asked for. A process of its own fills a directory that belongs to one restore; `wal-get` takes from it.
+//! Segments before they are asked for. A process of its own fills a directory that belongs to one restore; `wal-get` takes from it, and
+//! notes there how far recovery has come.
 //!
-//! Files get their name when they are complete; a file of another size is thrown away. One prefetcher at a time (a lock), at most
-//! [`BYTES_MAX`] on disk, never behind the stop point. A crash leaves temporaries that the next one replaces.
+//! Files get their name when they are complete and durable; a file of another size is thrown away. One prefetcher at a time (a lock), at
+//! most [`BYTES_MAX`] on disk, never behind the stop point. It ends when nothing was asked for in [`IDLE_MAX`]; the next `wal-get` starts
+//! another. A crash leaves temporaries that the next one replaces.
 
+use std::collections::HashSet;
 use std::fs::{self, File};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::StreamExt as _;
+use futures::stream::FuturesUnordered;
 use pg::segment::{SegmentNumber, WalFileName, segment_name};
 use pg::timeline::TimelineId;
 use rustix::fs::{FlockOperation, OFlags};
+use store::repository::Repository;
 
 use crate::cli::{Cli, WalPrefetchArgs};
 use crate::decide::Verdict;
@@ -28,8 +33,14 @@ const BYTES_MAX: u64 = 512 << 20;
 const KEPT_BEHIND: u64 = 2;
 /// A prefetcher gives up soon: `wal-get` itself is the patient one.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Segments fetched at a time.
-const IN_FLIGHT: usize = 4;
+/// Memory for segments on their way: each is held twice, as it was stored and as it is served.
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+/// How long it waits for recovery to ask for more.
+const IDLE_MAX: Duration = Duration::from_secs(10);
+/// Between two looks at how far recovery has come.
+const POLL: Duration = Duration::from_millis(5);
+/// The last segment that was delivered.
+const POSITION: &str = ".position";
 
 /// Takes a segment out of the directory; false when it is not there.
 pub(crate) fn take(state: &State, pgdata: &Path, name: &str, dest: &Path) -> Result<bool> {
@@ -67,16 +78,14 @@ fn path_of(state: &State, directory: &Path, timeline: TimelineId, number: Segmen
     directory.join(segment_name(timeline, number, state.route.size))
 }
 
-/// After a segment was delivered: old files go, and a prefetcher starts when little is left. Never an error: this only saves time.
+/// After a segment was delivered: that is noted, old files go, and a prefetcher starts where none runs. Never an error: this only saves
+/// time.
 pub(crate) fn follow_up(cli: &Cli, state: &State, pgdata: &Path, name: &str) {
     let directory = state.prefetch_directory(pgdata);
     remove_old(state, &directory, name);
-    let wanted = following(state, name, 2);
-    if wanted.is_empty()
-        || wanted
-            .iter()
-            .all(|(timeline, number)| path_of(state, &directory, *timeline, *number).exists())
-    {
+    // Where there is no directory yet, the prefetcher is told on its command line.
+    let _ = fs::write(directory.join(POSITION), name);
+    if following(state, name, 1).is_empty() || is_locked(pgdata) {
         return;
     }
     let Ok(program) = std::env::current_exe() else { return };
@@ -114,7 +123,7 @@ fn remove_old(state: &State, directory: &Path, name: &str) {
     }
 }
 
-/// The hidden command: fetches what follows a segment, then ends.
+/// The hidden command: fetches what follows, and keeps ahead of recovery until that is over.
 pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
     let pgdata = args
         .pgdata
@@ -125,27 +134,91 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
     fs::create_dir_all(&directory).map_err(RestoreError::io("create directory", &directory))?;
     let Some(_lock) = lock(&pgdata)? else { return Ok(()) };
     let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
-    let most = (BYTES_MAX / state.route.size.bytes()).max(1);
-    let count = most.min(opened.cluster.restore.prefetch_segments as u64);
-    let wanted = following(&state, &args.after, count);
-    let missing = wanted
-        .into_iter()
-        .filter(|(timeline, number)| !path_of(&state, &directory, *timeline, *number).exists());
-    let (repository, state, directory, pgdata) = (&opened.repository, &state, &directory, &pgdata);
-    stream::iter(missing)
-        .map(|(timeline, number)| async move {
-            let (verdict, bytes) = fetch_segment(repository, state, pgdata, timeline, number).await?;
-            match verdict {
-                // What is still open for a standby grows: it is read when it is asked for.
-                Verdict::Serve { is_open, .. } if !is_open || state.needed_until.is_some() => {
-                    keep(&path_of(state, directory, timeline, number), &bytes)
-                }
-                _ => Ok(()),
+    let segment_bytes = state.route.size.bytes();
+    let most = (BYTES_MAX / segment_bytes).max(1);
+    let ahead = most.min(opened.cluster.restore.prefetch_segments as u64);
+    let in_flight = usize::try_from(MEMORY_BYTES_MAX / (2 * segment_bytes)).unwrap_or(1);
+    Box::pin(keep_ahead(
+        &opened.repository,
+        &state,
+        &pgdata,
+        &args.after,
+        ahead,
+        in_flight.clamp(1, 8),
+    ))
+    .await
+}
+
+async fn keep_ahead(
+    repository: &Repository,
+    state: &State,
+    pgdata: &Path,
+    after: &str,
+    ahead: u64,
+    in_flight: usize,
+) -> Result<()> {
+    let directory = state.prefetch_directory(pgdata);
+    let mut position = after.to_owned();
+    let mut moved = Instant::now();
+    let mut running = FuturesUnordered::new();
+    // Each is fetched once: what is not to be had yet, or was taken a moment ago, is not tried again.
+    let mut begun = HashSet::new();
+    loop {
+        match fs::read_to_string(directory.join(POSITION)) {
+            Ok(noted) if noted != position && !following(state, &noted, 1).is_empty() => {
+                position = noted;
+                moved = Instant::now();
+                begun.retain(|number| *number > number_of(state, &position));
             }
-        })
-        .buffered(IN_FLIGHT)
-        .try_collect()
-        .await
+            Ok(noted) if noted != position => return Ok(()),
+            // Recovery is over, and what was fetched ahead is gone; or nothing was delivered from here yet.
+            Err(_) if !directory.exists() => return Ok(()),
+            _ => {}
+        }
+        for (timeline, number) in following(state, &position, ahead) {
+            if running.len() >= in_flight {
+                break;
+            }
+            if !path_of(state, &directory, timeline, number).exists() && begun.insert(number) {
+                running.push(fetch_one(repository, state, pgdata, timeline, number));
+            }
+        }
+        if running.is_empty() {
+            if moved.elapsed() > IDLE_MAX {
+                return Ok(());
+            }
+            tokio::time::sleep(POLL).await;
+        } else if let Some(fetched) = running.next().await {
+            fetched?;
+        }
+    }
+}
+
+fn number_of(state: &State, name: &str) -> SegmentNumber {
+    match WalFileName::parse(name, state.route.size) {
+        Some(WalFileName::Segment { number, .. }) => number,
+        _ => SegmentNumber(0),
+    }
+}
+
+/// Fetches one into the directory, unless it is not to be had yet.
+async fn fetch_one(
+    repository: &Repository,
+    state: &State,
+    pgdata: &Path,
+    timeline: TimelineId,
+    number: SegmentNumber,
+) -> Result<()> {
+    let (verdict, bytes) = fetch_segment(repository, state, pgdata, timeline, number).await?;
+    // What is still open for a standby grows: it is read when it is asked for.
+    let is_kept = matches!(verdict, Verdict::Serve { is_open, .. } if !is_open || state.needed_until.is_some());
+    if is_kept {
+        let path = path_of(state, &state.prefetch_directory(pgdata), timeline, number);
+        tokio::task::spawn_blocking(move || keep(&path, &bytes))
+            .await
+            .map_err(|_| RestoreError::Failed("a worker stopped".into()))??;
+    }
+    Ok(())
 }
 
 fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
@@ -176,6 +249,11 @@ fn lock(pgdata: &Path) -> Result<Option<File>> {
         Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
         Err(errno) => Err(RestoreError::io("lock", &path)(errno.into())),
     }
+}
+
+/// True while a prefetcher runs.
+fn is_locked(pgdata: &Path) -> bool {
+    matches!(lock(pgdata), Ok(None))
 }
 
 /// Removes everything that was fetched ahead, once recovery is over.

@@ -42,6 +42,9 @@ pub(crate) struct Started {
     pub(crate) socket_dir: String,
     /// Its port.
     pub(crate) port: u16,
+    /// The role that it was looked at with.
+    #[serde(skip)]
+    pub(crate) role: String,
 }
 
 /// The report.
@@ -60,6 +63,10 @@ pub(crate) struct Report {
     pub(crate) fetched_bytes: u64,
     /// Bytes written.
     pub(crate) written_bytes: u64,
+    /// Bytes that were in the target already.
+    pub(crate) held_bytes: u64,
+    /// Files, links and directories that were removed from the target.
+    pub(crate) removed: u64,
     /// Logical megabytes (of 1,000,000 bytes) a second, files only.
     pub(crate) restore_mb_s: Option<f64>,
     /// By phase.
@@ -94,6 +101,8 @@ impl Report {
             plan,
             fetched_bytes: fetched.fetched_bytes,
             written_bytes: fetched.written_bytes,
+            held_bytes: 0,
+            removed: 0,
             restore_mb_s,
             phases_ms,
             rto_ms: 0,
@@ -130,6 +139,15 @@ impl fmt::Display for Report {
             bytes_text(self.plan.logical_bytes),
             bytes_text(self.fetched_bytes)
         )?;
+        if self.held_bytes > 0 {
+            writeln!(
+                f,
+                "delta      {} were there already, {} written, {} removed",
+                bytes_text(self.held_bytes),
+                bytes_text(self.written_bytes),
+                self.removed
+            )?;
+        }
         let phases = &self.phases_ms;
         write!(
             f,

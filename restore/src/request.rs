@@ -11,7 +11,7 @@ use store::manifest::Manifest;
 use store::repository::Repository;
 
 use self::search::Search;
-use crate::cli::{NamedTarget, RestoreArgs};
+use crate::cli::{NamedTarget, TargetArgs};
 use crate::detour::Detours;
 use crate::error::{RestoreError, Result};
 use crate::plan::StopPoint;
@@ -19,12 +19,16 @@ use crate::route::Route;
 use crate::time;
 
 /// What the user wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Asked {
     /// The state at a time, microseconds since 1970.
     Time(i64),
     /// The state at an LSN.
     Lsn(Lsn),
+    /// The end of a transaction.
+    Xid(u32),
+    /// A restore point.
+    Name(String),
     /// Everything that is archived.
     Latest,
     /// The end of the backup.
@@ -35,26 +39,34 @@ pub(crate) enum Asked {
 
 impl Asked {
     /// From the command line.
-    pub(crate) fn of(args: &RestoreArgs) -> Result<Asked> {
+    pub(crate) fn of(args: &TargetArgs, standby: bool) -> Result<Asked> {
         let none = || {
             RestoreError::usage(
                 "no stop point was given",
-                "Use --target latest, --target immediate, --target-time or --target-lsn.",
+                "Use --target latest, --target immediate, --target-time, --target-lsn, --target-xid or --target-name.",
             )
         };
-        let asked = match (&args.target_time, args.target_lsn, args.target) {
-            (Some(text), _, _) => Asked::Time(time::parse(text)?),
-            (None, Some(lsn), _) => Asked::Lsn(lsn),
-            (None, None, Some(NamedTarget::Latest)) if args.standby => Asked::Follow,
-            (None, None, Some(NamedTarget::Latest)) => Asked::Latest,
-            (None, None, Some(NamedTarget::Immediate)) if !args.standby => Asked::Immediate,
-            (None, None, None) if args.standby => Asked::Follow,
-            _ => return Err(none()),
+        // The command line takes one of these only.
+        let asked = if let Some(text) = &args.target_time {
+            Asked::Time(time::parse(text)?)
+        } else if let Some(lsn) = args.target_lsn {
+            Asked::Lsn(lsn)
+        } else if let Some(xid) = args.target_xid {
+            Asked::Xid(xid)
+        } else if let Some(name) = &args.target_name {
+            Asked::Name(name.clone())
+        } else {
+            match args.target {
+                Some(NamedTarget::Latest) | None if standby => Asked::Follow,
+                Some(NamedTarget::Latest) => Asked::Latest,
+                Some(NamedTarget::Immediate) if !standby => Asked::Immediate,
+                _ => return Err(none()),
+            }
         };
-        if args.exclusive && !matches!(asked, Asked::Time(_) | Asked::Lsn(_)) {
+        if args.exclusive && !matches!(asked, Asked::Time(_) | Asked::Lsn(_) | Asked::Xid(_)) {
             return Err(RestoreError::usage(
-                "--exclusive needs a time or an LSN",
-                "Leave it out, or use --target-time or --target-lsn.",
+                "--exclusive needs a time, an LSN or a transaction",
+                "Leave it out, or use --target-time, --target-lsn or --target-xid.",
             ));
         }
         Ok(asked)
@@ -76,7 +88,7 @@ pub(crate) struct Choice {
 const LISTINGS_MAX: u32 = 5;
 
 /// Finds backup, timeline and stop point.
-pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: Asked) -> Result<Choice> {
+pub(crate) async fn resolve(repository: &Repository, args: &TargetArgs, asked: Asked) -> Result<Choice> {
     let manifests = manifests(repository, args).await?;
     let lineage = manifests.iter().map(|manifest| manifest.lineage).max();
     let Some(lineage) = lineage else {
@@ -85,8 +97,8 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
             "Take one with `wal-agent backup`.",
         ));
     };
-    refuse_abandoned(repository, args, asked, lineage).await?;
-    refuse_two_alive(repository, args, asked, lineage).await?;
+    refuse_abandoned(repository, args, &asked, lineage).await?;
+    refuse_two_alive(repository, args, &asked, lineage).await?;
     let mut manifests: Vec<Manifest> = manifests
         .into_iter()
         .filter(|manifest| manifest.lineage == lineage)
@@ -106,7 +118,7 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
             candidates,
             or_latest: args.or_latest,
         };
-        match search.find(asked, args.exclusive).await {
+        match search.find(&asked, args.exclusive).await {
             Ok((manifest, stop)) => return Ok(Choice { manifest, route, stop }),
             Err(RestoreError::Vanished { .. }) if listing < LISTINGS_MAX => listing += 1,
             Err(error) if detours.around(repository, &coverage, &error) => {}
@@ -117,15 +129,15 @@ pub(crate) async fn resolve(repository: &Repository, args: &RestoreArgs, asked: 
 
 /// A newer lineage without a backup means that production went on elsewhere: what can be restored is an abandoned branch, and it must
 /// be asked for by name.
-async fn refuse_abandoned(repository: &Repository, args: &RestoreArgs, asked: Asked, lineage: LineageId) -> Result<()> {
+async fn refuse_abandoned(repository: &Repository, args: &TargetArgs, asked: &Asked, lineage: LineageId) -> Result<()> {
     let newest = repository.lineages().await?.into_iter().max_by_key(|newest| newest.id);
     let Some(newest) = newest.filter(|newest| newest.id > lineage && args.backup.is_none()) else {
         return Ok(());
     };
     let is_meant = match asked {
         Asked::Latest | Asked::Follow => false,
-        Asked::Time(time_us) => time_us < newest.created_us,
-        Asked::Lsn(_) | Asked::Immediate => true,
+        Asked::Time(time_us) => *time_us < newest.created_us,
+        Asked::Lsn(_) | Asked::Xid(_) | Asked::Name(_) | Asked::Immediate => true,
     };
     if is_meant {
         return Ok(());
@@ -145,7 +157,7 @@ const CLOCKS_MAX_US: i64 = 1_000_000;
 
 /// An older lineage that is archived on after the newest one began: a clone of the host runs with its keys. Which of the two is
 /// production, only the operator knows.
-async fn refuse_two_alive(repository: &Repository, args: &RestoreArgs, asked: Asked, lineage: LineageId) -> Result<()> {
+async fn refuse_two_alive(repository: &Repository, args: &TargetArgs, asked: &Asked, lineage: LineageId) -> Result<()> {
     let lineages = repository.lineages().await?;
     let Some(newest) = lineages
         .iter()
@@ -153,7 +165,7 @@ async fn refuse_two_alive(repository: &Repository, args: &RestoreArgs, asked: As
     else {
         return Ok(());
     };
-    let is_before = matches!(asked, Asked::Time(time_us) if time_us < newest.created_us);
+    let is_before = matches!(asked, Asked::Time(time_us) if *time_us < newest.created_us);
     if args.backup.is_some() || is_before {
         return Ok(());
     }
@@ -184,7 +196,7 @@ async fn refuse_two_alive(repository: &Repository, args: &RestoreArgs, asked: As
     Ok(())
 }
 
-async fn manifests(repository: &Repository, args: &RestoreArgs) -> Result<Vec<Manifest>> {
+async fn manifests(repository: &Repository, args: &TargetArgs) -> Result<Vec<Manifest>> {
     let Some(text) = &args.backup else {
         return Ok(repository.manifests().await?);
     };

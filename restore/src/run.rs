@@ -12,6 +12,7 @@ use store::manifest::Manifest;
 
 use self::prepare::{Prepared, check_access, prepare};
 use crate::cli::{Cli, RestoreArgs, TargetAction};
+use crate::delta;
 use crate::error::{RestoreError, Result};
 use crate::fetch_files;
 use crate::finish::{self, Finish};
@@ -24,11 +25,12 @@ use crate::report::{Phases, Report};
 use crate::settings::{Listen, RestoreCommand, block};
 use crate::start::{self, Server};
 use crate::state::State;
+use crate::sweep::{Swept, sweep};
 use crate::tree::Tree;
-use crate::work::{Maps, Work};
+use crate::work::Work;
 
 /// Directories that a server wants to find, whatever the backup lists.
-const STANDARD_DIRECTORIES: [&str; 17] = [
+pub(crate) const STANDARD_DIRECTORIES: [&str; 17] = [
     "base",
     "global",
     "pg_commit_ts",
@@ -48,8 +50,14 @@ const STANDARD_DIRECTORIES: [&str; 17] = [
     "pg_wal/archive_status",
 ];
 
+/// What was restored, and the server where it was started.
+pub(crate) struct Restored {
+    pub(crate) report: Report,
+    pub(crate) server: Option<Server>,
+}
+
 /// Runs the restore.
-pub(crate) async fn run(cli: &Cli) -> Result<Report> {
+pub(crate) async fn run(cli: &Cli) -> Result<Restored> {
     let args = &cli.restore;
     let begun = Instant::now();
     let mut phases = Phases::default();
@@ -59,38 +67,49 @@ pub(crate) async fn run(cli: &Cli) -> Result<Report> {
     }
     phases.plan_ms = millis(begun);
     if args.dry_run {
-        return Ok(Report::dry(prepared.plan, phases));
+        return Ok(Restored {
+            report: Report::dry(prepared.plan, phases),
+            server: None,
+        });
     }
     check_access(cli, &prepared)?;
     let fetching = Instant::now();
-    let (tree, work, fetched) = Box::pin(fetch(args, &prepared)).await?;
+    let planned = Box::pin(compare(args, &prepared)).await?;
+    let Filled {
+        tree,
+        work,
+        fetched,
+        swept,
+    } = Box::pin(fetch(args, &prepared, planned)).await?;
     phases.fetch_ms = millis(fetching);
     let finishing = Instant::now();
     let mut warnings = prepared.plan.warnings.clone();
+    warnings.extend(
+        swept
+            .left
+            .iter()
+            .map(|left| format!("\"{left}\" is not in the backup and was left as it is")),
+    );
     warnings.extend(Box::pin(finish(args, &prepared, &tree, &work)).await?);
     phases.finish_ms = millis(finishing);
     let mut report = Report::new(prepared.plan, fetched, phases, warnings);
-    if args.start {
-        let server = Server {
-            programs: prepared.programs.unwrap_or_default(),
-            pgdata: report.plan.pgdata.clone(),
-            owner: prepared.owner,
-            configured_user: prepared.opened.cluster.postgres.options.get("user").cloned(),
-            limit: Duration::from_secs(args.start_timeout),
-        };
-        report.server = Some(
-            Box::pin(start::run(
-                &server,
-                &tree,
-                &report.plan.stop,
-                args.target_action,
-                &mut report.phases_ms,
-            ))
-            .await?,
-        );
+    report.held_bytes = work.held_bytes;
+    report.removed = swept.removed;
+    let server = args.start.then(|| Server {
+        programs: prepared.programs.unwrap_or_default(),
+        pgdata: report.plan.pgdata.clone(),
+        owner: prepared.owner,
+        configured_user: prepared.opened.cluster.postgres.options.get("user").cloned(),
+        limit: Duration::from_secs(args.start_timeout),
+        is_private: args.is_private,
+    });
+    if let Some(server) = &server {
+        let (stop, action) = (&report.plan.stop, args.target_action);
+        let started = Box::pin(start::run(server, &tree, stop, action, &mut report.phases_ms)).await?;
+        report.server = Some(started);
     }
     report.rto_ms = millis(begun);
-    Ok(report)
+    Ok(Restored { report, server })
 }
 
 fn millis(since: Instant) -> u64 {
@@ -114,7 +133,15 @@ fn directory_mode(manifest: &Manifest, table: &[FileEntry]) -> u32 {
     if group { 0o750 } else { 0o700 }
 }
 
-async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Arc<Work>, fetch_files::Fetched)> {
+/// What is to be done in the target, and the target.
+struct Planned {
+    tree: Arc<Tree>,
+    work: Work,
+    jobs: usize,
+}
+
+/// Which bytes go where, without those that are in the target already. Nothing is changed there.
+async fn compare(args: &RestoreArgs, prepared: &Prepared) -> Result<Planned> {
     let Prepared {
         opened,
         choice,
@@ -128,14 +155,6 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Ar
     let (mut work, maps) = Work::of(table, &linked)?;
     let mode = directory_mode(&choice.manifest, table);
     add_standard_directories(&mut work, mode);
-    let mut reader = Maps::new(&opened.repository);
-    for (file, at) in maps {
-        let extents = reader.extents(at).await?;
-        work.add_pages(file, &extents)?;
-    }
-    if let Found::Interrupted(marker) = found {
-        place::clean(&plan.pgdata, marker)?;
-    }
     for path in std::iter::once(&plan.pgdata).chain(plan.tablespaces.iter().map(|tablespace| &tablespace.to)) {
         place::make_root(path, mode, owner.as_ref())?;
     }
@@ -144,14 +163,49 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared) -> Result<(Arc<Tree>, Ar
         .iter()
         .map(|tablespace| (tablespace.oid, tablespace.to.as_path()))
         .collect();
+    if let Some(sockets) = args.socket_dir.as_ref().filter(|_| args.is_private) {
+        place::make_root(sockets, 0o700, owner.as_ref())?;
+    }
     let tree = Arc::new(Tree::open(&plan.pgdata, &roots, owner.clone())?);
-    mark(&tree, &work, plan)?;
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let jobs = args.jobs.or(opened.cluster.restore.jobs).unwrap_or(cores.clamp(4, 8));
+    let there = match found {
+        Found::Free => None,
+        Found::Interrupted(_) | Found::Cluster(_) => Some(&*tree),
+    };
+    delta::plan_pages(&opened.repository, there, &mut work, maps, jobs).await?;
+    Ok(Planned { tree, work, jobs })
+}
+
+/// Makes the target ours and fills it. Where a cluster is, it cannot be started from the first change on.
+async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Result<Filled> {
+    let Planned { tree, work, jobs } = planned;
+    place::refuse_running(&prepared.plan.pgdata)?;
+    mark(&tree, &work, &prepared.plan, prepared.found.is_delta())?;
+    if matches!(prepared.found, Found::Cluster(_)) {
+        tree.remove_file(&Place::ours("global/pg_control"))?;
+    }
+    let swept = match prepared.found.owned() {
+        Some(owned) => sweep(&tree, &work, &owned)?,
+        None => Swept::default(),
+    };
     let work = Arc::new(work);
     let progress = Progress::new(work.bytes, args.json);
-    let fetched = fetch_files::fetch(&opened.repository, &tree, &work, jobs, progress).await?;
-    Ok((tree, work, fetched))
+    let fetched = fetch_files::fetch(&prepared.opened.repository, &tree, &work, jobs, progress).await?;
+    Ok(Filled {
+        tree,
+        work,
+        fetched,
+        swept,
+    })
+}
+
+/// A target whose files are complete.
+struct Filled {
+    tree: Arc<Tree>,
+    work: Arc<Work>,
+    fetched: fetch_files::Fetched,
+    swept: Swept,
 }
 
 fn add_standard_directories(work: &mut Work, mode: u32) {
@@ -165,7 +219,7 @@ fn add_standard_directories(work: &mut Work, mode: u32) {
 }
 
 /// The marker comes first: from here on this directory is ours, and incomplete.
-fn mark(tree: &Tree, work: &Work, plan: &Plan) -> Result<()> {
+fn mark(tree: &Tree, work: &Work, plan: &Plan, delta: bool) -> Result<()> {
     let mut names = work.top_names();
     let own = [
         "backup_label",
@@ -188,6 +242,7 @@ fn mark(tree: &Tree, work: &Work, plan: &Plan) -> Result<()> {
         restore: ulid::Ulid::new().to_string(),
         names,
         tablespaces,
+        delta,
     };
     let json = serde_json::to_vec_pretty(&marker).map_err(|error| RestoreError::Failed(error.to_string()))?;
     tree.make_directory(&Place::ours(OURS), 0o700)?;
@@ -224,6 +279,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
     let listen = Listen {
         port: args.port,
         socket_dir: args.socket_dir.as_deref(),
+        is_private: args.is_private,
     };
     let state = State {
         restore: ulid::Ulid::new().to_string(),

@@ -21,7 +21,7 @@ use crate::error::{RestoreError, Result};
 use crate::route::{Piece, Route};
 
 pub(crate) use read::Found;
-use read::{PAGE_BYTES, Wanted};
+use read::{Candidate, PAGE_BYTES, Wanted};
 
 /// Headers read at a time.
 const HEADERS_IN_FLIGHT: usize = 16;
@@ -91,14 +91,30 @@ impl<'a> Scanner<'a> {
     ) -> Result<Option<Found>> {
         let late = move |us: i64| if exclusive { us >= time_us } else { us > time_us };
         let holds = |facts: &WalFacts| facts.time_highest_us.is_some_and(late);
-        let wanted = move |found: &Found| found.time_us.is_some_and(late);
+        let wanted = move |record: &Candidate<'_>| record.found.time_us.is_some_and(late);
         self.first(manifest, &holds, &wanted).await
     }
 
     /// The first record that begins at `lsn` or later.
     pub(crate) async fn at_lsn(&mut self, manifest: &Manifest, lsn: Lsn) -> Result<Option<Found>> {
         let holds = |facts: &WalFacts| facts.last_record.is_some_and(|last| last >= lsn.as_u64());
-        let wanted = move |found: &Found| found.start >= lsn;
+        let wanted = move |record: &Candidate<'_>| record.found.start >= lsn;
+        self.first(manifest, &holds, &wanted).await
+    }
+
+    /// The record that ends a transaction. Headers do not say which ones: all WAL is read up to it.
+    pub(crate) async fn end_of_transaction(&mut self, manifest: &Manifest, xid: u32) -> Result<Option<Found>> {
+        let wanted = move |record: &Candidate<'_>| record.xid == Some(xid);
+        self.first(manifest, &|_| true, &wanted).await
+    }
+
+    /// The first restore point of a name.
+    pub(crate) async fn restore_point(&mut self, manifest: &Manifest, name: &str) -> Result<Option<Found>> {
+        let (of_header, of_record) = (name.to_owned(), name.to_owned());
+        let holds = move |facts: &WalFacts| facts.restore_points.iter().any(|point| point.name == of_header);
+        // In the server's encoding; the header has it in this form.
+        let is_it = move |bytes: &[u8]| String::from_utf8_lossy(bytes) == of_record;
+        let wanted = move |record: &Candidate<'_>| record.restore_point.is_some_and(&is_it);
         self.first(manifest, &holds, &wanted).await
     }
 

@@ -84,7 +84,19 @@ pub(crate) struct Listen<'a> {
     pub(crate) port: Option<u16>,
     /// `unix_socket_directories`.
     pub(crate) socket_dir: Option<&'a Path>,
+    /// On its socket only, with little memory, and nothing of it must last.
+    pub(crate) is_private: bool,
 }
+
+/// Of a server that is thrown away.
+const PRIVATE: [(&str, &str); 6] = [
+    ("listen_addresses", ""),
+    ("ssl", "off"),
+    ("shared_buffers", "128MB"),
+    ("huge_pages", "off"),
+    ("logging_collector", "off"),
+    ("fsync", "off"),
+];
 
 /// The settings of a restore, in the order in which they are written.
 pub(crate) fn block(
@@ -101,7 +113,7 @@ pub(crate) fn block(
     let own = match stop.kind {
         StopKind::Follow => "",
         StopKind::Immediate => "recovery_target",
-        StopKind::Time | StopKind::Lsn | StopKind::Latest => "recovery_target_lsn",
+        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => "recovery_target_lsn",
     };
     for name in OTHER_TARGETS.iter().filter(|name| **name != own) {
         set(name, "");
@@ -109,7 +121,7 @@ pub(crate) fn block(
     match stop.kind {
         StopKind::Follow => {}
         StopKind::Immediate => set(own, "immediate"),
-        StopKind::Time | StopKind::Lsn | StopKind::Latest => {
+        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => {
             set(own, &stop.lsn.to_string());
             set("recovery_target_inclusive", if stop.inclusive { "on" } else { "off" });
         }
@@ -141,6 +153,9 @@ pub(crate) fn block(
     }
     if let Some(directory) = listen.socket_dir {
         set("unix_socket_directories", &directory.to_string_lossy());
+    }
+    if listen.is_private {
+        PRIVATE.iter().for_each(|(name, value)| set(name, value));
     }
     out
 }

@@ -39,6 +39,8 @@ pub(crate) struct Server {
     pub(crate) configured_user: Option<String>,
     /// How long recovery may take.
     pub(crate) limit: Duration,
+    /// Nobody else is let in: our own access rules stay.
+    pub(crate) is_private: bool,
 }
 
 fn failed(message: impl Into<String>, hint: impl Into<String>) -> RestoreError {
@@ -55,7 +57,7 @@ impl Server {
 
     /// `pg_ctl`, as the owner of the files.
     fn pg_ctl(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = std::process::Command::new(self.programs.join("pg_ctl"));
+        let mut command = self.program("pg_ctl");
         command
             .args(arguments)
             .arg("-D")
@@ -65,11 +67,17 @@ impl Server {
             .stdin(std::process::Stdio::null())
             .stdout(std::process::Stdio::null())
             .stderr(std::process::Stdio::piped());
+        command.into()
+    }
+
+    /// One of the server's programs, as the owner of the files.
+    pub(crate) fn program(&self, name: &str) -> std::process::Command {
+        let mut command = std::process::Command::new(self.programs.join(name));
         if let Some(owner) = &self.owner {
             use std::os::unix::process::CommandExt as _;
             command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
         }
-        command.into()
+        command
     }
 
     async fn run_pg_ctl(&self, what: &str, arguments: &[&str]) -> Result<()> {
@@ -116,6 +124,9 @@ pub(crate) async fn run(
     let begun = Instant::now();
     access::open(server, tree)?;
     let outcome = Box::pin(recover(server, stop, action, phases, begun)).await;
+    if server.is_private {
+        return outcome;
+    }
     access::close(tree)?;
     let started = outcome?;
     if server.is_running() {
@@ -143,7 +154,7 @@ async fn recover(
             &["start", "-w", "-s", "-t", &limit, "-l", &log.to_string_lossy()],
         )
         .await?;
-    let (client, socket) = access::connect(server, begun).await?;
+    let (client, at) = access::connect(server, begun).await?;
     wait_for_pause(server, &client, begun).await?;
     let (replayed, commit_us) = position(&client).await?;
     phases.replay_ms = Some(millis(begun));
@@ -164,8 +175,9 @@ async fn recover(
         last_commit_time: commit_us.map(time::rfc3339),
         state: "paused",
         timeline: None,
-        socket_dir: socket.0,
-        port: socket.1,
+        socket_dir: at.socket_dir,
+        port: at.port,
+        role: at.role,
     };
     match action {
         TargetAction::Pause => {}

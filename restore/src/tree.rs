@@ -3,6 +3,8 @@
 //! Every name on the way is opened with `O_NOFOLLOW`, every file is created new: nothing that someone planted is written through.
 //! A crash leaves what was written so far and the marker of an interrupted restore.
 
+mod remove;
+
 use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs::File;
@@ -61,6 +63,13 @@ impl Tree {
             tablespaces,
             owner,
         })
+    }
+
+    /// The tablespaces that lie outside of the data directory.
+    pub(crate) fn tablespaces(&self) -> Vec<u32> {
+        let mut all: Vec<u32> = self.tablespaces.keys().copied().collect();
+        all.sort_unstable();
+        all
     }
 
     fn root(&self, place: &Place) -> Result<BorrowedFd<'_>> {

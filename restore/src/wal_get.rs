@@ -175,12 +175,11 @@ fn put(dest: &Path, bytes: &[u8]) -> Result<()> {
     sync_parent(dest)
 }
 
-/// Puts a file in place that is complete elsewhere: by rename where it can be, else by copy.
+/// Puts a file in place that is complete and durable elsewhere: by rename where it can be, else by copy. The name itself need not be
+/// durable: after a crash recovery asks again.
 pub(crate) fn move_in(from: &Path, dest: &Path) -> Result<()> {
-    let file = fs::File::open(from).map_err(RestoreError::io("open", from))?;
-    file.sync_all().map_err(RestoreError::io("fsync", from))?;
     match fs::rename(from, dest) {
-        Ok(()) => sync_parent(dest),
+        Ok(()) => Ok(()),
         Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
             put(dest, &fs::read(from).map_err(RestoreError::io("read", from))?)?;
             fs::remove_file(from).map_err(RestoreError::io("remove", from))

@@ -2,15 +2,18 @@
 
 mod maps;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
+use std::ffi::OsStr;
+use std::ops::Range;
 
 use pg::page::PAGE_BYTES;
 use store::chunk::ChunkReference;
 use store::file_table::{EntryClass, EntryType, FileEntry};
 use store::id::PackId;
 use store::limits::RELATION_CHUNK_PAGES_MAX;
-use store::page_map::{Extents, Source};
+use store::page_map::{Extent, Extents, Source};
 
+use crate::delta::{Held, without};
 use crate::error::{RestoreError, Result};
 use crate::paths::{Place, captured, place};
 
@@ -58,6 +61,17 @@ pub(crate) struct Destination {
     pub(crate) bytes: usize,
 }
 
+/// A relation file whose page map is to be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct RelationMap {
+    /// Index of the file.
+    pub(crate) file: u32,
+    /// Where its extents are stored.
+    pub(crate) extents: ChunkReference,
+    /// Where its page digests are stored.
+    pub(crate) digests: Option<ChunkReference>,
+}
+
 /// Everything to be made and fetched.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
@@ -73,13 +87,19 @@ pub(crate) struct Work {
     pub(crate) configuration: Vec<(Vec<u8>, usize)>,
     /// Bytes that will be written.
     pub(crate) bytes: u64,
+    /// Bytes that are there already.
+    pub(crate) held_bytes: u64,
+    /// Pages that hold something where the backup has zeros: index of the file, pages.
+    pub(crate) zeroes: Vec<(u32, Range<u32>)>,
+    /// Files that are there and stay.
+    held: HashSet<u32>,
     /// What is left out, in words.
     pub(crate) left_out: Vec<String>,
 }
 
 impl Work {
     /// Sorts the entries; page maps are added by [`Work::add_pages`].
-    pub(crate) fn of(table: &[FileEntry], linked: &[u32]) -> Result<(Work, Vec<(u32, ChunkReference)>)> {
+    pub(crate) fn of(table: &[FileEntry], linked: &[u32]) -> Result<(Work, Vec<RelationMap>)> {
         let mut work = Work::default();
         let mut maps = Vec::new();
         for entry in table.iter().filter(|entry| !is_written_anew(&entry.path)) {
@@ -95,7 +115,11 @@ impl Work {
                 (EntryClass::Relation, EntryType::File) => {
                     let index = work.add_file(place(&entry.path, linked)?, entry, entry.mode)?;
                     match entry.extents {
-                        Some(at) => maps.push((index, at)),
+                        Some(extents) => maps.push(RelationMap {
+                            file: index,
+                            extents,
+                            digests: entry.digests,
+                        }),
                         None if entry.size == 0 => {}
                         None => return Err(contradiction(entry, "has pages and no page map")),
                     }
@@ -164,32 +188,68 @@ impl Work {
         Ok(())
     }
 
-    /// Adds the pages of a relation file.
-    pub(crate) fn add_pages(&mut self, file: u32, extents: &Extents) -> Result<()> {
-        let (place, size, _) = self
-            .files
-            .get(file as usize)
-            .ok_or_else(|| RestoreError::Failed("no such file".into()))?;
+    /// Adds the pages of a relation file; what is `held` of it on disk is neither fetched nor created anew.
+    pub(crate) fn add_pages(&mut self, file: u32, extents: &Extents, held: Option<&Held>) -> Result<()> {
+        let (place, size, _) = self.files.get(file as usize).ok_or_else(no_such_file)?;
         if u64::from(extents.pages) * PAGE_BYTES as u64 != *size {
             return Err(RestoreError::damaged(
                 "the file table",
                 format!("\"{}\" has another size than its page map", place.show()),
             ));
         }
+        let nothing = Held::default();
+        let Held { pages, same } = held.unwrap_or(&nothing);
         for extent in &extents.runs {
-            if let Source::Pack { pack, chunk, page } = extent.source {
+            for missing in without(extent.first, extent.end(), same) {
+                self.add_missing(file, extent, missing, *pages);
+            }
+        }
+        if held.is_some() {
+            self.held.insert(file);
+            let pages: u64 = same.iter().map(|range| u64::from(range.end - range.start)).sum();
+            self.held_bytes += pages * PAGE_BYTES as u64;
+        }
+        Ok(())
+    }
+
+    /// Adds the pages `missing` of an extent; the file on disk has pages up to `on_disk`.
+    fn add_missing(&mut self, file: u32, extent: &Extent, missing: Range<u32>, on_disk: u32) {
+        let Some(part) = extent.clip(missing.start, missing.end) else {
+            return;
+        };
+        match part.source {
+            Source::Pack { pack, chunk, page } => {
                 let run = Run::Pages {
                     file,
-                    first: extent.first,
-                    count: extent.count,
+                    first: part.first,
+                    count: part.count,
                     chunk,
                     page,
                 };
                 self.packs.entry(pack).or_default().push(run);
-                self.bytes += u64::from(extent.count) * PAGE_BYTES as u64;
+                self.bytes += u64::from(part.count) * PAGE_BYTES as u64;
             }
+            Source::Zero if part.first < on_disk => self.zeroes.push((file, part.first..part.end().min(on_disk))),
+            Source::Zero => {}
         }
-        Ok(())
+    }
+
+    /// Where a file goes.
+    pub(crate) fn place(&self, file: u32) -> Result<&Place> {
+        let found = self.files.get(file as usize).map(|(place, _, _)| place);
+        found.ok_or_else(no_such_file)
+    }
+
+    /// True when the file is there and stays.
+    pub(crate) fn is_held(&self, file: u32) -> bool {
+        self.held.contains(&file)
+    }
+
+    /// Names at the top of a tablespace that this restore writes.
+    pub(crate) fn tops_of(&self, tablespace: u32) -> impl Iterator<Item = &OsStr> {
+        let directories = self.directories.iter().map(|(place, _)| place);
+        let of = directories.filter(move |place| place.tablespace == Some(tablespace));
+        of.filter_map(|place| Some(&**place.names.first()?))
     }
 
     /// Names at the top of the data directory that this restore writes.
@@ -223,6 +283,10 @@ pub(crate) fn is_written_anew(path: &[u8]) -> bool {
             | b"postmaster.pid"
             | b"postmaster.opts"
     )
+}
+
+fn no_such_file() -> RestoreError {
+    RestoreError::Failed("no such file".into())
 }
 
 fn contradiction(entry: &FileEntry, reason: &str) -> RestoreError {

@@ -48,14 +48,19 @@ async fn create(scratch: &Scratch, major: u32) -> Result<Cluster> {
         .await?;
     pgbench::init(&cluster, 2).await?;
     pgbench::create_mix_table(&cluster, 5000).await?;
+    cluster.exec("create table once (i int)").await?;
     Ok(cluster)
 }
+
+const POINT: &str = "after it, Grüße";
 
 struct Story {
     before: Mark,
     during: Mark,
     after: Mark,
     backup_end: u64,
+    /// A transaction that inserts one row into `once`.
+    xid: String,
     history: History,
 }
 
@@ -84,6 +89,22 @@ async fn every_stop_point(seawall: &Seawall, cluster: Cluster) -> Result<()> {
             judge(restored, history, &mark.expected).await.with_context(|| name)?;
         }
     }
+    let restored = seawall.restore_to("name", &["--target-name", POINT]).await?;
+    judge(restored, history, &story.after.expected).await.context("name")?;
+    for (name, exclusive, rows) in [("with-it", None, "1"), ("without-it", Some("--exclusive"), "0")] {
+        let mut target = vec!["--target-xid", &story.xid];
+        target.extend(exclusive);
+        let restored = seawall.restore_to(name, &target).await?;
+        assert_eq!(restored.query_one("select count(*) from once").await?, rows, "{name}");
+    }
+    for (target, words) in [
+        (["--target-xid", "4000000000"], "transaction 4000000000"),
+        (["--target-name", "never set"], "restore point \"never set\""),
+    ] {
+        let args = [&target[..], &["--pgdata", "/nowhere/data"]].concat();
+        let output = seawall.restore.run(&args).await?;
+        output.assert_refused(3, &[words, "between"])?;
+    }
     let restored = seawall.restore_to("immediate", &["--target", "immediate"]).await?;
     let expected = history.expected_at_lsn(story.backup_end);
     assert!(expected.must.len() < history.expected_now().must.len());
@@ -111,8 +132,12 @@ async fn live(seawall: &Seawall, cluster: &Cluster) -> Result<Story> {
     let (second, during) = (second?, during?);
     assert_ne!(backup["backup"], second["backup"]);
     oracle.wait_for(200).await?;
-    let after = oracle.mark(None).await?;
+    let after = oracle.mark(Some(POINT)).await?;
     oracle.wait_for(100).await?;
+    let xid = cluster
+        .query_one("insert into once values (1) returning pg_current_xact_id()::text")
+        .await?;
+    oracle.wait_for(20).await?;
     let history = oracle.stop().await?;
     load.stop().await?;
     let end = seawall.wait_archived(cluster).await?;
@@ -124,6 +149,7 @@ async fn live(seawall: &Seawall, cluster: &Cluster) -> Result<Story> {
         after,
         // `immediate` is the end of the newest backup.
         backup_end: json_lsn(&second, "end_lsn")?,
+        xid,
         history,
     })
 }

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use pg::page::PAGE_BYTES;
 use pg::relation::{FileClass, excluded};
@@ -92,6 +93,8 @@ pub struct Sample {
     pub bytes: Vec<u8>,
     /// Block number of the first page of each unit.
     pub first_blocks: Vec<u32>,
+    /// Where each unit lies: files that a server has written page by page are read more slowly than one that was written at once.
+    pub places: Vec<(Arc<File>, u64)>,
 }
 
 impl Sample {
@@ -106,14 +109,21 @@ impl Sample {
             units.extend((0..count).map(|unit| (path.clone(), first_block, unit)));
         }
         let wanted = (SAMPLE_BYTES / READ_BYTES).min(units.len());
-        let (mut bytes, mut first_blocks) = (Vec::new(), Vec::new());
+        let (mut bytes, mut first_blocks, mut places) = (Vec::new(), Vec::new(), Vec::new());
+        let mut open: Option<(&PathBuf, Arc<File>)> = None;
         for at in 0..wanted {
             let Some((path, first_block, unit)) = units.get(at * units.len() / wanted) else {
                 continue;
             };
             let mut buffer = vec![0; READ_BYTES];
             let offset = unit * READ_BYTES as u64;
-            std::os::unix::fs::FileExt::read_exact_at(&File::open(path)?, &mut buffer, offset)?;
+            let source = match &open {
+                Some((of, source)) if *of == path => Arc::clone(source),
+                _ => Arc::new(File::open(path)?),
+            };
+            std::os::unix::fs::FileExt::read_exact_at(&*source, &mut buffer, offset)?;
+            open = Some((path, Arc::clone(&source)));
+            places.push((source, offset));
             bytes.extend_from_slice(&buffer);
             let block = u32::try_from(offset / PAGE_BYTES as u64).map_err(io::Error::other)?;
             first_blocks.push(first_block + block);
@@ -123,6 +133,7 @@ impl Sample {
             file: File::open(file)?,
             bytes,
             first_blocks,
+            places,
         })
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use store::manifest::Manifest;
 
@@ -10,8 +10,13 @@ use super::{Found, absolute, is_empty};
 use crate::error::{RestoreError, Result};
 use crate::plan::TablespacePlan;
 
-/// Where the tablespaces go. `map` are the arguments of `--tablespace-map`.
-pub(crate) fn plan_tablespaces(manifest: &Manifest, map: &[String], pgdata: &Path) -> Result<Vec<TablespacePlan>> {
+/// Where the tablespaces go. `map` are the arguments of `--tablespace-map`; what it does not name goes where it was, or `below`.
+pub(crate) fn plan_tablespaces(
+    manifest: &Manifest,
+    map: &[String],
+    below: Option<&Path>,
+    pgdata: &Path,
+) -> Result<Vec<TablespacePlan>> {
     let mut by_oid = HashMap::new();
     let mut by_path = HashMap::new();
     for text in map {
@@ -42,7 +47,8 @@ pub(crate) fn plan_tablespaces(manifest: &Manifest, map: &[String], pgdata: &Pat
         let to = by_oid
             .remove(&tablespace.oid)
             .or_else(|| by_path.remove(from.trim_end_matches('/')));
-        let to = absolute(Path::new(to.unwrap_or(&from)))?;
+        let otherwise = || below.map_or_else(|| from.clone().into(), |below| below.join(tablespace.oid.to_string()));
+        let to = absolute(&to.map_or_else(otherwise, PathBuf::from))?;
         let clash = to.starts_with(pgdata)
             || pgdata.starts_with(&to)
             || out
@@ -77,6 +83,7 @@ pub(crate) fn plan_tablespaces(manifest: &Manifest, map: &[String], pgdata: &Pat
 /// Tablespace directories must be free, too.
 pub(crate) fn inspect_tablespaces(
     tablespaces: &[TablespacePlan],
+    pgdata: &Path,
     repository: Option<&Path>,
     found: &Found,
 ) -> Result<()> {
@@ -103,7 +110,16 @@ pub(crate) fn inspect_tablespaces(
             }
             Ok(_) => {}
         }
-        let is_left = matches!(found, Found::Interrupted(marker) if marker.tablespaces.contains(&tablespace.to));
+        let is_left = match found {
+            Found::Free => false,
+            Found::Interrupted(marker) => marker.tablespaces.contains(&tablespace.to),
+            // Its own: where its link leads.
+            Found::Cluster(_) => {
+                let link = pgdata.join("pg_tblspc").join(tablespace.oid.to_string());
+                link.canonicalize()
+                    .is_ok_and(|own| tablespace.to.canonicalize().is_ok_and(|to| own == to))
+            }
+        };
         if !is_left && !is_empty(&tablespace.to)? {
             return refuse(format!(
                 "directory \"{show}\" of tablespace {} is not empty",

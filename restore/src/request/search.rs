@@ -41,10 +41,12 @@ fn holds_later(manifest: &Manifest, time_us: i64, exclusive: bool, commit_before
 
 impl Search<'_> {
     /// The backup and the stop point, or a refusal.
-    pub(super) async fn find(&self, asked: Asked, exclusive: bool) -> Result<(Manifest, StopPoint)> {
+    pub(super) async fn find(&self, asked: &Asked, exclusive: bool) -> Result<(Manifest, StopPoint)> {
         match asked {
-            Asked::Time(time_us) => self.time(time_us, exclusive).await,
-            Asked::Lsn(lsn) => self.lsn(lsn, exclusive).await,
+            Asked::Time(time_us) => self.time(*time_us, exclusive).await,
+            Asked::Lsn(lsn) => self.lsn(*lsn, exclusive).await,
+            Asked::Xid(xid) => self.xid(*xid, exclusive).await,
+            Asked::Name(name) => self.name(name).await,
             Asked::Latest => self.latest().await,
             Asked::Immediate => self.immediate().await,
             Asked::Follow => self.consistent(StopKind::Follow),
@@ -145,6 +147,47 @@ impl Search<'_> {
             }
         };
         Ok(((*manifest).clone(), stop))
+    }
+
+    /// The newest backup before the end of the transaction, and that end.
+    async fn xid(&self, xid: u32, exclusive: bool) -> Result<(Manifest, StopPoint)> {
+        let mut scanner = self.scanner();
+        for manifest in &self.candidates {
+            let found = scanner.end_of_transaction(manifest, xid).await?;
+            if let Some(found) = found.filter(|found| found.start.as_u64() >= manifest.end_lsn) {
+                return Ok((
+                    (*manifest).clone(),
+                    StopPoint::record(StopKind::Xid, &found, !exclusive),
+                ));
+            }
+        }
+        Err(self.not_found(&format!("the end of transaction {xid}")))
+    }
+
+    /// The newest backup before the restore point, and that point.
+    async fn name(&self, name: &str) -> Result<(Manifest, StopPoint)> {
+        let mut scanner = self.scanner();
+        for manifest in &self.candidates {
+            let found = scanner.restore_point(manifest, name).await?;
+            if let Some(found) = found.filter(|found| found.start.as_u64() >= manifest.end_lsn) {
+                return Ok(((*manifest).clone(), StopPoint::record(StopKind::Name, &found, true)));
+            }
+        }
+        Err(self.not_found(&format!("restore point \"{}\"", name.escape_debug())))
+    }
+
+    /// Nothing tells where it would be: the points at both ends are named.
+    fn not_found(&self, what: &str) -> RestoreError {
+        let first = self.candidates.last().map(|manifest| end_of(manifest));
+        let last = self.coverage.newest_end().map(|lsn| Point { lsn, time_us: None });
+        let ends = match (first, last) {
+            (Some(first), Some(last)) => format!("What can be reached lies between {first} and {last}."),
+            _ => "See what can be recovered with `wal-restore list`.".to_owned(),
+        };
+        RestoreError::refused(
+            format!("{what} is not in the archived WAL behind any backup of this timeline"),
+            ends,
+        )
     }
 
     async fn latest(&self) -> Result<(Manifest, StopPoint)> {

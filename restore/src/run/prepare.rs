@@ -34,7 +34,7 @@ pub(super) struct Prepared {
 /// Chooses and checks everything.
 pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
     let args = &cli.restore;
-    let asked = Asked::of(args)?;
+    let asked = Asked::of(&args.target, args.standby)?;
     let pgdata = args
         .pgdata
         .as_ref()
@@ -47,19 +47,25 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
         ));
     }
     let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
-    let found = place::inspect(&pgdata, opened.repository_directory())?;
-    let choice = Box::pin(request::resolve(&opened.repository, args, asked)).await?;
+    let found = place::inspect(&pgdata, opened.repository_directory(), args.delta)?;
+    let choice = Box::pin(request::resolve(&opened.repository, &args.target, asked)).await?;
     let manifest = &choice.manifest;
+    found.refuse_other(manifest.system_identifier)?;
     let owner = owner::choose(args.owner.as_deref(), manifest)?;
-    let tablespaces = place::plan_tablespaces(manifest, &args.tablespace_map, &pgdata)?;
-    place::inspect_tablespaces(&tablespaces, opened.repository_directory(), &found)?;
+    let tablespaces = place::plan_tablespaces(
+        manifest,
+        &args.tablespace_map,
+        args.tablespaces_below.as_deref(),
+        &pgdata,
+    )?;
+    place::inspect_tablespaces(&tablespaces, &pgdata, opened.repository_directory(), &found)?;
     let major = ServerVersion(manifest.server_version).major();
     let programs = match args.start {
         true => Some(programs::find(opened.cluster.postgres.bin_directory.as_deref(), major)?),
         false => None,
     };
     let table = opened.repository.file_table(manifest).await?;
-    check_space(&table, &pgdata, &tablespaces)?;
+    check_space(&table, &pgdata, &tablespaces, &found)?;
     let plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
     Ok(Prepared {
         opened,
@@ -111,7 +117,7 @@ fn plan(
     }
 }
 
-fn check_space(table: &[FileEntry], pgdata: &Path, tablespaces: &[TablespacePlan]) -> Result<()> {
+fn check_space(table: &[FileEntry], pgdata: &Path, tablespaces: &[TablespacePlan], found: &Found) -> Result<()> {
     let below = |oid: u32| format!("pg_tblspc/{oid}/").into_bytes();
     let prefixes: Vec<Vec<u8>> = tablespaces.iter().map(|tablespace| below(tablespace.oid)).collect();
     let mut sums = vec![0u64; tablespaces.len() + 1];
@@ -121,7 +127,12 @@ fn check_space(table: &[FileEntry], pgdata: &Path, tablespaces: &[TablespacePlan
             .position(|prefix| entry.path.starts_with(prefix))
             .map_or(0, |at| at + 1);
         if let Some(sum) = sums.get_mut(at) {
-            *sum = sum.saturating_add(entry.size);
+            // What lies under the same name is written over, or goes first.
+            let there = match found {
+                Found::Free => 0,
+                Found::Interrupted(_) | Found::Cluster(_) => place::allocated_bytes(pgdata, &entry.path),
+            };
+            *sum = sum.saturating_add(entry.size.saturating_sub(there));
         }
     }
     let paths = std::iter::once(pgdata).chain(tablespaces.iter().map(|tablespace| tablespace.to.as_path()));

@@ -26,8 +26,19 @@ pub(crate) struct Found {
     pub(crate) commit_before_us: Option<i64>,
 }
 
+/// A record that may be the one that is looked for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Candidate<'a> {
+    /// Where it is.
+    pub(crate) found: Found,
+    /// The transaction that it ends.
+    pub(crate) xid: Option<u32>,
+    /// The name of the restore point that it sets.
+    pub(crate) restore_point: Option<&'a [u8]>,
+}
+
 /// Is this the record?
-pub(crate) type Wanted = dyn Fn(&Found) -> bool + Sync;
+pub(crate) type Wanted = dyn Fn(&Candidate<'_>) -> bool + Sync;
 
 /// What a search saw.
 #[derive(Debug, Default)]
@@ -46,12 +57,17 @@ impl Seen {
         if self.found.is_some() {
             return;
         }
+        let (mut xid, mut restore_point) = (None, None);
         let (start, end, time_us) = match item {
             WalItem::Record(record) => (record.start, record.end, None),
             WalItem::Xact(event) if event.kind.counts_for_target_time() => {
+                xid = Some(event.xid);
                 (event.lsn_start, event.lsn_end, Some(event.time.to_unix_micros()))
             }
-            WalItem::RestorePoint(point) => (point.lsn_start, point.lsn_end, Some(point.time.to_unix_micros())),
+            WalItem::RestorePoint(point) => {
+                restore_point = Some(point.name.as_slice());
+                (point.lsn_start, point.lsn_end, Some(point.time.to_unix_micros()))
+            }
             _ => return,
         };
         if start < from {
@@ -63,7 +79,12 @@ impl Seen {
             time_us,
             commit_before_us: self.last_commit_us,
         };
-        if wanted(&found) {
+        let candidate = Candidate {
+            found,
+            xid,
+            restore_point,
+        };
+        if wanted(&candidate) {
             self.found = Some(found);
             return;
         }
@@ -194,8 +215,8 @@ mod tests {
     #[test]
     fn the_stop_record_is_the_first_transaction_past_the_time() {
         let after = |us: i64| {
-            search(&wal(), Lsn::new(0), &move |found: &Found| {
-                found.time_us.is_some_and(|time| time > us)
+            search(&wal(), Lsn::new(0), &move |record: &Candidate<'_>| {
+                record.found.time_us.is_some_and(|time| time > us)
             })
             .0
         };
@@ -205,8 +226,8 @@ mod tests {
         assert_eq!(after(10).unwrap().commit_before_us, Some(10));
         assert_eq!(after(20), None);
         let not_before = |us: i64| {
-            search(&wal(), Lsn::new(0), &move |found: &Found| {
-                found.time_us.is_some_and(|time| time >= us)
+            search(&wal(), Lsn::new(0), &move |record: &Candidate<'_>| {
+                record.found.time_us.is_some_and(|time| time >= us)
             })
             .0
         };
@@ -214,9 +235,32 @@ mod tests {
     }
 
     #[test]
+    fn a_transaction_and_a_restore_point_are_found_by_their_names() {
+        let point = wal::commit::RestorePoint {
+            name: b"before".to_vec(),
+            time: PgTimestamp::from_unix_micros(30),
+            lsn_start: Lsn::new(340),
+            lsn_end: Lsn::new(380),
+        };
+        let mut items = wal();
+        items.push(record(340, 380));
+        items.push(WalItem::RestorePoint(point));
+        let by_xid = |xid| move |record: &Candidate<'_>| record.xid == Some(xid);
+        let first = search(&items, Lsn::new(0), &by_xid(1)).0;
+        assert_eq!(first.unwrap().start, Lsn::new(100));
+        assert_eq!(search(&items, Lsn::new(0), &by_xid(2)).0, None);
+        let by_name = |name: &'static [u8]| move |record: &Candidate<'_>| record.restore_point == Some(name);
+        assert_eq!(
+            search(&items, Lsn::new(0), &by_name(b"before")).0.unwrap().start,
+            Lsn::new(340)
+        );
+        assert_eq!(search(&items, Lsn::new(0), &by_name(b"befor")).0, None);
+    }
+
+    #[test]
     fn records_before_the_backup_do_not_count() {
-        let after = search(&wal(), Lsn::new(150), &|found: &Found| {
-            found.time_us.is_some_and(|time| time > 4)
+        let after = search(&wal(), Lsn::new(150), &|record: &Candidate<'_>| {
+            record.found.time_us.is_some_and(|time| time > 4)
         })
         .0;
         assert_eq!(after.unwrap().start, Lsn::new(220));
@@ -224,7 +268,11 @@ mod tests {
 
     #[test]
     fn an_lsn_finds_the_first_record_at_or_behind_it_and_the_end_is_known() {
-        let at = |lsn: u64| search(&wal(), Lsn::new(0), &move |found: &Found| found.start >= Lsn::new(lsn));
+        let at = |lsn: u64| {
+            search(&wal(), Lsn::new(0), &move |record: &Candidate<'_>| {
+                record.found.start >= Lsn::new(lsn)
+            })
+        };
         assert_eq!(at(141).0.unwrap().start, Lsn::new(180));
         assert_eq!(at(140).0.unwrap().start, Lsn::new(140));
         let (none, last) = at(301);

@@ -80,6 +80,7 @@ fn settings(kind: StopKind, inclusive: bool) -> Vec<(String, String)> {
         Listen {
             port: Some(5433),
             socket_dir: None,
+            is_private: false,
         },
     )
 }

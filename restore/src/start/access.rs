@@ -90,8 +90,16 @@ fn place_of(text: &str) -> Option<(String, u16)> {
     (!host.is_empty()).then(|| (host.to_owned(), port))
 }
 
+/// Where we came in.
+#[derive(Debug, Clone)]
+pub(super) struct At {
+    pub(super) socket_dir: String,
+    pub(super) port: u16,
+    pub(super) role: String,
+}
+
 /// Connects, as whichever role is there.
-pub(super) async fn connect(server: &Server, begun: Instant) -> Result<(Client, (String, u16))> {
+pub(super) async fn connect(server: &Server, begun: Instant) -> Result<(Client, At)> {
     let text = std::fs::read_to_string(server.pgdata.join("postmaster.pid")).unwrap_or_default();
     let Some((host, port)) = place_of(&text) else {
         return Err(server.died("the restored server does not say where it listens"));
@@ -114,7 +122,12 @@ pub(super) async fn connect(server: &Server, begun: Instant) -> Result<(Client, 
                             tracing::debug!(%error, "connection to the restored server ended");
                         }
                     });
-                    return Ok((client, (host, port)));
+                    let at = At {
+                        socket_dir: host,
+                        port,
+                        role,
+                    };
+                    return Ok((client, at));
                 }
                 Err(error) => {
                     last = error

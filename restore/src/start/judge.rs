@@ -13,13 +13,13 @@ pub(super) fn judge(stop: &StopPoint, replayed: Lsn, commit_us: Option<i64>) -> 
         StopKind::Immediate if replayed < stop.lsn => return wrong("before the end of the backup"),
         StopKind::Immediate => {}
         // The end that the header tells is cut at the object's end; the record's own end is at most its padding later.
-        StopKind::Time | StopKind::Lsn | StopKind::Latest if stop.inclusive && replayed < stop.record_end_lsn => {
+        _ if stop.inclusive && replayed < stop.record_end_lsn => {
             return wrong("before the record that it should have replayed");
         }
-        StopKind::Time | StopKind::Lsn | StopKind::Latest if !stop.inclusive && replayed > stop.lsn => {
+        _ if !stop.inclusive && replayed > stop.lsn => {
             return wrong("behind the record that it should not have replayed");
         }
-        StopKind::Time | StopKind::Lsn | StopKind::Latest => {}
+        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => {}
     }
     match (stop.asked_time_us, commit_us) {
         (Some(asked), Some(commit)) if commit > asked => Err(format!(

@@ -5,8 +5,8 @@ use pg::lsn::Lsn;
 use pg::segment::{SegmentNumber, segment_name};
 use pg::timeline::TimelineId;
 use store::catalog::Coverage;
-use store::layout::{Lane, WalName};
-use store::object::list_all;
+use store::layout::{Lane, WalName, WalRange};
+use store::object::{ObjectMeta, list_all};
 use store::repository::Repository;
 
 use crate::decide::{self, Verdict};
@@ -19,6 +19,8 @@ use crate::state::State;
 
 /// How often a segment is listed again.
 const LISTINGS_MAX: u32 = 5;
+/// Listings of one segment on their way at a time.
+const LISTINGS_IN_FLIGHT: usize = 8;
 
 /// The verdict on a segment, and its bytes when it is to be served.
 pub(crate) async fn fetch_segment(
@@ -102,41 +104,64 @@ async fn list_segment(
         histories: Default::default(),
         declared: Default::default(),
     };
-    let layout = repository.layout();
     let route = state.route_to(timeline);
     let (start, end) = (size.start_of(number), size.end_of(number));
     let holds = |part: &&Part| part.begin < end && part.end.is_none_or(|part_end| part_end > start);
-    for part in route.parts.iter().filter(holds) {
-        let segment = segment_name(part.timeline, number, size);
-        for lane in [Lane::Wal, Lane::Tail] {
-            let prefix = layout.segment_prefix(lane, state.lineage, part.timeline, &segment);
-            for meta in list_all(repository.store().as_ref(), &prefix)
-                .await
-                .map_err(store::StoreError::from)?
-            {
-                if let Some(WalName::Range(range)) = layout.parse_wal(meta.name.as_str()) {
-                    coverage.timelines.entry(part.timeline).or_default().ranges.push(range);
-                }
-            }
-        }
+    let of_segment = stream::iter(route.parts.iter().filter(holds))
+        .flat_map(|part| stream::iter([Lane::Wal, Lane::Tail].map(|lane| (part.timeline, lane))))
+        .map(|(timeline, lane)| list_ranges(repository, state, timeline, lane, number))
+        .buffered(LISTINGS_IN_FLIGHT)
+        .try_collect::<Vec<_>>();
+    let later = |lane| has_behind(repository, state, timeline, lane, number);
+    // All at once: each of them waits for the store.
+    let (listed, wal_later, tail_later) = tokio::try_join!(of_segment, later(Lane::Wal), later(Lane::Tail))?;
+    for (timeline, ranges) in listed.into_iter().filter(|(_, ranges)| !ranges.is_empty()) {
+        coverage.timelines.entry(timeline).or_default().ranges.extend(ranges);
     }
     for timeline in coverage.timelines.values_mut() {
         timeline.ranges.sort_by_key(|range| range.start);
     }
-    let mut has_later = false;
-    let segment = segment_name(timeline, number, size);
-    for lane in [Lane::Wal, Lane::Tail] {
-        let prefix = format!("{}{}/", layout.wal_prefix(lane, state.lineage), timeline.hex8());
-        // '0' sorts right behind '/': what comes after it is in a later segment, or the history.
-        let page = repository
-            .store()
-            .list_page(&prefix, Some(&format!("{prefix}{segment}0")), 2)
-            .await
-            .map_err(store::StoreError::from)?;
-        has_later |= page
-            .objects
-            .iter()
-            .any(|meta| matches!(layout.parse_wal(meta.name.as_str()), Some(WalName::Range(_))));
-    }
-    Ok((coverage, has_later))
+    Ok((coverage, wal_later || tail_later))
+}
+
+/// What a lane has of a segment.
+async fn list_ranges(
+    repository: &Repository,
+    state: &State,
+    timeline: TimelineId,
+    lane: Lane,
+    number: SegmentNumber,
+) -> Result<(TimelineId, Vec<WalRange>)> {
+    let layout = repository.layout();
+    let segment = segment_name(timeline, number, state.route.size);
+    let prefix = layout.segment_prefix(lane, state.lineage, timeline, &segment);
+    let listed = list_all(repository.store().as_ref(), &prefix)
+        .await
+        .map_err(store::StoreError::from)?;
+    let range = |meta: &ObjectMeta| match layout.parse_wal(meta.name.as_str()) {
+        Some(WalName::Range(range)) => Some(range),
+        _ => None,
+    };
+    Ok((timeline, listed.iter().filter_map(range).collect()))
+}
+
+/// True when a lane has anything of a later segment.
+async fn has_behind(
+    repository: &Repository,
+    state: &State,
+    timeline: TimelineId,
+    lane: Lane,
+    number: SegmentNumber,
+) -> Result<bool> {
+    let layout = repository.layout();
+    let segment = segment_name(timeline, number, state.route.size);
+    let prefix = format!("{}{}/", layout.wal_prefix(lane, state.lineage), timeline.hex8());
+    // '0' sorts right behind '/': what comes after it is in a later segment, or the history.
+    let page = repository
+        .store()
+        .list_page(&prefix, Some(&format!("{prefix}{segment}0")), 2)
+        .await
+        .map_err(store::StoreError::from)?;
+    let is_range = |meta: &ObjectMeta| matches!(layout.parse_wal(meta.name.as_str()), Some(WalName::Range(_)));
+    Ok(page.objects.iter().any(is_range))
 }

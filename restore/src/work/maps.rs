@@ -5,9 +5,9 @@ use std::sync::Arc;
 
 use store::StoreError;
 use store::chunk::ChunkReference;
-use store::id::PackId;
+use store::id::{PackId, PageDigest};
 use store::limits::PAGE_MAP_DEPTH_MAX;
-use store::page_map::{Extents, Form, decode_extents};
+use store::page_map::{Digests, Extents, Form, decode_digests, decode_extents};
 use store::repository::{FetchedPack, Repository};
 
 use crate::error::{RestoreError, Result};
@@ -81,5 +81,32 @@ impl<'a> Maps<'a> {
                 }
             }
         }
+    }
+
+    /// The whole digests at a reference, one a page.
+    pub(crate) async fn digests(&mut self, at: ChunkReference) -> Result<Vec<PageDigest>> {
+        let damaged = |reason: &str| RestoreError::from(StoreError::damaged(at.pack, reason));
+        let nonsense = || damaged("digests make no sense");
+        let mut deltas = Vec::new();
+        let mut next = at;
+        let mut whole = loop {
+            let bytes = self.pack(next.pack).await?.chunk(next.number, self.repository)?;
+            match decode_digests(&bytes, Err) {
+                Ok(Some(whole)) => break whole.content,
+                Ok(None) => return Err(nonsense()),
+                Err(_) if deltas.len() >= usize::from(PAGE_MAP_DEPTH_MAX) => {
+                    return Err(damaged("a chain of page maps is too long"));
+                }
+                Err(parent) => {
+                    deltas.push(bytes);
+                    next = parent;
+                }
+            }
+        };
+        for delta in deltas.iter().rev() {
+            let parsed = decode_digests(delta, |_| Ok::<Digests, ChunkReference>(std::mem::take(&mut whole)));
+            whole = parsed.ok().flatten().ok_or_else(nonsense)?.content;
+        }
+        Ok(whole.pages)
     }
 }

@@ -1,5 +1,4 @@
 use super::*;
-use store::page_map::Extent;
 
 fn entry(path: &[u8], class: EntryClass, size: u64) -> FileEntry {
     FileEntry {
@@ -69,8 +68,8 @@ fn sizes_that_contradict_each_other_are_damage() {
             source: Source::Zero,
         }],
     };
-    assert!(work.add_pages(0, &extents(2)).is_err());
-    work.add_pages(0, &extents(1)).unwrap();
+    assert!(work.add_pages(0, &extents(2), None).is_err());
+    work.add_pages(0, &extents(1), None).unwrap();
     assert!(work.packs.is_empty());
     assert!(Work::of(&[entry(b"base/1", EntryClass::Relation, 8192)], &[]).is_err());
     assert!(Work::of(&[entry(b"x", EntryClass::Content, 1)], &[]).is_err());
@@ -91,4 +90,49 @@ fn links_are_left_out_loudly_and_pg_control_waits() {
     assert_eq!(work.left_out.len(), 1);
     assert_eq!(work.directories.len(), 1);
     assert!(work.control.is_some() && work.files.is_empty());
+}
+
+#[test]
+fn what_is_on_disk_is_not_fetched_and_what_should_be_zero_is_named() {
+    let table = [FileEntry {
+        extents: Some(ChunkReference {
+            pack: PackId::default(),
+            number: 0,
+        }),
+        ..entry(b"base/1", EntryClass::Relation, 40 * 8192)
+    }];
+    let (mut work, maps) = Work::of(&table, &[]).unwrap();
+    let mut extents = Extents::default();
+    let pack = PackId([1; 16]);
+    let sources = [
+        (
+            0,
+            20,
+            Source::Pack {
+                pack,
+                chunk: 3,
+                page: 0,
+            },
+        ),
+        (20, 20, Source::Zero),
+    ];
+    for (first, count, source) in sources {
+        extents.push(Extent { first, count, source });
+    }
+    let held = Held {
+        pages: 30,
+        same: vec![0..17, 22..24],
+    };
+    work.add_pages(maps[0].file, &extents, Some(&held)).unwrap();
+    let run = Run::Pages {
+        file: 0,
+        first: 17,
+        count: 3,
+        chunk: 4,
+        page: 1,
+    };
+    assert_eq!(work.packs[&pack], [run]);
+    assert_eq!(work.zeroes, [(0, 20..22), (0, 24..30)]);
+    assert_eq!((work.bytes, work.held_bytes), (3 * 8192, 19 * 8192));
+    assert!(work.is_held(0));
 }

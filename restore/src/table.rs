@@ -1,0 +1,266 @@
+//! `wal-restore table`: single tables, or one database, as they were. The cluster is restored into a scratch directory and recovered on
+//! a socket that nobody else can reach; `pg_dump` reads from it; then it is thrown away.
+
+mod references;
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal};
+use tokio::process::Command;
+
+use crate::cli::{Cli, RestoreArgs, TableArgs, TargetAction};
+use crate::error::{RestoreError, Result};
+use crate::place::{self, running_postmaster};
+use crate::report::Started;
+use crate::run;
+use crate::start::Server;
+
+/// How long the scratch server may take to end.
+const END_MAX: Duration = Duration::from_secs(60);
+/// Longest path of a socket, with its own name (`sun_path`, unix(7)).
+const SOCKET_PATH_MAX: usize = 107;
+const SOCKET_NAME: &str = "/.s.PGSQL.65535";
+
+/// Runs the command.
+pub(crate) async fn run(cli: &Cli, args: &TableArgs) -> Result<()> {
+    check(args)?;
+    let scratch = Scratch::prepare(&args.scratch)?;
+    let whole = whole_cluster(cli, args, &scratch);
+    let outcome = tokio::select! {
+        outcome = Box::pin(restore_and_dump(&whole, args, &scratch)) => outcome,
+        _ = tokio::signal::ctrl_c() => Err(RestoreError::Failed("interrupted".into())),
+    };
+    let removed = scratch.remove().await;
+    outcome.and(removed)
+}
+
+fn check(args: &TableArgs) -> Result<()> {
+    if let Some(file) = args.to_sql.as_ref().filter(|file| file.exists()) {
+        return Err(RestoreError::refused(
+            format!("file \"{}\" exists", file.display()),
+            "Remove it, or name another one with --to-sql.",
+        ));
+    }
+    let config = args.into.as_ref().map(|into| into.parse::<tokio_postgres::Config>());
+    match config {
+        Some(Err(error)) => Err(RestoreError::usage(
+            format!("--into cannot be read: {error}"),
+            "Write it as for psql: postgresql://host/database, or 'host=... dbname=...'.",
+        )),
+        // Whoever lists processes could read it.
+        Some(Ok(config)) if config.get_password().is_some() => Err(RestoreError::usage(
+            "--into holds a password",
+            "Put it into PGPASSWORD or ~/.pgpass.",
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// The directory that is thrown away.
+struct Scratch {
+    root: PathBuf,
+    /// It was made here, and goes too.
+    is_new: bool,
+}
+
+impl Scratch {
+    fn prepare(root: &Path) -> Result<Self> {
+        let root = place::absolute(root)?;
+        if root.as_os_str().len() + "/s".len() + SOCKET_NAME.len() > SOCKET_PATH_MAX {
+            return Err(RestoreError::refused(
+                format!("the path \"{}\" is too long for a socket below it", root.display()),
+                "Name a shorter one with --scratch.",
+            ));
+        }
+        let is_new = !root.exists();
+        if is_new {
+            fs::create_dir_all(&root).map_err(RestoreError::io("create directory", &root))?;
+        }
+        let mut entries = fs::read_dir(&root).map_err(RestoreError::io("read directory", &root))?;
+        if entries.next().is_some() {
+            return Err(RestoreError::refused(
+                format!("directory \"{}\" is not empty", root.display()),
+                "Name a new or an empty one with --scratch: everything in it is removed at the end.",
+            ));
+        }
+        Ok(Scratch { root, is_new })
+    }
+
+    fn data(&self) -> PathBuf {
+        self.root.join("data")
+    }
+
+    fn sockets(&self) -> PathBuf {
+        self.root.join("s")
+    }
+
+    /// Ends the server that runs in it, and removes it.
+    async fn remove(&self) -> Result<()> {
+        let begun = Instant::now();
+        while let Some(pid) = running_postmaster(&self.data()) {
+            // Nothing in it is wanted any more.
+            if let Some(pid) = Pid::from_raw(pid) {
+                let _ = rustix::process::kill_process(pid, Signal::QUIT);
+            }
+            if begun.elapsed() > END_MAX {
+                return Err(RestoreError::Failed(format!(
+                    "the server in \"{}\" does not end (process {pid}); end it, and remove the directory",
+                    self.root.display()
+                )));
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        let entries = fs::read_dir(&self.root).map_err(RestoreError::io("read directory", &self.root))?;
+        for entry in entries.flatten() {
+            let path = entry.path();
+            let removed = match path.symlink_metadata() {
+                Ok(metadata) if metadata.is_dir() => fs::remove_dir_all(&path),
+                _ => fs::remove_file(&path),
+            };
+            removed.map_err(RestoreError::io("remove", &path))?;
+        }
+        if self.is_new {
+            fs::remove_dir(&self.root).map_err(RestoreError::io("remove", &self.root))?;
+        }
+        Ok(())
+    }
+}
+
+/// The restore of everything into the scratch directory.
+fn whole_cluster(cli: &Cli, args: &TableArgs, scratch: &Scratch) -> Cli {
+    Cli {
+        config: cli.config.clone(),
+        cluster: cli.cluster.clone(),
+        command: None,
+        restore: RestoreArgs {
+            target: args.target.clone(),
+            pgdata: Some(scratch.data()),
+            delta: false,
+            tablespace_map: Vec::new(),
+            start: true,
+            port: None,
+            socket_dir: Some(scratch.sockets()),
+            start_timeout: args.start_timeout,
+            // A server that waits still holds the locks of transactions that had not ended, of a DROP above all.
+            target_action: TargetAction::Promote,
+            standby: false,
+            jobs: args.jobs,
+            is_private: true,
+            tablespaces_below: Some(scratch.root.join("tablespaces")),
+            owner: args.owner.clone(),
+            dry_run: false,
+            json: false,
+        },
+    }
+}
+
+async fn restore_and_dump(whole: &Cli, args: &TableArgs, scratch: &Scratch) -> Result<()> {
+    let restored = Box::pin(run::run(whole)).await?;
+    let nothing = || RestoreError::Failed("no server was started".into());
+    let server = restored.server.ok_or_else(nothing)?;
+    let started = restored.report.server.ok_or_else(nothing)?;
+    println!(
+        "recovered  to {}, last transaction {}",
+        started.replay_lsn,
+        started.last_commit_time.as_deref().unwrap_or("none")
+    );
+    let references = references::of_others(&started, args).await?;
+    let dump = scratch.root.join("dump.sql");
+    dump_to(&server, &started, args, &dump).await?;
+    references::append(&dump, &references)?;
+    match (&args.to_sql, &args.into) {
+        (Some(file), _) => {
+            copy(&dump, file)?;
+            println!("written    {} to \"{}\"", what(args), file.display());
+        }
+        (None, Some(into)) => {
+            load(&server, &dump, into).await?;
+            println!("loaded     {}", what(args));
+        }
+        (None, None) => {}
+    }
+    Ok(())
+}
+
+fn what(args: &TableArgs) -> String {
+    match args.table.as_slice() {
+        [] => format!("database {}", args.database),
+        tables => format!("{} of database {}", tables.join(", "), args.database),
+    }
+}
+
+fn failed(message: String, hint: &str) -> RestoreError {
+    RestoreError::Server {
+        message,
+        hint: hint.to_owned(),
+    }
+}
+
+async fn dump_to(server: &Server, started: &Started, args: &TableArgs, dump: &Path) -> Result<()> {
+    let file = File::create_new(dump).map_err(RestoreError::io("create", dump))?;
+    let mut command = server.program("pg_dump");
+    command
+        .args(["--no-password", "--host", &started.socket_dir])
+        .args(["--port", &started.port.to_string(), "--username", &started.role])
+        .args(args.table.iter().flat_map(|table| ["--table", table]))
+        .args(["--dbname", &args.database])
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(file)
+        .stderr(Stdio::piped());
+    run_program(
+        "pg_dump",
+        command,
+        "Name tables and the database as they were called at that time.",
+    )
+    .await
+}
+
+/// All of it or nothing.
+async fn load(server: &Server, dump: &Path, into: &str) -> Result<()> {
+    let mut command = std::process::Command::new(server.programs.join("psql"));
+    command
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--single-transaction",
+            "--set",
+            "ON_ERROR_STOP=1",
+        ])
+        .arg("--file")
+        .arg(dump)
+        .args(["--dbname", into])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    let hint = "Nothing was changed there. A table that exists still is in the way: rename it first, or write a script with --to-sql.";
+    run_program("psql", command, hint).await
+}
+
+async fn run_program(name: &str, command: std::process::Command, hint: &str) -> Result<()> {
+    let io = |error| RestoreError::io("run", Path::new(name))(error);
+    // Not `output()`: that would take what goes to the file.
+    let child = Command::from(command).kill_on_drop(true).spawn().map_err(io)?;
+    let output = child.wait_with_output().await.map_err(io)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let said = String::from_utf8_lossy(&output.stderr);
+    let said = said.lines().find(|line| !line.is_empty()).unwrap_or("it said nothing");
+    Err(failed(format!("{name}: {said}"), hint))
+}
+
+/// Into place as a whole.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let mut source = File::open(from).map_err(RestoreError::io("open", from))?;
+    let mut target = File::create_new(to).map_err(RestoreError::io("create", to))?;
+    let copied = std::io::copy(&mut source, &mut target).and_then(|_| target.sync_all());
+    copied.map_err(|error| {
+        // A part must not stay; the error is the news.
+        let _ = fs::remove_file(to);
+        RestoreError::io("write", to)(error)
+    })
+}
