@@ -1,7 +1,7 @@
 //! How does the whole program compare with others that do the same work, on one real cluster, in one run?
 //!
 //! Two data sets, one after the other, each in a cluster of its own: full backups by every program in turn, and our stages alone on
-//! the same relation files; increments after real changes; what a backup does to a load. Medians of the rounds are shown. Variables:
+//! the same relation files; restores of them; increments after real changes; what a backup does to a load. Medians of the rounds are shown. Variables:
 //! `bench::peers::settings`.
 
 use std::io;
@@ -15,6 +15,7 @@ use bench::peers::ours::{Brake, Ours, knows_brake};
 use bench::peers::pages::{Images, Sample};
 use bench::peers::process::{check_interrupted, interrupt};
 use bench::peers::report::{self, Bounds, Full, Increments};
+use bench::peers::restores::{self, Restores};
 use bench::peers::settings::{JOBS, Settings};
 use bench::peers::theirs::{BaseBackup, PgBackRest};
 use bench::stages::Stages;
@@ -40,6 +41,8 @@ struct Chains<'a> {
     ours: Ours<'a>,
     pgbackrest: PgBackRest<'a>,
     bounds: Bounds,
+    /// Bytes of all files of the cluster.
+    bytes: f64,
 }
 
 fn main() -> ExitCode {
@@ -91,8 +94,11 @@ fn one(settings: &Settings, set: DataSet, summary: &mut Summary) -> io::Result<(
     let database = Database::create(&settings.server, scratch.path(), set, settings.bytes)?;
     // The server's user may not see the build directory.
     let agent = scratch.path().join("wal-agent");
-    std::fs::copy(&settings.agent, &agent)?;
-    std::fs::set_permissions(&agent, std::fs::Permissions::from_mode(0o755))?;
+    for name in ["wal-agent", "wal-restore"] {
+        let copy = scratch.path().join(name);
+        std::fs::copy(settings.agent.with_file_name(name), &copy)?;
+        std::fs::set_permissions(&copy, std::fs::Permissions::from_mode(0o755))?;
+    }
     let has_brake = knows_brake(&database.server, &agent, &scratch.path().join("try"))?;
     if !has_brake {
         println!("this wal-agent does not know backup.brake: the load is measured without one");
@@ -105,10 +111,19 @@ fn one(settings: &Settings, set: DataSet, summary: &mut Summary) -> io::Result<(
         has_brake,
     };
     let chains = case.full(summary)?;
-    let chains = case.increments(summary, chains)?;
+    if settings.has("restores") {
+        case.restores(summary, &chains)?;
+    }
+    let chains = match settings.has("increments") {
+        true => case.increments(summary, chains)?,
+        false => chains,
+    };
     chains.ours.remove()?;
     chains.pgbackrest.remove()?;
-    case.effects(summary)
+    match settings.has("load") {
+        true => case.effects(summary),
+        false => Ok(()),
+    }
 }
 
 impl<'a> Case<'a> {
@@ -168,12 +183,32 @@ impl<'a> Case<'a> {
         }
         std::fs::remove_file(self.home("sample"))?;
         let (ours, pgbackrest) = last.ok_or_else(|| io::Error::other("no round"))?;
-        let bounds = report::full(summary, self.set.name(), &full);
+        let (bounds, bytes) = report::full(summary, self.set.name(), &full);
         Ok(Chains {
             ours,
             pgbackrest,
             bounds,
+            bytes,
         })
+    }
+
+    /// The full backups, restored.
+    fn restores(&self, summary: &mut Summary, chains: &Chains<'a>) -> io::Result<()> {
+        let server = &self.database.server;
+        let mut all = Restores::default();
+        for round in 0..self.settings.rounds {
+            self.say("restores", round);
+            restores::round(
+                server,
+                &chains.ours,
+                &chains.pgbackrest,
+                &self.home("restores"),
+                &mut all,
+            )?;
+            check_interrupted()?;
+        }
+        report::restores(summary, self.set.name(), &chains.bounds, chains.bytes, &all);
+        Ok(())
     }
 
     /// Changes, then an increment by each program, the shares in turn.

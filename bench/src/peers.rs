@@ -11,5 +11,6 @@ pub mod ours;
 pub mod pages;
 pub mod process;
 pub mod report;
+pub mod restores;
 pub mod settings;
 pub mod theirs;

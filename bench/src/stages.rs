@@ -31,6 +31,8 @@ pub const STAGES: [&str; 9] = [
 ];
 /// Place of bare zstd in [`STAGES`].
 pub const COMPRESS: usize = 3;
+/// The stages of a restore: digest, decode, open.
+pub const RESTORE: [usize; 3] = [2, 4, 6];
 /// The stages of an increment in which nothing changed: the first so many.
 pub const UNCHANGED: usize = 3;
 

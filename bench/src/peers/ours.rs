@@ -10,7 +10,8 @@ use serde_json::Value;
 
 use crate::measure::{cpu_of, status_bytes};
 use crate::peers::backup::{Taken, take};
-use crate::peers::process::{Background, measure, wait_until};
+use crate::peers::process::{Background, Ran, measure, wait_until};
+use crate::peers::restores;
 use crate::peers::settings::JOBS;
 use crate::server::Server;
 
@@ -121,6 +122,16 @@ impl<'a> Ours<'a> {
             agent_bytes: status_bytes(&agent, "VmHWM:").unwrap_or(0),
         };
         Ok((taken, report))
+    }
+
+    /// Restores the newest backup into a directory.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn restore(&self, to: &Path, args: &[&str]) -> io::Result<Ran> {
+        let program = restores::restore_of(&self.agent);
+        let mut command = command(self.server, &program, &self.home, &[]);
+        restores::restore(&mut command, to, args, &self.home.join("restore.out"))
     }
 
     /// Ends the agent, drops its slots, removes everything.

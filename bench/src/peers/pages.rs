@@ -139,7 +139,7 @@ impl Sample {
 }
 
 /// The files of pages that a backup has, each with the number of its first block.
-fn relation_files(data: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
+pub(crate) fn relation_files(data: &Path) -> io::Result<Vec<(PathBuf, u32)>> {
     let mut found = Vec::new();
     for path in Files::below(data, |_| true)?.paths() {
         let Ok(name) = path.strip_prefix(data) else { continue };

@@ -5,7 +5,9 @@ use crate::peers::backup::Taken;
 use crate::peers::effect::{Effect, Rate};
 use crate::peers::ours::Report;
 use crate::peers::pages::Changed;
-use crate::stages::{COMPRESS, STAGES, UNCHANGED, composed};
+use crate::peers::process::Ran;
+use crate::peers::restores::Restores;
+use crate::stages::{COMPRESS, RESTORE, STAGES, UNCHANGED, composed};
 use crate::summary::Summary;
 
 const MIB: f64 = (1 << 20) as f64;
@@ -58,8 +60,62 @@ impl Bounds {
         composed(&self.stages)
     }
 
+    fn restore(&self) -> Took {
+        let stages: Vec<Took> = RESTORE.iter().filter_map(|at| self.stages.get(*at).copied()).collect();
+        composed(&stages)
+    }
+
     fn unchanged(&self) -> Took {
         composed(self.stages.get(..UNCHANGED).unwrap_or_default())
+    }
+}
+
+/// Adds what restores took.
+pub fn restores(summary: &mut Summary, set: &str, bounds: &Bounds, bytes: f64, all: &Restores) {
+    let name = |what: &str| format!("{set} restore, {what}");
+    let wall = |all: &[Ran]| middle(all, |ran| ran.wall_s);
+    let decode_s = bytes / 1e6 / bounds.restore().mb_s(bounds.sample_bytes);
+    let write_s = wall(&all.copied);
+    let bound_s = decode_s.max(write_s);
+    summary.add(name("decode on both cores"), decode_s, "s", None);
+    summary.add(name("copy of the files, durable"), write_s, "s", None);
+    let (ours, theirs) = (wall(&all.full.0), wall(&all.full.1));
+    let mb_s = |seconds: f64| bytes / 1e6 / seconds;
+    for (held_against, seconds) in [
+        ("slower of decoding and copying, goal 0.8", bound_s),
+        ("pgBackRest", theirs),
+    ] {
+        summary.add(
+            name("wal-restore"),
+            mb_s(ours),
+            "MB/s",
+            Some((mb_s(seconds), held_against)),
+        );
+    }
+    for (what, (ours, theirs)) in [("over the same", &all.same), ("over 1 % damaged", &all.damaged)] {
+        summary.add(name(what), wall(ours), "s", Some((wall(theirs), "pgBackRest --delta")));
+    }
+    for (program, all) in [("wal-restore", &all.full.0), ("pgBackRest", &all.full.1)] {
+        summary.add(
+            name(&format!("{program}: CPU")),
+            middle(all, |ran| ran.cpu_s) / (bytes / 1e9),
+            "s/GB",
+            None,
+        );
+        summary.add(
+            name(&format!("{program}: memory")),
+            middle(all, |ran| ran.peak_bytes as f64) / MIB,
+            "MiB",
+            None,
+        );
+    }
+    for (what, all) in [("over the same", &all.same.0), ("over 1 % damaged", &all.damaged.0)] {
+        summary.add(
+            name(&format!("{what}: memory")),
+            middle(all, |ran| ran.peak_bytes as f64) / MIB,
+            "MiB",
+            None,
+        );
     }
 }
 
@@ -70,9 +126,9 @@ fn middle<T>(all: &[T], figure: impl Fn(&T) -> f64) -> f64 {
     values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
-/// Adds what full backups took; gives the bounds for the increments.
+/// Adds what full backups took; gives the bounds for what follows, and the bytes of the cluster.
 #[must_use]
-pub fn full(summary: &mut Summary, set: &str, full: &Full) -> Bounds {
+pub fn full(summary: &mut Summary, set: &str, full: &Full) -> (Bounds, f64) {
     let bounds = Bounds::of(full);
     let (ours, reports): (Vec<Taken>, Vec<Report>) = full.ours.iter().cloned().unzip();
     let bytes = middle(&reports, |report| report.logical_bytes as f64);
@@ -119,7 +175,7 @@ pub fn full(summary: &mut Summary, set: &str, full: &Full) -> Bounds {
     ];
     table(summary, &format!("{set} full"), bytes, &programs);
     beside(summary, &format!("{set} full"), &reports);
-    bounds
+    (bounds, bytes)
 }
 
 /// What each program took, a line each.

@@ -10,7 +10,9 @@ const MB_DEFAULT: u64 = 2048;
 /// How often each program runs.
 const ROUNDS_VARIABLE: &str = "SEAWALL_BENCH_ROUNDS";
 const ROUNDS_DEFAULT: u64 = 3;
-/// A directory with `wal-agent`, in place of the workspace's release build.
+/// What is measured behind the full backups: `restores`, `increments`, `load`, with commas between them; all of it by default.
+const PARTS_VARIABLE: &str = "SEAWALL_BENCH_PARTS";
+/// A directory with `wal-agent` and `wal-restore`, in place of the workspace's release build.
 const OURS_VARIABLE: &str = "SEAWALL_BENCH_BIN";
 /// PostgreSQL's programs.
 const SERVER_VARIABLE: &str = "SEAWALL_PG15_BIN";
@@ -39,6 +41,7 @@ pub struct Settings {
     pub pgbackrest: PathBuf,
     /// Version of each program.
     pub versions: String,
+    parts: Option<String>,
 }
 
 impl Settings {
@@ -73,7 +76,15 @@ impl Settings {
             agent,
             pgbackrest,
             versions: versions.join(", "),
+            parts: std::env::var(PARTS_VARIABLE).ok(),
         })
+    }
+
+    /// True when a part is to be measured.
+    #[must_use]
+    pub fn has(&self, part: &str) -> bool {
+        let parts = self.parts.as_deref();
+        parts.is_none_or(|parts| parts.split(',').any(|one| one == part))
     }
 }
 

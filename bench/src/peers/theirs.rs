@@ -4,7 +4,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::peers::backup::{Taken, take};
-use crate::peers::process::measure;
+use crate::peers::process::{Ran, measure};
 use crate::peers::settings::JOBS;
 use crate::server::Server;
 
@@ -56,6 +56,21 @@ impl<'a> PgBackRest<'a> {
         take(self.server, &mut command, &output, &self.home.join("repo"), |path| {
             path.starts_with("backup")
         })
+    }
+
+    /// Restores the newest backup into a directory that exists.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn restore(&self, to: &Path, args: &[&str]) -> io::Result<Ran> {
+        let mut command = self.command();
+        command
+            .arg("--pg1-path")
+            .arg(to)
+            .args(["--type", "immediate"])
+            .args(args)
+            .arg("restore");
+        measure(&mut command, &self.home.join("restore.out"))
     }
 
     /// Removes everything.
