@@ -189,6 +189,9 @@ pub(crate) struct RestoreArgs {
     /// Start the server, check where recovery stopped, then do what --target-action says
     #[arg(long)]
     pub(crate) start: bool,
+    /// Then read every table, look for orphans and broken indexes, ask the queries of last_known_good again
+    #[arg(long, requires = "start")]
+    pub(crate) prove: bool,
     /// Port of the restored server
     #[arg(long, value_name = "N")]
     pub(crate) port: Option<u16>,

@@ -21,6 +21,7 @@ mod plan;
 mod prefetch;
 mod programs;
 mod progress;
+mod prove;
 mod report;
 mod request;
 mod route;
@@ -144,9 +145,16 @@ async fn list(cli: &Cli, json: bool) -> Result<()> {
 async fn restore(cli: &Cli) -> Result<()> {
     let report = Box::pin(run::run(cli)).await?.report;
     if cli.restore.json {
-        print_json(&report)
+        print_json(&report)?;
     } else {
-        print_line(&report.to_string())
+        print_line(&report.to_string())?;
+    }
+    match report.proofs.iter().filter(|proof| !proof.ok).count() {
+        0 => Ok(()),
+        bad => Err(RestoreError::Server {
+            message: format!("{bad} of {} proofs do not hold", report.proofs.len()),
+            hint: "They are named above. The server is as it was restored; it is not fit for use before somebody has looked.".into(),
+        }),
     }
 }
 

@@ -6,6 +6,7 @@ use serde::Serialize;
 
 use crate::fetch_files::Fetched;
 use crate::plan::{Plan, StopKind, bytes_text};
+use crate::prove::Proof;
 
 /// How long each phase took.
 #[derive(Debug, Clone, Copy, Default, Serialize)]
@@ -25,6 +26,9 @@ pub(crate) struct Phases {
     /// From there to the end of recovery.
     #[serde(rename = "promote")]
     pub(crate) promote_ms: Option<u64>,
+    /// The proofs.
+    #[serde(rename = "prove")]
+    pub(crate) prove_ms: Option<u64>,
 }
 
 /// What the started server said.
@@ -75,6 +79,8 @@ pub(crate) struct Report {
     pub(crate) rto_ms: u64,
     /// With `--start`.
     pub(crate) server: Option<Started>,
+    /// With `--prove`.
+    pub(crate) proofs: Vec<Proof>,
     /// What the operator should know, found on the way.
     #[serde(rename = "restore_warnings")]
     pub(crate) warnings: Vec<String>,
@@ -107,6 +113,7 @@ impl Report {
             phases_ms,
             rto_ms: 0,
             server: None,
+            proofs: Vec::new(),
             warnings,
         }
     }
@@ -162,7 +169,14 @@ impl fmt::Display for Report {
         if let Some(ms) = phases.promote_ms {
             write!(f, ", promote {}", seconds(ms))?;
         }
+        if let Some(ms) = phases.prove_ms {
+            write!(f, ", prove {}", seconds(ms))?;
+        }
         writeln!(f, "; together {}", seconds(self.rto_ms))?;
+        for proof in &self.proofs {
+            let verdict = if proof.ok { "proven    " } else { "NOT PROVEN" };
+            writeln!(f, "{verdict} {}, {}: {}", proof.database, proof.name, proof.detail)?;
+        }
         match &self.server {
             None if self.plan.stop.kind == StopKind::Follow => {
                 writeln!(f, "next       start the server: it follows the archive as a standby")?

@@ -105,10 +105,21 @@ pub(crate) async fn run(cli: &Cli) -> Result<Restored> {
     });
     if let Some(server) = &server {
         let (stop, action) = (&report.plan.stop, args.target_action);
-        let started = Box::pin(start::run(server, &tree, stop, action, &mut report.phases_ms)).await?;
-        report.server = Some(started);
+        let known_good = args.prove.then_some(prepared.choice.manifest.known_good.as_slice());
+        let outcome = Box::pin(start::run(
+            server,
+            &tree,
+            stop,
+            action,
+            known_good,
+            &mut report.phases_ms,
+        ))
+        .await?;
+        report.server = Some(outcome.started);
+        report.proofs = outcome.proofs;
     }
-    report.rto_ms = millis(begun);
+    // The proofs come when the server takes work already.
+    report.rto_ms = millis(begun).saturating_sub(report.phases_ms.prove_ms.unwrap_or(0));
     Ok(Restored { report, server })
 }
 

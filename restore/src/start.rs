@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pg::lsn::Lsn;
+use store::manifest::KnownGood;
 use tokio_postgres::Client;
 
 use self::judge::judge;
@@ -19,6 +20,7 @@ use crate::paths::OURS;
 use crate::place::running_postmaster;
 use crate::plan::StopPoint;
 use crate::prefetch;
+use crate::prove::{self, Proof};
 use crate::report::{Phases, Started};
 use crate::time;
 use crate::tree::Tree;
@@ -113,22 +115,52 @@ impl Server {
     }
 }
 
-/// Starts the server and brings it to where it was asked to be.
+/// A started server, and what was proven of it.
+#[derive(Debug)]
+pub(crate) struct Outcome {
+    /// The server.
+    pub(crate) started: Started,
+    /// What was asked for.
+    pub(crate) proofs: Vec<Proof>,
+}
+
+impl Outcome {
+    fn of(started: Started) -> Self {
+        Outcome {
+            started,
+            proofs: Vec::new(),
+        }
+    }
+}
+
+/// Starts the server, brings it to where it was asked to be, and proves it where that was asked for. A server that shall be shut down
+/// at the stop point is proven by nobody.
 pub(crate) async fn run(
     server: &Server,
     tree: &Tree,
     stop: &StopPoint,
     action: TargetAction,
+    prove: Option<&[KnownGood]>,
     phases: &mut Phases,
-) -> Result<Started> {
+) -> Result<Outcome> {
     let begun = Instant::now();
     access::open(server, tree)?;
-    let outcome = Box::pin(recover(server, stop, action, phases, begun)).await;
+    let outcome = async {
+        let started = Box::pin(recover(server, stop, action, phases, begun)).await?;
+        let proving = Instant::now();
+        let proofs = match prove.filter(|_| action != TargetAction::Shutdown) {
+            Some(known_good) => Box::pin(prove::run(server, &started, known_good)).await?,
+            None => return Ok(Outcome::of(started)),
+        };
+        phases.prove_ms = Some(millis(proving));
+        Ok(Outcome { started, proofs })
+    }
+    .await;
     if server.is_private {
         return outcome;
     }
     access::close(tree)?;
-    let started = outcome?;
+    let outcome = outcome?;
     if server.is_running() {
         server
             .run_pg_ctl("the server does not take its own access rules back", &["reload"])
@@ -137,7 +169,7 @@ pub(crate) async fn run(
     if action != TargetAction::Pause {
         prefetch::remove_all(&server.pgdata);
     }
-    Ok(started)
+    Ok(outcome)
 }
 
 async fn recover(

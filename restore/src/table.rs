@@ -141,6 +141,7 @@ fn whole_cluster(cli: &Cli, args: &TableArgs, scratch: &Scratch) -> Cli {
             delta: false,
             tablespace_map: Vec::new(),
             start: true,
+            prove: false,
             port: None,
             socket_dir: Some(scratch.sockets()),
             start_timeout: args.start_timeout,

@@ -171,7 +171,7 @@ struct Lane<'a> {
 
 impl<'a> Lane<'a> {
     async fn new(scratch: &'a Scratch, healthy: &'a Healthy, number: usize) -> Result<Lane<'a>> {
-        let repository = scratch.dir(&format!("lane{number}"))?.join("repository");
+        let repository = scratch.dir(format!("lane{number}"))?.join("repository");
         let url = format!("file://{}", repository.display());
         let config = healthy.seawall.config.clone().set("repository.url", url)?;
         let lane = Lane {

@@ -8,7 +8,7 @@ use pg::lsn::Lsn;
 use store::file_table::FileEntry;
 
 use super::command_path;
-use crate::cli::{Cli, RestoreArgs};
+use crate::cli::{Cli, RestoreArgs, TargetAction};
 use crate::error::{RestoreError, Result};
 use crate::open::{self, Opened};
 use crate::owner::{self, Owner};
@@ -40,6 +40,12 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
         .as_ref()
         .ok_or_else(|| RestoreError::usage("no directory was given", "Name it with --pgdata DIR."))?;
     let pgdata = place::absolute(pgdata)?;
+    if args.prove && args.target_action == TargetAction::Shutdown {
+        return Err(RestoreError::usage(
+            "a server that is shut down at the stop point cannot be proven",
+            "Leave out --prove, or use another --target-action.",
+        ));
+    }
     if args.jobs == Some(0) {
         return Err(RestoreError::usage(
             "--jobs 0 would restore nothing",
