@@ -68,6 +68,7 @@ bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one questio
 	$(if $(IS_PEERS),$(RELEASE))
 	$(WITH_SERVERS) cargo bench -p bench $(or $(ARGS),--bench backup --bench wal_backlog)
 
+loadtest: PEERS := $(if $(findstring recovery,$(ARGS)),pgbackrest)
 loadtest: setup ## does the whole survive: load, faults and an oracle (ARGS="...")
 	$(RELEASE)
 	$(WITH_SERVERS) $(TARGET)/release/loadtest $(ARGS)

@@ -11,6 +11,8 @@ pub(crate) enum Scenario {
     Lag,
     /// Commits a second as a synchronous standby, beside `pg_receivewal --synchronous`.
     Synchronous,
+    /// Seconds until a lost server is back, beside pgBackRest.
+    Recovery,
 }
 
 /// What, how long, and how fast.
@@ -26,10 +28,16 @@ pub(crate) struct Arguments {
     pub(crate) interval: Duration,
     /// Clients of pgbench.
     pub(crate) clients: u32,
+    /// pgbench's scale: 15 MB each.
+    pub(crate) scale: u32,
+    /// Segments of WAL to recover.
+    pub(crate) segments: u32,
+    /// How far the store is.
+    pub(crate) round_trip: Duration,
 }
 
-const USAGE: &str = "HINT: loadtest [lag | synchronous] [--seconds 1..86400] [--rate 1..10000] [--wal-mb-s 0..1000] \
-                     [--interval-ms 0..60000] [--clients 1..50]";
+const USAGE: &str = "HINT: loadtest [lag | synchronous | recovery] [--seconds 1..86400] [--rate 1..10000] [--wal-mb-s 0..1000] \
+                     [--interval-ms 0..60000] [--clients 1..50] [--scale 1..10000] [--segments 2..10000] [--round-trip-ms 0..1000]";
 
 impl Arguments {
     /// Everything is optional.
@@ -41,12 +49,16 @@ impl Arguments {
             wal_mb_s: 0,
             interval: Duration::from_secs(1),
             clients: 16,
+            scale: 100,
+            segments: 200,
+            round_trip: Duration::from_millis(20),
         };
         let mut words = words.peekable();
         if let Some(word) = words.next_if(|word| !word.starts_with('-')) {
             arguments.scenario = match word.as_str() {
                 "lag" => Scenario::Lag,
                 "synchronous" => Scenario::Synchronous,
+                "recovery" => Scenario::Recovery,
                 _ => bail!("unknown scenario {word}\n{USAGE}"),
             };
         }
@@ -61,6 +73,9 @@ impl Arguments {
                 ("--wal-mb-s", 0..=1000) => arguments.wal_mb_s = number,
                 ("--interval-ms", 0..=60_000) => arguments.interval = Duration::from_millis(number.into()),
                 ("--clients", 1..=50) => arguments.clients = number,
+                ("--scale", 1..=10_000) => arguments.scale = number,
+                ("--segments", 2..=10_000) => arguments.segments = number,
+                ("--round-trip-ms", 0..=1000) => arguments.round_trip = Duration::from_millis(number.into()),
                 _ => bail!("unknown argument {name} {value}\n{USAGE}"),
             }
         }

@@ -5,7 +5,9 @@
 //! is durable), and set beside the agent's own figures.
 
 mod arguments;
+mod far;
 mod lag;
+mod recovery;
 mod synchronous;
 mod writer;
 
@@ -54,9 +56,14 @@ fn run(arguments: Arguments) -> Result<()> {
             match arguments.scenario {
                 Scenario::Lag => measure(&scratch, arguments).await,
                 Scenario::Synchronous => write(&synchronous::measure(&scratch, arguments).await?),
+                Scenario::Recovery => write(&recovery::measure(&scratch, arguments).await?),
             }
         });
-        within("the load test", arguments.duration * 9 + OVERHEAD, all).await?
+        let limit = match arguments.scenario {
+            Scenario::Recovery => recovery::LIMIT * 4,
+            Scenario::Lag | Scenario::Synchronous => arguments.duration * 9 + OVERHEAD,
+        };
+        within("the load test", limit, all).await?
     });
     if measured.is_err() {
         eprintln!("{}", scratch.log_tails());

@@ -38,6 +38,14 @@ pub(crate) struct Marker {
     pub(crate) delta: bool,
 }
 
+/// What `pg_control` says of a cluster that is to be restored over.
+#[derive(Debug)]
+pub(crate) struct Existing {
+    control: ControlFile,
+    /// As it is on disk: a server that starts changes it.
+    bytes: Vec<u8>,
+}
+
 /// What is at the target.
 #[derive(Debug)]
 pub(crate) enum Found {
@@ -45,8 +53,8 @@ pub(crate) enum Found {
     Free,
     /// What an interrupted restore left: it goes on from there.
     Interrupted(Marker),
-    /// A cluster that is to be restored over; what `pg_control` says of it.
-    Cluster(Box<ControlFile>),
+    /// A cluster that is to be restored over.
+    Cluster(Box<Existing>),
 }
 
 impl Found {
@@ -67,15 +75,30 @@ impl Found {
     /// Only a cluster of the same origin is restored over.
     pub(crate) fn refuse_other(&self, system_identifier: u64) -> Result<()> {
         match self {
-            Found::Cluster(control) if control.system_identifier.0 != system_identifier => {
+            Found::Cluster(existing) if existing.control.system_identifier.0 != system_identifier => {
                 let message = format!(
                     "the cluster in the directory is another one: its system identifier is {}, the backup's {system_identifier}",
-                    control.system_identifier
+                    existing.control.system_identifier
                 );
                 Err(RestoreError::refused(message, "Name another directory with --pgdata."))
             }
             _ => Ok(()),
         }
+    }
+
+    /// Refuses a directory that a server runs in, or ran in since it was looked at: what was compared then is not what is there now.
+    pub(crate) fn refuse_changed(&self, pgdata: &Path) -> Result<()> {
+        refuse_running(pgdata)?;
+        let Found::Cluster(existing) = self else { return Ok(()) };
+        let path = pgdata.join("global/pg_control");
+        let now = fs::read(&path).map_err(RestoreError::io("read", &path))?;
+        if now == existing.bytes && !pgdata.join("postmaster.pid").exists() {
+            return Ok(());
+        }
+        Err(RestoreError::refused(
+            format!("the cluster in \"{}\" was started meanwhile", pgdata.display()),
+            "Nothing was changed. See who starts it, stop it, and run the restore again.",
+        ))
     }
 }
 
@@ -150,10 +173,17 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>, delta: bool) -> 
             "Name another one with --pgdata, or restore over that cluster with --delta: then only what differs is fetched.",
         ));
     }
+    // Its process may be known in another container only, or its children may live on.
+    if pgdata.join("postmaster.pid").exists() {
+        return Err(RestoreError::refused(
+            format!("the server in \"{show}\" was not shut down: there is a postmaster.pid"),
+            "Make sure that no process of it is left, here or on another host or container that has this directory; then remove postmaster.pid.",
+        ));
+    }
     let path = pgdata.join("global/pg_control");
     let bytes = fs::read(&path).map_err(RestoreError::io("read", &path))?;
     match ControlFile::parse(&bytes) {
-        Ok(control) => Ok(Found::Cluster(Box::new(control))),
+        Ok(control) => Ok(Found::Cluster(Box::new(Existing { control, bytes }))),
         Err(error) => Err(RestoreError::refused(
             format!("nobody knows whose cluster is in \"{show}\": pg_control: {error}"),
             other,

@@ -121,6 +121,9 @@ pub(crate) struct TablespacePlan {
     pub(crate) from: String,
     /// Where it goes.
     pub(crate) to: PathBuf,
+    /// Somebody said so.
+    #[serde(skip)]
+    pub(crate) is_mapped: bool,
 }
 
 /// The plan.

@@ -131,7 +131,15 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
         .map_err(RestoreError::io("resolve", &args.pgdata))?;
     let state = State::read(&pgdata)?;
     let directory = state.prefetch_directory(&pgdata);
-    fs::create_dir_all(&directory).map_err(RestoreError::io("create directory", &directory))?;
+    // Not what is above: a restore that was thrown away must not come back.
+    for level in directory.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
+        match fs::create_dir(level) {
+            Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => {
+                return Err(RestoreError::io("create directory", level)(error));
+            }
+            _ => {}
+        }
+    }
     let Some(_lock) = lock(&pgdata)? else { return Ok(()) };
     let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
     let segment_bytes = state.route.size.bytes();
@@ -165,12 +173,15 @@ async fn keep_ahead(
     let mut begun = HashSet::new();
     loop {
         match fs::read_to_string(directory.join(POSITION)) {
-            Ok(noted) if noted != position && !following(state, &noted, 1).is_empty() => {
+            // Half of a note is no name.
+            Ok(noted) if noted != position && number_of(state, &noted).is_some() => {
+                if following(state, &noted, 1).is_empty() {
+                    return Ok(());
+                }
                 position = noted;
                 moved = Instant::now();
-                begun.retain(|number| *number > number_of(state, &position));
+                begun.retain(|number| Some(*number) > number_of(state, &position));
             }
-            Ok(noted) if noted != position => return Ok(()),
             // Recovery is over, and what was fetched ahead is gone; or nothing was delivered from here yet.
             Err(_) if !directory.exists() => return Ok(()),
             _ => {}
@@ -194,10 +205,10 @@ async fn keep_ahead(
     }
 }
 
-fn number_of(state: &State, name: &str) -> SegmentNumber {
+fn number_of(state: &State, name: &str) -> Option<SegmentNumber> {
     match WalFileName::parse(name, state.route.size) {
-        Some(WalFileName::Segment { number, .. }) => number,
-        _ => SegmentNumber(0),
+        Some(WalFileName::Segment { number, .. }) => Some(number),
+        _ => None,
     }
 }
 

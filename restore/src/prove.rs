@@ -14,11 +14,13 @@ use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
 
 use crate::error::{RestoreError, Result};
 use crate::report::Started;
-use crate::start::Server;
+use crate::start::{self, Server};
 
 /// A lock that is waited for longer belongs to a transaction that will never end: the server is paused.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
+/// Time for one query of the last known good, as for the agent.
+const QUERY_MAX: Duration = Duration::from_secs(60);
 /// Lines of what a program said that are kept.
 const SAID_LINES: usize = 4;
 
@@ -52,7 +54,7 @@ pub(crate) async fn run(server: &Server, started: &Started, known_good: &[KnownG
         started,
         name: name.to_owned(),
     };
-    let first = of("postgres");
+    let first = of(server.configured_database.as_deref().unwrap_or("postgres"));
     let client = first.connect().await?;
     for known in known_good {
         let begun = Instant::now();
@@ -132,7 +134,12 @@ impl Database<'_> {
                 "--port",
                 &self.started.port.to_string(),
             ])
-            .args(["--username", &self.started.role, "--dbname", &self.name])
+            .args([
+                "--username",
+                &self.started.role,
+                "--dbname",
+                &start::conninfo_of(&self.name),
+            ])
             .arg(format!("--lock-wait-timeout={}ms", LOCK_WAIT.as_millis()))
             .current_dir("/")
             .stdin(Stdio::null())
@@ -158,13 +165,20 @@ impl Database<'_> {
     }
 }
 
-/// What it says now beside what it said then; that it says something else is no fault: the backup was earlier.
+/// In a read-only transaction of its own, as the agent asked. What it says now beside what it said then; that it says something else is no fault: the backup was earlier.
 async fn ask_again(client: &Client, known: &KnownGood) -> std::result::Result<String, String> {
     let then = match &known.error {
         Some(error) => format!("failed: {error}"),
         None => known.rows.join(", "),
     };
-    match client.simple_query(&known.query).await {
+    let begin = format!(
+        "BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{}ms'; SET LOCAL search_path = \"$user\", public",
+        QUERY_MAX.as_millis()
+    );
+    client.batch_execute(&begin).await.map_err(|error| said(&error))?;
+    let answer = client.simple_query(&known.query).await;
+    client.batch_execute("ROLLBACK").await.map_err(|error| said(&error))?;
+    match answer {
         Ok(answer) => Ok(format!(
             "{} (when the backup was taken: {then})",
             rows_of(&answer).join(", ")

@@ -135,9 +135,10 @@ async fn refuse_abandoned(repository: &Repository, args: &TargetArgs, asked: &As
         return Ok(());
     };
     let is_meant = match asked {
-        Asked::Latest | Asked::Follow => false,
+        // A number or a name may have been given out again since.
+        Asked::Latest | Asked::Follow | Asked::Xid(_) | Asked::Name(_) => false,
         Asked::Time(time_us) => *time_us < newest.created_us,
-        Asked::Lsn(_) | Asked::Xid(_) | Asked::Name(_) | Asked::Immediate => true,
+        Asked::Lsn(_) | Asked::Immediate => true,
     };
     if is_meant {
         return Ok(());

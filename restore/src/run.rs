@@ -25,7 +25,7 @@ use crate::report::{Phases, Report};
 use crate::settings::{Listen, RestoreCommand, block};
 use crate::start::{self, Server};
 use crate::state::State;
-use crate::sweep::{Swept, sweep};
+use crate::sweep::{KEPT_WAL, Swept, sweep};
 use crate::tree::Tree;
 use crate::work::Work;
 
@@ -100,6 +100,7 @@ pub(crate) async fn run(cli: &Cli) -> Result<Restored> {
         pgdata: report.plan.pgdata.clone(),
         owner: prepared.owner,
         configured_user: prepared.opened.cluster.postgres.options.get("user").cloned(),
+        configured_database: prepared.opened.cluster.postgres.options.get("dbname").cloned(),
         limit: Duration::from_secs(args.start_timeout),
         is_private: args.is_private,
     });
@@ -178,6 +179,7 @@ async fn compare(args: &RestoreArgs, prepared: &Prepared) -> Result<Planned> {
         place::make_root(sockets, 0o700, owner.as_ref())?;
     }
     let tree = Arc::new(Tree::open(&plan.pgdata, &roots, owner.clone())?);
+    tree.lock()?;
     let cores = std::thread::available_parallelism().map_or(2, usize::from);
     let jobs = args.jobs.or(opened.cluster.restore.jobs).unwrap_or(cores.clamp(4, 8));
     let there = match found {
@@ -191,10 +193,11 @@ async fn compare(args: &RestoreArgs, prepared: &Prepared) -> Result<Planned> {
 /// Makes the target ours and fills it. Where a cluster is, it cannot be started from the first change on.
 async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Result<Filled> {
     let Planned { tree, work, jobs } = planned;
-    place::refuse_running(&prepared.plan.pgdata)?;
+    prepared.found.refuse_changed(&prepared.plan.pgdata)?;
     mark(&tree, &work, &prepared.plan, prepared.found.is_delta())?;
     if matches!(prepared.found, Found::Cluster(_)) {
         tree.remove_file(&Place::ours("global/pg_control"))?;
+        keep_wal(&tree)?;
     }
     let swept = match prepared.found.owned() {
         Some(owned) => sweep(&tree, &work, &owned)?,
@@ -209,6 +212,12 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Res
         fetched,
         swept,
     })
+}
+
+/// WAL that was never archived may be the only copy of the last commits: it is kept aside.
+fn keep_wal(tree: &Tree) -> Result<()> {
+    let aside = Place::ours(&format!("{OURS}/{}{}", KEPT_WAL, ulid::Ulid::new()));
+    tree.move_directory(&Place::ours("pg_wal"), &aside).map(drop)
 }
 
 /// A target whose files are complete.
@@ -316,6 +325,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         },
         written: Vec::new(),
     };
+    place::refuse_running(&plan.pgdata)?;
     let mut warnings = finish.run(&control)?;
     warnings.extend(work.left_out.iter().cloned());
     Ok(warnings)

@@ -102,19 +102,22 @@ impl<'a> Scanner<'a> {
         self.first(manifest, &holds, &wanted).await
     }
 
-    /// The record that ends a transaction. Headers do not say which ones: all WAL is read up to it.
+    /// The record behind a backup that ends a transaction. Headers do not say which ones: all WAL is read up to it.
     pub(crate) async fn end_of_transaction(&mut self, manifest: &Manifest, xid: u32) -> Result<Option<Found>> {
-        let wanted = move |record: &Candidate<'_>| record.xid == Some(xid);
+        let end = Lsn::new(manifest.end_lsn);
+        let wanted = move |record: &Candidate<'_>| record.xid == Some(xid) && record.found.start >= end;
         self.first(manifest, &|_| true, &wanted).await
     }
 
-    /// The first restore point of a name.
+    /// The first restore point of a name behind a backup.
     pub(crate) async fn restore_point(&mut self, manifest: &Manifest, name: &str) -> Result<Option<Found>> {
         let (of_header, of_record) = (name.to_owned(), name.to_owned());
         let holds = move |facts: &WalFacts| facts.restore_points.iter().any(|point| point.name == of_header);
         // In the server's encoding; the header has it in this form.
         let is_it = move |bytes: &[u8]| String::from_utf8_lossy(bytes) == of_record;
-        let wanted = move |record: &Candidate<'_>| record.restore_point.is_some_and(&is_it);
+        let end = Lsn::new(manifest.end_lsn);
+        let wanted =
+            move |record: &Candidate<'_>| record.restore_point.is_some_and(&is_it) && record.found.start >= end;
         self.first(manifest, &holds, &wanted).await
     }
 

@@ -89,13 +89,17 @@ pub(crate) struct Listen<'a> {
 }
 
 /// Of a server that is thrown away.
-const PRIVATE: [(&str, &str); 6] = [
+const PRIVATE: [(&str, &str); 9] = [
     ("listen_addresses", ""),
     ("ssl", "off"),
     ("shared_buffers", "128MB"),
     ("huge_pages", "off"),
     ("logging_collector", "off"),
     ("fsync", "off"),
+    // Nobody is told that it exists: no publisher, no job, no file of the original.
+    ("max_logical_replication_workers", "0"),
+    ("external_pid_file", ""),
+    ("cron.launch_active_jobs", "off"),
 ];
 
 /// The settings of a restore, in the order in which they are written.

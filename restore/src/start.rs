@@ -39,6 +39,8 @@ pub(crate) struct Server {
     pub(crate) owner: Option<Owner>,
     /// A role that the configuration names.
     pub(crate) configured_user: Option<String>,
+    /// The database that the configuration names.
+    pub(crate) configured_database: Option<String>,
     /// How long recovery may take.
     pub(crate) limit: Duration,
     /// Nobody else is let in: our own access rules stay.
@@ -75,6 +77,10 @@ impl Server {
     /// One of the server's programs, as the owner of the files.
     pub(crate) fn program(&self, name: &str) -> std::process::Command {
         let mut command = std::process::Command::new(self.programs.join(name));
+        // What libpq reads there is for other servers.
+        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
+            command.env_remove(name);
+        }
         if let Some(owner) = &self.owner {
             use std::os::unix::process::CommandExt as _;
             command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
@@ -229,6 +235,11 @@ async fn recover(
         }
     }
     Ok(started)
+}
+
+/// A database for programs that would take a name with `=` for more.
+pub(crate) fn conninfo_of(database: &str) -> String {
+    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn millis(since: Instant) -> u64 {

@@ -32,6 +32,9 @@ const SERVER_FILES: [&str; 13] = [
     "tablespace_map.old",
 ];
 
+/// What the names of directories begin with that hold the WAL of clusters that were restored over.
+pub(crate) const KEPT_WAL: &str = "pg_wal.";
+
 /// Whose names at the top of the data directory are.
 #[derive(Debug)]
 pub(crate) struct Owned(HashSet<OsString>);
@@ -95,9 +98,9 @@ pub(crate) fn sweep(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
             sweep.visit(below(&root(Some(oid)), &name), kind, is_owned)?;
         }
     }
-    // The marker stays until the end.
+    // The marker stays until the end, and WAL until somebody removes it.
     for (name, _) in ours.pop().map(|ours| tree.list(&ours)).transpose()?.unwrap_or_default() {
-        if name != *INCOMPLETE {
+        if name != *INCOMPLETE && !name.to_string_lossy().starts_with(KEPT_WAL) {
             tree.remove_any(&below(&Place::ours(OURS), &name))?;
         }
     }

@@ -4,6 +4,7 @@
 mod references;
 
 use std::fs::{self, File};
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -16,7 +17,7 @@ use crate::error::{RestoreError, Result};
 use crate::place::{self, running_postmaster};
 use crate::report::Started;
 use crate::run;
-use crate::start::Server;
+use crate::start::{self, Server};
 
 /// How long the scratch server may take to end.
 const END_MAX: Duration = Duration::from_secs(60);
@@ -31,10 +32,30 @@ pub(crate) async fn run(cli: &Cli, args: &TableArgs) -> Result<()> {
     let whole = whole_cluster(cli, args, &scratch);
     let outcome = tokio::select! {
         outcome = Box::pin(restore_and_dump(&whole, args, &scratch)) => outcome,
-        _ = tokio::signal::ctrl_c() => Err(RestoreError::Failed("interrupted".into())),
+        _ = interrupted() => Err(RestoreError::Failed("interrupted".into())),
     };
-    let removed = scratch.remove().await;
-    outcome.and(removed)
+    match (outcome, scratch.remove().await) {
+        (Err(error), Err(left)) => Err(RestoreError::Failed(format!(
+            "{}; and the scratch directory could not be removed, it holds the database: {}",
+            error.chain(),
+            left.chain()
+        ))),
+        (outcome, removed) => outcome.and(removed),
+    }
+}
+
+/// Returns when somebody wants it to end.
+async fn interrupted() {
+    use tokio::signal::unix::{SignalKind, signal};
+    let kinds = [
+        SignalKind::interrupt(),
+        SignalKind::terminate(),
+        SignalKind::hangup(),
+        SignalKind::quit(),
+    ];
+    let mut signals: Vec<_> = kinds.into_iter().filter_map(|kind| signal(kind).ok()).collect();
+    let any = signals.iter_mut().map(|signal| Box::pin(signal.recv()));
+    futures::future::select_all(any).await;
 }
 
 fn check(args: &TableArgs) -> Result<()> {
@@ -97,22 +118,40 @@ impl Scratch {
         self.root.join("s")
     }
 
-    /// Ends the server that runs in it, and removes it.
+    /// Ends the server that runs in it, and removes it. What was begun a moment ago may still put files there.
     async fn remove(&self) -> Result<()> {
         let begun = Instant::now();
-        while let Some(pid) = running_postmaster(&self.data()) {
-            // Nothing in it is wanted any more.
-            if let Some(pid) = Pid::from_raw(pid) {
-                let _ = rustix::process::kill_process(pid, Signal::QUIT);
+        loop {
+            let ended = self.end_server();
+            match if ended {
+                self.remove_all()
+            } else {
+                Err(self.still_running())
+            } {
+                Err(_) if begun.elapsed() < END_MAX => tokio::time::sleep(Duration::from_millis(50)).await,
+                done => return done,
             }
-            if begun.elapsed() > END_MAX {
-                return Err(RestoreError::Failed(format!(
-                    "the server in \"{}\" does not end (process {pid}); end it, and remove the directory",
-                    self.root.display()
-                )));
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
         }
+    }
+
+    /// True when none runs.
+    fn end_server(&self) -> bool {
+        let Some(pid) = running_postmaster(&self.data()).and_then(Pid::from_raw) else {
+            return true;
+        };
+        // Nothing in it is wanted any more.
+        let _ = rustix::process::kill_process(pid, Signal::QUIT);
+        false
+    }
+
+    fn still_running(&self) -> RestoreError {
+        RestoreError::Failed(format!(
+            "the server in \"{}\" does not end: end it, and remove the directory",
+            self.root.display()
+        ))
+    }
+
+    fn remove_all(&self) -> Result<()> {
         let entries = fs::read_dir(&self.root).map_err(RestoreError::io("read directory", &self.root))?;
         for entry in entries.flatten() {
             let path = entry.path();
@@ -201,13 +240,13 @@ fn failed(message: String, hint: &str) -> RestoreError {
 }
 
 async fn dump_to(server: &Server, started: &Started, args: &TableArgs, dump: &Path) -> Result<()> {
-    let file = File::create_new(dump).map_err(RestoreError::io("create", dump))?;
+    let file = new_file(dump)?;
     let mut command = server.program("pg_dump");
     command
         .args(["--no-password", "--host", &started.socket_dir])
         .args(["--port", &started.port.to_string(), "--username", &started.role])
         .args(args.table.iter().flat_map(|table| ["--table", table]))
-        .args(["--dbname", &args.database])
+        .args(["--dbname", &start::conninfo_of(&args.database)])
         .current_dir("/")
         .stdin(Stdio::null())
         .stdout(file)
@@ -254,10 +293,17 @@ async fn run_program(name: &str, command: std::process::Command, hint: &str) -> 
     Err(failed(format!("{name}: {said}"), hint))
 }
 
+/// For our own eyes: it holds what the database held.
+fn new_file(path: &Path) -> Result<File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).mode(0o600);
+    options.open(path).map_err(RestoreError::io("create", path))
+}
+
 /// Into place as a whole.
 fn copy(from: &Path, to: &Path) -> Result<()> {
     let mut source = File::open(from).map_err(RestoreError::io("open", from))?;
-    let mut target = File::create_new(to).map_err(RestoreError::io("create", to))?;
+    let mut target = new_file(to)?;
     let copied = std::io::copy(&mut source, &mut target).and_then(|_| target.sync_all());
     copied.map_err(|error| {
         // A part must not stay; the error is the news.

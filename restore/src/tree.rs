@@ -13,7 +13,7 @@ use std::io::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 
 use crate::error::{RestoreError, Result};
@@ -63,6 +63,32 @@ impl Tree {
             tablespaces,
             owner,
         })
+    }
+
+    /// Keeps every other restore out of the data directory while this value lives.
+    pub(crate) fn lock(&self) -> Result<()> {
+        match rustix::fs::flock(&self.data, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => Ok(()),
+            Err(Errno::WOULDBLOCK) => Err(RestoreError::refused(
+                "another restore is at work in the data directory",
+                "Wait for its end, or end it; then run this one again: it goes on from there.",
+            )),
+            Err(errno) => Err(RestoreError::io("lock", Path::new("the data directory"))(errno.into())),
+        }
+    }
+
+    /// Gives a directory another name, where it is one.
+    pub(crate) fn move_directory(&self, from: &Place, to: &Place) -> Result<bool> {
+        let ((from_parent, from_name), (to_parent, to_name)) = (self.parent(from)?, self.parent(to)?);
+        match rustix::fs::openat(&from_parent, from_name, DIRECTORY, Mode::empty()) {
+            Ok(_) => {}
+            // Missing, or a link.
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(false),
+            Err(errno) => return Err(failed("open directory", from)(errno)),
+        }
+        rustix::fs::renameat(&from_parent, from_name, &to_parent, to_name).map_err(failed("rename", from))?;
+        rustix::fs::fsync(&to_parent).map_err(failed("fsync the directory of", to))?;
+        Ok(true)
     }
 
     /// The tablespaces that lie outside of the data directory.

@@ -61,7 +61,10 @@ fn a_damaged_cluster_is_restored_over_and_only_what_differs_is_fetched() {
         let balance = cluster.query_one("select sum(abalance) from pgbench_accounts").await?;
         let data = cluster.data_directory().to_owned();
         let path = data.display().to_string();
-        let over = ["--target", "latest", "--pgdata", &path, "--delta", "--json"];
+        let (_, location) = &cluster.tablespaces()[0];
+        let itself = format!("{0}={0}", location.display());
+        let unnamed = ["--target", "latest", "--pgdata", &path, "--delta", "--json"];
+        let over = [&unnamed[..], &["--tablespace-map", &itself]].concat();
 
         // A server that runs, and a directory that nobody said may be written over.
         let output = seawall.restore.run(&over).await?;
@@ -78,6 +81,19 @@ fn a_damaged_cluster_is_restored_over_and_only_what_differs_is_fetched() {
             .await?;
         output.assert_refused(REFUSED, &["is another one", "system identifier"])?;
         stranger.start().await?;
+        // A copy of a data directory has links to the tablespaces of the original.
+        let output = seawall.restore.run(&unnamed).await?;
+        output.assert_refused(REFUSED, &["is not empty", "--tablespace-map"])?;
+        fs::write(data.join("postmaster.pid"), "999999999\n")?;
+        let output = seawall.restore.run(&over).await?;
+        output.assert_refused(REFUSED, &["was not shut down", "remove postmaster.pid"])?;
+        fs::remove_file(data.join("postmaster.pid"))?;
+        let at_work = File::open(&data)?;
+        rustix::fs::flock(&at_work, rustix::fs::FlockOperation::LockExclusive)?;
+        let output = seawall.restore.run(&over).await?;
+        output.assert_refused(REFUSED, &["another restore is at work"])?;
+        drop(at_work);
+        ensure!(data.join("global/pg_control").exists());
 
         // Pages overwritten, files that are gone, too short, too long, too many, or something else by now.
         let files = relations(&data)?;
@@ -124,9 +140,12 @@ fn a_damaged_cluster_is_restored_over_and_only_what_differs_is_fetched() {
         fs::remove_file(data.join("mine.txt"))?;
         ensure!(!data.join("base/99999").exists() && !data.join("base/77777").exists());
 
+        let ours = fs::read_dir(data.join("seawall.restore"))?.flatten();
+        let kept = ours.map(|entry| entry.path().join("000000010000000000000099"));
+        ensure!(kept.filter(|path| path.exists()).count() == 1, "its WAL is gone");
+
         // As if it had been restored into an empty directory; its tablespace has to be elsewhere meanwhile.
         let elsewhere = scratch.dir("elsewhere")?.join("fast");
-        let (_, location) = &cluster.tablespaces()[0];
         let map = format!("{}={}", location.display(), elsewhere.display());
         let fresh = seawall
             .restore_files("fresh", &["--target", "latest", "--tablespace-map", &map])
@@ -181,7 +200,11 @@ impl Target<'_> {
             !self.data.join("global/pg_control").exists(),
             "half a cluster has a pg_control"
         );
-        if self.data.join("PG_VERSION").exists() && self.data.join("postgresql.conf").exists() {
+        // Where the files that a start looks at first are whole, it is tried.
+        let is_whole = |name: &str, text: &str| {
+            fs::read(self.data.join(name)).is_ok_and(|bytes| bytes.starts_with(text.as_bytes()))
+        };
+        if is_whole("PG_VERSION", "15") && is_whole("postgresql.conf", "#") {
             let server = Cluster::adopt(self.scratch, "target", &self.data)?;
             ensure!(server.start().await.is_err(), "half a cluster started");
         }

@@ -25,6 +25,13 @@ pub fn weed_bin() -> Result<PathBuf> {
         .context("SeaweedFS is not installed (SEAWALL_WEED_BIN is not set)\nHINT: run: make setup")
 }
 
+/// pgBackRest, for measurements beside it.
+pub fn pgbackrest_bin() -> Result<PathBuf> {
+    lookup("SEAWALL_PGBACKREST_BIN").context(
+        "pgBackRest is not installed (SEAWALL_PGBACKREST_BIN is not set)\nHINT: run: make setup PEERS=pgbackrest",
+    )
+}
+
 /// `wal-agent`, where the server user can run it.
 pub fn agent_bin() -> Result<PathBuf> {
     ours("wal-agent")

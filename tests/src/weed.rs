@@ -124,6 +124,11 @@ impl Weed {
         Ok(command)
     }
 
+    /// The port that speaks TLS.
+    pub fn tls_port(&self) -> u16 {
+        self.ports.https
+    }
+
     /// The certificate to trust, with TLS only.
     pub fn certificate(&self) -> Option<&PathBuf> {
         self.certificate.as_ref()

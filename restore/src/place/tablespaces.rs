@@ -47,6 +47,7 @@ pub(crate) fn plan_tablespaces(
         let to = by_oid
             .remove(&tablespace.oid)
             .or_else(|| by_path.remove(from.trim_end_matches('/')));
+        let is_mapped = to.is_some();
         let otherwise = || below.map_or_else(|| from.clone().into(), |below| below.join(tablespace.oid.to_string()));
         let to = absolute(&to.map_or_else(otherwise, PathBuf::from))?;
         let clash = to.starts_with(pgdata)
@@ -69,6 +70,7 @@ pub(crate) fn plan_tablespaces(
             oid: tablespace.oid,
             from,
             to,
+            is_mapped,
         });
     }
     if let Some(unknown) = by_oid.keys().map(ToString::to_string).chain(by_path.into_keys()).next() {
@@ -83,13 +85,16 @@ pub(crate) fn plan_tablespaces(
 /// Tablespace directories must be free, too.
 pub(crate) fn inspect_tablespaces(
     tablespaces: &[TablespacePlan],
-    pgdata: &Path,
     repository: Option<&Path>,
     found: &Found,
 ) -> Result<()> {
     for tablespace in tablespaces {
         let show = tablespace.to.display();
-        let hint = format!("Put it elsewhere with --tablespace-map {}=DIR.", tablespace.oid);
+        let over = match found {
+            Found::Cluster(_) => "; name its own directory there to restore over it",
+            Found::Free | Found::Interrupted(_) => "",
+        };
+        let hint = format!("Put it elsewhere with --tablespace-map {}=DIR{over}.", tablespace.oid);
         let refuse = |message: String| Err(RestoreError::refused(message, hint.clone()));
         if let Some(repository) = repository.and_then(|repository| repository.canonicalize().ok())
             && (tablespace.to.starts_with(&repository) || repository.starts_with(&tablespace.to))
@@ -113,12 +118,8 @@ pub(crate) fn inspect_tablespaces(
         let is_left = match found {
             Found::Free => false,
             Found::Interrupted(marker) => marker.tablespaces.contains(&tablespace.to),
-            // Its own: where its link leads.
-            Found::Cluster(_) => {
-                let link = pgdata.join("pg_tblspc").join(tablespace.oid.to_string());
-                link.canonicalize()
-                    .is_ok_and(|own| tablespace.to.canonicalize().is_ok_and(|to| own == to))
-            }
+            // A link of a copied data directory leads to the tablespace of the original: only what was named is written over.
+            Found::Cluster(_) => tablespace.is_mapped,
         };
         if !is_left && !is_empty(&tablespace.to)? {
             return refuse(format!(

@@ -143,8 +143,9 @@ fn a_tablespace_directory_with_files_is_refused_with_the_option_that_helps() {
         oid: 5,
         from: String::new(),
         to: dir.path().to_owned(),
+        is_mapped: false,
     }];
-    let error = inspect_tablespaces(&plan, Path::new("/data"), None, &Found::Free).unwrap_err();
+    let error = inspect_tablespaces(&plan, None, &Found::Free).unwrap_err();
     assert!(error.hint().unwrap().contains("--tablespace-map 5=DIR"));
 }
 

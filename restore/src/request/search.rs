@@ -153,8 +153,7 @@ impl Search<'_> {
     async fn xid(&self, xid: u32, exclusive: bool) -> Result<(Manifest, StopPoint)> {
         let mut scanner = self.scanner();
         for manifest in &self.candidates {
-            let found = scanner.end_of_transaction(manifest, xid).await?;
-            if let Some(found) = found.filter(|found| found.start.as_u64() >= manifest.end_lsn) {
+            if let Some(found) = scanner.end_of_transaction(manifest, xid).await? {
                 return Ok((
                     (*manifest).clone(),
                     StopPoint::record(StopKind::Xid, &found, !exclusive),
@@ -168,8 +167,7 @@ impl Search<'_> {
     async fn name(&self, name: &str) -> Result<(Manifest, StopPoint)> {
         let mut scanner = self.scanner();
         for manifest in &self.candidates {
-            let found = scanner.restore_point(manifest, name).await?;
-            if let Some(found) = found.filter(|found| found.start.as_u64() >= manifest.end_lsn) {
+            if let Some(found) = scanner.restore_point(manifest, name).await? {
                 return Ok(((*manifest).clone(), StopPoint::record(StopKind::Name, &found, true)));
             }
         }

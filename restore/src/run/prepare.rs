@@ -64,7 +64,7 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
         args.tablespaces_below.as_deref(),
         &pgdata,
     )?;
-    place::inspect_tablespaces(&tablespaces, &pgdata, opened.repository_directory(), &found)?;
+    place::inspect_tablespaces(&tablespaces, opened.repository_directory(), &found)?;
     let major = ServerVersion(manifest.server_version).major();
     let programs = match args.start {
         true => Some(programs::find(opened.cluster.postgres.bin_directory.as_deref(), major)?),

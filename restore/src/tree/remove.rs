@@ -4,6 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::fs::File;
 use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::MetadataExt as _;
 
 use rustix::fs::{AtFlags, Dir, FileType, Mode, OFlags};
 use rustix::io::Errno;
@@ -31,7 +32,8 @@ impl Tree {
         }
     }
 
-    /// Opens a plain file to read and write it; `None` where there is none.
+    /// Opens a plain file to read and write it; `None` where there is none, or where it has another name too: what is written into it
+    /// would change somebody's copy (`pg_upgrade --link`, `cp -al`).
     pub(crate) fn open_existing(&self, place: &Place) -> Result<Option<File>> {
         let (parent, name) = match self.parent(place) {
             Ok(found) => found,
@@ -44,8 +46,9 @@ impl Tree {
             Err(Errno::NOENT | Errno::LOOP | Errno::ISDIR | Errno::NXIO | Errno::ACCESS) => return Ok(None),
             Err(errno) => return Err(failed("open", place)(errno)),
         };
-        let is_plain = file.metadata().is_ok_and(|metadata| metadata.is_file());
-        Ok(is_plain.then_some(file))
+        let is_ours_alone = |metadata: std::fs::Metadata| metadata.is_file() && metadata.nlink() == 1;
+        let is_kept = file.metadata().is_ok_and(is_ours_alone);
+        Ok(is_kept.then_some(file))
     }
 
     /// Gives a file that is kept its owner, mode and length.
@@ -138,6 +141,9 @@ mod tests {
         std::os::unix::fs::symlink(dir.path().join("file"), dir.path().join("link")).unwrap();
         let is_some = |path: &[u8]| tree.open_existing(&place(path, &[]).unwrap()).unwrap().is_some();
         assert!(is_some(b"file"));
+        std::fs::write(dir.path().join("shared"), "12345").unwrap();
+        std::fs::hard_link(dir.path().join("shared"), dir.path().join("snapshot")).unwrap();
+        assert!(!is_some(b"shared"));
         for path in [
             &b"directory"[..],
             b"link",
