@@ -18,7 +18,7 @@ use bench::peers::report::{self, Bounds, Full, Increments};
 use bench::peers::restores::{self, Restores};
 use bench::peers::settings::{JOBS, Settings};
 use bench::peers::theirs::{BaseBackup, PgBackRest};
-use bench::stages::Stages;
+use bench::stages::{Stages, write_packs};
 use bench::summary::Summary;
 use store::id::RepositoryId;
 use store::keys::ClusterKeys;
@@ -178,6 +178,9 @@ impl<'a> Case<'a> {
             full.compressed.push(base(BaseBackup::Compressed)?);
             full.plain.push(base(BaseBackup::Plain)?);
             full.stages.push(pool.install(|| stages.run()));
+            let stored = full.ours.last().map_or(0, |(taken, _)| taken.written.bytes);
+            full.written_s
+                .push(pool.install(|| write_packs(&self.home("written"), stored))?);
             check_interrupted()?;
             last = Some((ours, pgbackrest));
         }

@@ -1,15 +1,17 @@
 //! The stages of a backup, each alone, on all cores at once.
 
 use std::fs::File;
-use std::io;
+use std::io::{self, Write as _};
 use std::os::unix::fs::FileExt;
+use std::path::Path;
 use std::sync::Arc;
+use std::time::Instant;
 
 use pg::page::PAGE_BYTES;
 use rayon::prelude::*;
 use store::id::Digest;
 use store::keys::ClusterKeys;
-use store::limits::{RELATION_CHUNK_BYTES_MAX, RELATION_ZSTD_LEVEL};
+use store::limits::{PACK_BYTES_TARGET, RELATION_CHUNK_BYTES_MAX, RELATION_ZSTD_LEVEL};
 use store::seal::{ObjectKey, Secret32, associated_data};
 
 use crate::measure::{Took, once};
@@ -209,6 +211,29 @@ pub fn composed(stages: &[Took]) -> Took {
         wall_s: stages.iter().map(|took| took.wall_s).sum(),
         cpu_s: stages.iter().map(|took| took.cpu_s).sum(),
     }
+}
+
+/// Writes so many bytes in files of a pack's size below a directory, each made durable, on all cores; removes them. Seconds.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn write_packs(directory: &Path, bytes: u64) -> io::Result<f64> {
+    std::fs::create_dir(directory)?;
+    let packs = bytes.div_ceil(PACK_BYTES_TARGET as u64);
+    let content = vec![0x5A; PACK_BYTES_TARGET];
+    let begun = Instant::now();
+    (0..packs).into_par_iter().try_for_each(|pack| {
+        let left = bytes - pack * PACK_BYTES_TARGET as u64;
+        let part = content
+            .get(..usize::try_from(left).unwrap_or(usize::MAX))
+            .unwrap_or(&content);
+        let mut file = File::create(directory.join(pack.to_string()))?;
+        file.write_all(part)?;
+        file.sync_all()
+    })?;
+    let seconds = begun.elapsed().as_secs_f64();
+    std::fs::remove_dir_all(directory)?;
+    Ok(seconds)
 }
 
 fn associated() -> [u8; 64] {

@@ -15,9 +15,10 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// The longest, first: so that none of them is left over for the end.
-const FIRST: [&str; 8] = [
+const FIRST: [&str; 9] = [
     "backup_sources",
     "store_faults",
+    "targets",
     "wal_get",
     "promotions",
     "kill_loop",
