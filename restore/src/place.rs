@@ -161,6 +161,12 @@ pub(crate) fn inspect(pgdata: &Path, repository: Option<&Path>, delta: bool) -> 
     if !has_control && let Some(marker) = interrupted(pgdata)? {
         return Ok(Found::Interrupted(marker));
     }
+    if !has_control && delta {
+        return Err(RestoreError::refused(
+            format!("directory \"{show}\" is not empty, and no cluster is in it"),
+            other,
+        ));
+    }
     if !has_control {
         return Err(RestoreError::refused(
             format!("directory \"{show}\" is not empty"),
@@ -232,7 +238,12 @@ pub(crate) fn refuse_running(pgdata: &Path) -> Result<()> {
             "a PostgreSQL server (process {pid}) is running in \"{}\"",
             pgdata.display()
         ),
-        "Restore into another directory; or stop that server and move its directory away.",
+        match pgdata.join(OURS).exists() {
+            true => "A restore has started it. Look at it; or stop it (pg_ctl stop), and run this again with --delta.",
+            false => {
+                "Restore into another directory; or stop that server: then it can be moved away, or restored over with --delta."
+            }
+        },
     ))
 }
 

@@ -161,6 +161,8 @@ pub(crate) struct Plan {
     pub(crate) files: u64,
     /// The data directory.
     pub(crate) pgdata: PathBuf,
+    /// A cluster is in it that is restored over.
+    pub(crate) over_cluster: bool,
     /// Tablespaces.
     pub(crate) tablespaces: Vec<TablespacePlan>,
     /// Owner of the files.
@@ -212,7 +214,11 @@ impl fmt::Display for Plan {
             writeln!(f, "           time of that record: {}", time::show(us))?;
         }
         if let Some(us) = stop.last_commit_us {
-            writeln!(f, "           last transaction before it: {}", time::show(us))?;
+            writeln!(
+                f,
+                "           last transaction or restore point before it: {}",
+                time::show(us)
+            )?;
         }
         if !stop.is_proven {
             writeln!(
@@ -221,6 +227,12 @@ impl fmt::Display for Plan {
             )?;
         }
         write!(f, "directory  {}", self.pgdata.display())?;
+        if self.over_cluster {
+            write!(
+                f,
+                ", over the cluster that is there: what it has more than the backup is removed"
+            )?;
+        }
         for tablespace in &self.tablespaces {
             write!(
                 f,

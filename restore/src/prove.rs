@@ -33,6 +33,8 @@ pub(crate) struct Proof {
     pub(crate) database: String,
     /// It holds.
     pub(crate) ok: bool,
+    /// It is a question of the last known good, whose answer is for somebody to judge.
+    pub(crate) is_question: bool,
     /// What was found.
     pub(crate) detail: String,
     /// How long it took.
@@ -59,7 +61,10 @@ pub(crate) async fn run(server: &Server, started: &Started, known_good: &[KnownG
     for known in known_good {
         let begun = Instant::now();
         let asked = ask_again(&client, known).await;
-        proofs.push(first.proof(known.query.clone(), begun, asked));
+        proofs.push(Proof {
+            is_question: true,
+            ..first.proof(known.query.clone(), begun, asked)
+        });
     }
     let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
     let names = client.query(query, &[]).await.map_err(|error| failed(&error))?;
@@ -100,6 +105,7 @@ impl Database<'_> {
             name,
             database: self.name.clone(),
             ok,
+            is_question: false,
             detail: found.unwrap_or_else(|error| error),
             took_ms: u64::try_from(begun.elapsed().as_millis()).unwrap_or(u64::MAX),
         }

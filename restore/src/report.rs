@@ -149,7 +149,7 @@ impl fmt::Display for Report {
         if self.held_bytes > 0 {
             writeln!(
                 f,
-                "delta      {} were there already, {} written, {} removed",
+                "delta      {} were there already, {} written, {} files removed",
                 bytes_text(self.held_bytes),
                 bytes_text(self.written_bytes),
                 self.removed
@@ -174,7 +174,11 @@ impl fmt::Display for Report {
         }
         writeln!(f, "; together {}", seconds(self.rto_ms))?;
         for proof in &self.proofs {
-            let verdict = if proof.ok { "proven    " } else { "NOT PROVEN" };
+            let verdict = match (proof.ok, proof.is_question) {
+                (true, false) => "proven    ",
+                (true, true) => "asked     ",
+                (false, _) => "NOT PROVEN",
+            };
             writeln!(f, "{verdict} {}, {}: {}", proof.database, proof.name, proof.detail)?;
         }
         match &self.server {

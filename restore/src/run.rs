@@ -90,6 +90,12 @@ pub(crate) async fn run(cli: &Cli) -> Result<Restored> {
             .iter()
             .map(|left| format!("\"{left}\" is not in the backup and was left as it is")),
     );
+    warnings.extend(
+        swept
+            .kept_wal
+            .iter()
+            .map(|kept| format!("the old pg_wal is kept as \"{kept}\": remove it when nobody misses a commit")),
+    );
     warnings.extend(Box::pin(finish(args, &prepared, &tree, &work)).await?);
     phases.finish_ms = millis(finishing);
     let mut report = Report::new(prepared.plan, fetched, phases, warnings);
@@ -195,14 +201,16 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Res
     let Planned { tree, work, jobs } = planned;
     prepared.found.refuse_changed(&prepared.plan.pgdata)?;
     mark(&tree, &work, &prepared.plan, prepared.found.is_delta())?;
+    let mut kept = None;
     if matches!(prepared.found, Found::Cluster(_)) {
         tree.remove_file(&Place::ours("global/pg_control"))?;
-        keep_wal(&tree)?;
+        kept = keep_wal(&tree)?;
     }
-    let swept = match prepared.found.owned() {
+    let mut swept = match prepared.found.owned() {
         Some(owned) => sweep(&tree, &work, &owned)?,
         None => Swept::default(),
     };
+    swept.kept_wal = kept;
     let work = Arc::new(work);
     let progress = Progress::new(work.bytes, args.json);
     let fetched = fetch_files::fetch(&prepared.opened.repository, &tree, &work, jobs, progress).await?;
@@ -215,9 +223,10 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Res
 }
 
 /// WAL that was never archived may be the only copy of the last commits: it is kept aside.
-fn keep_wal(tree: &Tree) -> Result<()> {
+fn keep_wal(tree: &Tree) -> Result<Option<String>> {
     let aside = Place::ours(&format!("{OURS}/{}{}", KEPT_WAL, ulid::Ulid::new()));
-    tree.move_directory(&Place::ours("pg_wal"), &aside).map(drop)
+    let is_moved = tree.move_directory(&Place::ours("pg_wal"), &aside)?;
+    Ok(is_moved.then(|| aside.show()))
 }
 
 /// A target whose files are complete.

@@ -18,7 +18,7 @@ use crate::error::{RestoreError, Result};
 use crate::owner::Owner;
 use crate::paths::OURS;
 use crate::place::running_postmaster;
-use crate::plan::StopPoint;
+use crate::plan::{StopKind, StopPoint};
 use crate::prefetch;
 use crate::prove::{self, Proof};
 use crate::report::{Phases, Started};
@@ -107,6 +107,10 @@ impl Server {
             Some(line) if line.contains("recovery ended before configured recovery target was reached") => failed(
                 format!("{what}: recovery ended before the stop point: {line}"),
                 "Archived WAL ends or is damaged before the stop point. Nothing was promoted; see the log in seawall.restore, and choose an earlier one.",
+            ),
+            Some(line) if line.contains("lock file") || line.contains("could not bind") => failed(
+                format!("{what}: {line}"),
+                "The files are restored. Run it again with --delta and --port N or --socket-dir DIR.",
             ),
             Some(line) => failed(
                 format!("{what}: {line}"),
@@ -210,7 +214,7 @@ async fn recover(
     let ending = Instant::now();
     let mut started = Started {
         replay_lsn: replayed.to_string(),
-        last_commit_time: commit_us.map(time::rfc3339),
+        last_commit_time: last_commit(stop, commit_us).map(time::rfc3339),
         state: "paused",
         timeline: None,
         socket_dir: at.socket_dir,
@@ -235,6 +239,14 @@ async fn recover(
         }
     }
     Ok(started)
+}
+
+/// The server does not count the transaction whose end it stopped behind.
+fn last_commit(stop: &StopPoint, replayed_us: Option<i64>) -> Option<i64> {
+    match (stop.kind, stop.inclusive) {
+        (StopKind::Xid, true) => stop.record_time_us.max(replayed_us),
+        _ => replayed_us,
+    }
 }
 
 /// A database for programs that would take a name with `=` for more.

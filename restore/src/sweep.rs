@@ -64,6 +64,8 @@ pub(crate) struct Swept {
     pub(crate) removed: u64,
     /// What stays although it is not in the backup.
     pub(crate) left: Vec<String>,
+    /// Where the WAL of the cluster is that was restored over.
+    pub(crate) kept_wal: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -14,6 +14,7 @@ use tokio::process::Command;
 
 use crate::cli::{Cli, RestoreArgs, TableArgs, TargetAction};
 use crate::error::{RestoreError, Result};
+use crate::paths::OURS;
 use crate::place::{self, running_postmaster};
 use crate::report::Started;
 use crate::run;
@@ -21,6 +22,8 @@ use crate::start::{self, Server};
 
 /// How long the scratch server may take to end.
 const END_MAX: Duration = Duration::from_secs(60);
+/// Lines of what a program said that are told on.
+const SAID_LINES: usize = 3;
 /// Longest path of a socket, with its own name (`sun_path`, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 const SOCKET_NAME: &str = "/.s.PGSQL.65535";
@@ -28,6 +31,9 @@ const SOCKET_NAME: &str = "/.s.PGSQL.65535";
 /// Runs the command.
 pub(crate) async fn run(cli: &Cli, args: &TableArgs) -> Result<()> {
     check(args)?;
+    if let Some(into) = &args.into {
+        try_target(into, &args.table).await?;
+    }
     let scratch = Scratch::prepare(&args.scratch)?;
     let whole = whole_cluster(cli, args, &scratch);
     let outcome = tokio::select! {
@@ -65,6 +71,17 @@ fn check(args: &TableArgs) -> Result<()> {
             "Remove it, or name another one with --to-sql.",
         ));
     }
+    let missing = args.to_sql.as_ref().and_then(|file| std::path::absolute(file).ok());
+    if let Some(parent) = missing
+        .as_ref()
+        .and_then(|file| file.parent())
+        .filter(|parent| !parent.is_dir())
+    {
+        return Err(RestoreError::refused(
+            format!("directory \"{}\" does not exist", parent.display()),
+            "Make it first, or name another file with --to-sql.",
+        ));
+    }
     let config = args.into.as_ref().map(|into| into.parse::<tokio_postgres::Config>());
     match config {
         Some(Err(error)) => Err(RestoreError::usage(
@@ -78,6 +95,57 @@ fn check(args: &TableArgs) -> Result<()> {
         )),
         _ => Ok(()),
     }
+}
+
+/// Asks the database that shall be loaded into, before hours of recovery: is it there, and are the tables not there?
+async fn try_target(into: &str, tables: &[String]) -> Result<()> {
+    // Any psql will do for that; where none is in the path, it is found out at the end.
+    let probe = async |sql: &str| {
+        let mut command = Command::new("psql");
+        command
+            .args([
+                "--no-psqlrc",
+                "--no-align",
+                "--tuples-only",
+                "--quiet",
+                "--dbname",
+                into,
+                "--command",
+                sql,
+            ])
+            .stdin(Stdio::null())
+            .kill_on_drop(true);
+        command.output().await
+    };
+    let Ok(answer) = probe("SELECT 1").await else {
+        return Ok(());
+    };
+    if !answer.status.success() {
+        let said = first_line(&answer.stderr);
+        return Err(failed(
+            format!("--into cannot be reached: {said}"),
+            "Nothing was begun. Try it with psql; passwords come from PGPASSWORD or ~/.pgpass.",
+        ));
+    }
+    for table in tables {
+        let literal = table.replace('\'', "''");
+        let answer = probe(&format!("SELECT pg_catalog.to_regclass('{literal}') IS NOT NULL")).await;
+        if answer.is_ok_and(|answer| answer.stdout.trim_ascii() == b"t") {
+            return Err(RestoreError::refused(
+                format!("table {table} already exists there"),
+                "Nothing was begun. Rename it first, or write a script with --to-sql.",
+            ));
+        }
+    }
+    Ok(())
+}
+
+fn first_line(said: &[u8]) -> String {
+    let said = String::from_utf8_lossy(said);
+    said.lines()
+        .find(|line| !line.is_empty())
+        .unwrap_or("it said nothing")
+        .to_owned()
 }
 
 /// The directory that is thrown away.
@@ -101,6 +169,17 @@ impl Scratch {
             fs::create_dir_all(&root).map_err(RestoreError::io("create directory", &root))?;
         }
         let mut entries = fs::read_dir(&root).map_err(RestoreError::io("read directory", &root))?;
+        if root.join("data").join(OURS).exists() {
+            let server = running_postmaster(&root.join("data"))
+                .map_or_else(String::new, |pid| format!(", and its server runs (process {pid})"));
+            return Err(RestoreError::refused(
+                format!(
+                    "directory \"{}\" holds what a killed `table` left{server}",
+                    root.display()
+                ),
+                "End that server, and remove the directory: it holds the whole database.",
+            ));
+        }
         if entries.next().is_some() {
             return Err(RestoreError::refused(
                 format!("directory \"{}\" is not empty", root.display()),
@@ -246,6 +325,7 @@ async fn dump_to(server: &Server, started: &Started, args: &TableArgs, dump: &Pa
         .args(["--no-password", "--host", &started.socket_dir])
         .args(["--port", &started.port.to_string(), "--username", &started.role])
         .args(args.table.iter().flat_map(|table| ["--table", table]))
+        .arg("--strict-names")
         .args(["--dbname", &start::conninfo_of(&args.database)])
         .current_dir("/")
         .stdin(Stdio::null())
@@ -285,12 +365,15 @@ async fn run_program(name: &str, command: std::process::Command, hint: &str) -> 
     // Not `output()`: that would take what goes to the file.
     let child = Command::from(command).kill_on_drop(true).spawn().map_err(io)?;
     let output = child.wait_with_output().await.map_err(io)?;
+    let said = String::from_utf8_lossy(&output.stderr);
     if output.status.success() {
+        for warning in said.lines().filter(|line| line.contains("WARNING")) {
+            println!("{warning}");
+        }
         return Ok(());
     }
-    let said = String::from_utf8_lossy(&output.stderr);
-    let said = said.lines().find(|line| !line.is_empty()).unwrap_or("it said nothing");
-    Err(failed(format!("{name}: {said}"), hint))
+    let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).take(SAID_LINES).collect();
+    Err(failed(format!("{name}: {}", lines.join("; ")), hint))
 }
 
 /// For our own eyes: it holds what the database held.

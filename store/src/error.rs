@@ -177,8 +177,8 @@ impl StoreError {
             StoreError::WrongKey { .. } => {
                 "Use the key files that `wal-agent init` made for this cluster and this repository.".into()
             }
-            StoreError::KeyFile { .. } => "`wal-agent init` makes the key files (host.key, restore.key, maintenance.key). Copy the one that is \
-                                           needed here from where it is kept, or name its path under [keys]."
+            StoreError::KeyFile { .. } => "Let this user read it; or, where it is missing, copy it from where it is kept, or name its path under [keys]. \
+                 `wal-agent init` made the key files (host.key, restore.key, maintenance.key) once: new ones open nothing that is stored."
                 .into(),
             StoreError::KeyMissing { role } => format!(
                 "Copy the {role} key file back into the keys directory, or name it in the config under [keys]."

@@ -72,7 +72,8 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
     };
     let table = opened.repository.file_table(manifest).await?;
     check_space(&table, &pgdata, &tablespaces, &found)?;
-    let plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
+    let mut plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
+    plan.over_cluster = found.is_delta();
     Ok(Prepared {
         opened,
         choice,
@@ -116,6 +117,7 @@ fn plan(
         stored_bytes: manifest.totals.needed_bytes,
         files: manifest.totals.files,
         pgdata,
+        over_cluster: false,
         tablespaces,
         owner: owner.map(|owner| owner.name.clone()),
         target_action: args.target_action.as_str(),

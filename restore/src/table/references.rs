@@ -100,11 +100,26 @@ fn statement(reference: &Reference) -> String {
     } = reference;
     let (quoted_name, literal) = (quote_identifier(name), quote_literal(name));
     let table_literal = quote_literal(table);
-    let add = format!("ALTER TABLE {table} ADD CONSTRAINT {quoted_name} {definition};");
+    // Rows that came since may lead nowhere: they must not keep the table away.
+    let unchecked = if definition.ends_with(" NOT VALID") {
+        ""
+    } else {
+        " NOT VALID"
+    };
+    let add = format!("ALTER TABLE {table} ADD CONSTRAINT {quoted_name} {definition}{unchecked};");
+    let warning =
+        quote_literal(&format!("rows of {table} lead nowhere: constraint {name} stays NOT VALID").replace('%', "%%"));
+    let validate = match unchecked {
+        "" => String::new(),
+        _ => format!(
+            "\n    BEGIN\n      ALTER TABLE {table} VALIDATE CONSTRAINT {quoted_name};\n    \
+             EXCEPTION WHEN foreign_key_violation THEN RAISE WARNING {warning};\n    END;"
+        ),
+    };
     let body = format!(
         "BEGIN\n  IF pg_catalog.to_regclass({table_literal}) IS NOT NULL AND NOT EXISTS (\n    \
          SELECT FROM pg_catalog.pg_constraint WHERE conrelid = pg_catalog.to_regclass({table_literal}) AND conname = {literal}\n  \
-         ) THEN\n    {add}\n  END IF;\nEND"
+         ) THEN\n    {add}{validate}\n  END IF;\nEND"
     );
     format!("\n-- A foreign key that led here.\nDO {};\n", quote_literal(&body))
 }
