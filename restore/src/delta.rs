@@ -6,13 +6,13 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::ops::Range;
-use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
 use pg::page::PAGE_BYTES;
 use store::id::PageDigest;
 use store::keys::ClusterKeys;
 use store::page_map::Extents;
+use store::pipeline::read_up_to;
 use store::repository::Repository;
 use tokio::task::JoinHandle;
 
@@ -114,19 +114,6 @@ fn push(ranges: &mut Vec<Range<u32>>, page: u32) {
         Some(last) if last.end == page => last.end += 1,
         _ => ranges.push(page..page + 1),
     }
-}
-
-fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> std::io::Result<usize> {
-    let mut done = 0;
-    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
-        match file.read_at(rest, at + done as u64) {
-            Ok(0) => break,
-            Ok(got) => done += got,
-            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
-    }
-    Ok(done)
 }
 
 /// The parts of `[from, to)` that are in none of these ranges, which are in order.

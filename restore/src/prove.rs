@@ -10,19 +10,18 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use store::manifest::KnownGood;
-use tokio_postgres::{Client, NoTls, SimpleQueryMessage};
+use tokio_postgres::{Client, SimpleQueryMessage};
 
 use crate::error::{RestoreError, Result};
 use crate::report::Started;
-use crate::start::{self, Server};
+use crate::start::Server;
+use crate::start::client::{self, said};
 
 /// A lock that is waited for longer belongs to a transaction that will never end: the server is paused.
 const LOCK_WAIT: Duration = Duration::from_secs(10);
 
 /// Time for one query of the last known good, as for the agent.
 const QUERY_MAX: Duration = Duration::from_secs(60);
-/// Lines of what a program said that are kept.
-const SAID_LINES: usize = 4;
 
 /// One proof.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -57,24 +56,31 @@ pub(crate) async fn run(server: &Server, started: &Started, known_good: &[KnownG
         name: name.to_owned(),
     };
     let first = of(server.configured_database.as_deref().unwrap_or("postgres"));
-    let client = first.connect().await?;
+    let client = first.connect().await;
     for known in known_good {
         let begun = Instant::now();
-        let asked = ask_again(&client, known).await;
+        let asked = match &client {
+            Ok(client) => ask_again(client, known).await,
+            Err(error) => Err(error.clone()),
+        };
         proofs.push(Proof {
             is_question: true,
             ..first.proof(known.query.clone(), begun, asked)
         });
     }
-    let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
-    let names = client.query(query, &[]).await.map_err(|error| failed(&error))?;
-    for row in names {
-        let database = of(row.get(0));
+    for name in databases(started).await? {
+        let database = of(&name);
         let begun = Instant::now();
         let read = database.read_everything().await;
         proofs.push(database.proof("every table is read".into(), begun, read));
-        let client = database.connect().await?;
         let begun = Instant::now();
+        let client = match database.connect().await {
+            Ok(client) => client,
+            Err(error) => {
+                proofs.push(database.proof("foreign keys and B-trees".into(), begun, Err(error)));
+                continue;
+            }
+        };
         let found = keys::orphans(&client).await.transpose();
         proofs.extend(found.map(|found| database.proof("foreign keys".into(), begun, found)));
         let begun = Instant::now();
@@ -84,18 +90,16 @@ pub(crate) async fn run(server: &Server, started: &Started, known_good: &[KnownG
     Ok(proofs)
 }
 
-fn failed(error: &tokio_postgres::Error) -> RestoreError {
-    RestoreError::Server {
-        message: format!("the restored server does not answer: {}", said(error)),
+/// Those that take sessions.
+async fn databases(started: &Started) -> Result<Vec<String>> {
+    let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
+    let failed = |error: tokio_postgres::Error| RestoreError::Server {
+        message: format!("the restored server does not answer: {}", said(&error)),
         hint: "See its log in seawall.restore.".into(),
-    }
-}
-
-/// The server's own words.
-fn said(error: &tokio_postgres::Error) -> String {
-    error
-        .as_db_error()
-        .map_or_else(|| error.to_string(), |error| error.message().to_owned())
+    };
+    let client = client::connect(started, "postgres", "").await.map_err(failed)?;
+    let rows = client.query(query, &[]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 impl Database<'_> {
@@ -111,67 +115,30 @@ impl Database<'_> {
         }
     }
 
-    async fn connect(&self) -> Result<Client> {
-        let mut config = tokio_postgres::Config::new();
-        config
-            .host(&self.started.socket_dir)
-            .port(self.started.port)
-            .user(&self.started.role)
-            .dbname(&self.name)
-            .application_name("wal-restore")
-            .options(format!("-c lock_timeout={}", LOCK_WAIT.as_millis()));
-        let (client, connection) = config.connect(NoTls).await.map_err(|error| failed(&error))?;
-        tokio::spawn(async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(%error, "connection to the restored server ended");
-            }
-        });
-        Ok(client)
+    async fn connect(&self) -> std::result::Result<Client, String> {
+        let options = format!("-c lock_timeout={}", LOCK_WAIT.as_millis());
+        let connected = client::connect(self.started, &self.name, &options).await;
+        connected.map_err(|error| said(&error))
     }
 
     /// By a dump that goes nowhere: every row is read and every value put together, as whoever uses the data would.
     async fn read_everything(&self) -> std::result::Result<String, String> {
-        let mut command = self.server.program("pg_dump");
+        let mut command = client::pg_dump(self.server, self.started, &self.name);
         command
-            .args(["--no-password", "--format", "custom", "--compress", "0"])
-            .args([
-                "--host",
-                &self.started.socket_dir,
-                "--port",
-                &self.started.port.to_string(),
-            ])
-            .args([
-                "--username",
-                &self.started.role,
-                "--dbname",
-                &start::conninfo_of(&self.name),
-            ])
+            .args(["--format", "custom", "--compress", "0"])
             .arg(format!("--lock-wait-timeout={}ms", LOCK_WAIT.as_millis()))
-            .current_dir("/")
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped());
-        let cannot = |error: std::io::Error| format!("pg_dump cannot be run: {error}");
-        // Not `output()`: that would keep what goes nowhere.
-        let child = tokio::process::Command::from(command)
-            .kill_on_drop(true)
-            .spawn()
-            .map_err(cannot)?;
-        let output = child.wait_with_output().await.map_err(cannot)?;
-        if output.status.success() {
-            return Ok("all of it".into());
+            .stdout(Stdio::null());
+        let output = client::run(command).await;
+        let output = output.map_err(|error| format!("pg_dump cannot be run: {error}"))?;
+        match output.status.success() {
+            true => Ok("all of it".into()),
+            false => Err(client::first_lines(&output.stderr)),
         }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let lines: Vec<&str> = said
-            .lines()
-            .take(SAID_LINES)
-            .map(|line| line.trim_start_matches("pg_dump: "))
-            .collect();
-        Err(lines.join("; "))
     }
 }
 
-/// In a read-only transaction of its own, as the agent asked. What it says now beside what it said then; that it says something else is no fault: the backup was earlier.
+/// In a read-only transaction of its own, as the agent asked. What it says now beside what it said then; that it says something else
+/// is no fault: the backup was earlier.
 async fn ask_again(client: &Client, known: &KnownGood) -> std::result::Result<String, String> {
     let then = match &known.error {
         Some(error) => format!("failed: {error}"),

@@ -200,17 +200,15 @@ async fn compare(args: &RestoreArgs, prepared: &Prepared) -> Result<Planned> {
 async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Result<Filled> {
     let Planned { tree, work, jobs } = planned;
     prepared.found.refuse_changed(&prepared.plan.pgdata)?;
-    mark(&tree, &work, &prepared.plan, prepared.found.is_delta())?;
-    let mut kept = None;
+    mark(&tree, &work, &prepared.plan, &prepared.found)?;
     if matches!(prepared.found, Found::Cluster(_)) {
         tree.remove_file(&Place::ours("global/pg_control"))?;
-        kept = keep_wal(&tree)?;
+        keep_wal(&tree)?;
     }
-    let mut swept = match prepared.found.owned() {
+    let swept = match prepared.found.owned() {
         Some(owned) => sweep(&tree, &work, &owned)?,
         None => Swept::default(),
     };
-    swept.kept_wal = kept;
     let work = Arc::new(work);
     let progress = Progress::new(work.bytes, args.json);
     let fetched = fetch_files::fetch(&prepared.opened.repository, &tree, &work, jobs, progress).await?;
@@ -223,10 +221,9 @@ async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Planned) -> Res
 }
 
 /// WAL that was never archived may be the only copy of the last commits: it is kept aside.
-fn keep_wal(tree: &Tree) -> Result<Option<String>> {
+fn keep_wal(tree: &Tree) -> Result<()> {
     let aside = Place::ours(&format!("{OURS}/{}{}", KEPT_WAL, ulid::Ulid::new()));
-    let is_moved = tree.move_directory(&Place::ours("pg_wal"), &aside)?;
-    Ok(is_moved.then(|| aside.show()))
+    tree.move_directory(&Place::ours("pg_wal"), &aside)
 }
 
 /// A target whose files are complete.
@@ -248,7 +245,7 @@ fn add_standard_directories(work: &mut Work, mode: u32) {
 }
 
 /// The marker comes first: from here on this directory is ours, and incomplete.
-fn mark(tree: &Tree, work: &Work, plan: &Plan, delta: bool) -> Result<()> {
+fn mark(tree: &Tree, work: &Work, plan: &Plan, found: &Found) -> Result<()> {
     let mut names = work.top_names();
     let own = [
         "backup_label",
@@ -262,16 +259,22 @@ fn mark(tree: &Tree, work: &Work, plan: &Plan, delta: bool) -> Result<()> {
     ];
     names.extend(own.iter().map(|name| (*name).to_owned()));
     names.extend(names.clone().iter().map(|name| format!("{name}.seawall")));
-    let tablespaces = plan
-        .tablespaces
-        .iter()
-        .map(|tablespace| tablespace.to.clone())
-        .collect();
+    let of_plan = plan.tablespaces.iter().map(|tablespace| tablespace.to.clone());
+    let mut tablespaces: Vec<PathBuf> = of_plan.collect();
+    // What the one before wrote is there until it is swept.
+    if let Found::Interrupted(before) = found {
+        names.extend(before.names.iter().cloned());
+        tablespaces.extend(before.tablespaces.iter().cloned());
+    }
+    names.sort();
+    names.dedup();
+    tablespaces.sort();
+    tablespaces.dedup();
     let marker = Marker {
         restore: ulid::Ulid::new().to_string(),
         names,
         tablespaces,
-        delta,
+        delta: found.is_delta(),
     };
     let json = serde_json::to_vec_pretty(&marker).map_err(|error| RestoreError::Failed(error.to_string()))?;
     tree.make_directory(&Place::ours(OURS), 0o700)?;

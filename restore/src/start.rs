@@ -2,6 +2,7 @@
 //! paused, or shut it down. A wrong end is found while the server still waits, so it never makes a timeline.
 
 mod access;
+pub(crate) mod client;
 mod judge;
 mod log;
 
@@ -247,11 +248,6 @@ fn last_commit(stop: &StopPoint, replayed_us: Option<i64>) -> Option<i64> {
         (StopKind::Xid, true) => stop.record_time_us.max(replayed_us),
         _ => replayed_us,
     }
-}
-
-/// A database for programs that would take a name with `=` for more.
-pub(crate) fn conninfo_of(database: &str) -> String {
-    format!("dbname='{}'", database.replace('\\', "\\\\").replace('\'', "\\'"))
 }
 
 fn millis(since: Instant) -> u64 {

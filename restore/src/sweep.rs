@@ -64,8 +64,8 @@ pub(crate) struct Swept {
     pub(crate) removed: u64,
     /// What stays although it is not in the backup.
     pub(crate) left: Vec<String>,
-    /// Where the WAL of the cluster is that was restored over.
-    pub(crate) kept_wal: Option<String>,
+    /// Where the WAL of clusters is that were restored over, now or before.
+    pub(crate) kept_wal: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +84,6 @@ pub(crate) fn sweep(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
         wanted: wanted(work),
         swept: Swept::default(),
     };
-    let mut ours = vec![Place::ours(OURS)];
     for (name, kind) in tree.list(&root(None))? {
         let place = below(&root(None), &name);
         if name == *OURS {
@@ -101,9 +100,13 @@ pub(crate) fn sweep(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
         }
     }
     // The marker stays until the end, and WAL until somebody removes it.
-    for (name, _) in ours.pop().map(|ours| tree.list(&ours)).transpose()?.unwrap_or_default() {
-        if name != *INCOMPLETE && !name.to_string_lossy().starts_with(KEPT_WAL) {
-            tree.remove_any(&below(&Place::ours(OURS), &name))?;
+    let ours = Place::ours(OURS);
+    for (name, _) in tree.list(&ours)? {
+        let place = below(&ours, &name);
+        if name.to_string_lossy().starts_with(KEPT_WAL) {
+            sweep.swept.kept_wal.push(place.show());
+        } else if name != *INCOMPLETE {
+            tree.remove_any(&place)?;
         }
     }
     Ok(sweep.swept)

@@ -18,12 +18,10 @@ use crate::paths::OURS;
 use crate::place::{self, running_postmaster};
 use crate::report::Started;
 use crate::run;
-use crate::start::{self, Server};
+use crate::start::{Server, client};
 
 /// How long the scratch server may take to end.
 const END_MAX: Duration = Duration::from_secs(60);
-/// Lines of what a program said that are told on.
-const SAID_LINES: usize = 3;
 /// Longest path of a socket, with its own name (`sun_path`, unix(7)).
 const SOCKET_PATH_MAX: usize = 107;
 const SOCKET_NAME: &str = "/.s.PGSQL.65535";
@@ -121,7 +119,7 @@ async fn try_target(into: &str, tables: &[String]) -> Result<()> {
         return Ok(());
     };
     if !answer.status.success() {
-        let said = first_line(&answer.stderr);
+        let said = client::first_lines(&answer.stderr);
         return Err(failed(
             format!("--into cannot be reached: {said}"),
             "Nothing was begun. Try it with psql; passwords come from PGPASSWORD or ~/.pgpass.",
@@ -138,14 +136,6 @@ async fn try_target(into: &str, tables: &[String]) -> Result<()> {
         }
     }
     Ok(())
-}
-
-fn first_line(said: &[u8]) -> String {
-    let said = String::from_utf8_lossy(said);
-    said.lines()
-        .find(|line| !line.is_empty())
-        .unwrap_or("it said nothing")
-        .to_owned()
 }
 
 /// The directory that is thrown away.
@@ -320,17 +310,11 @@ fn failed(message: String, hint: &str) -> RestoreError {
 
 async fn dump_to(server: &Server, started: &Started, args: &TableArgs, dump: &Path) -> Result<()> {
     let file = new_file(dump)?;
-    let mut command = server.program("pg_dump");
+    let mut command = client::pg_dump(server, started, &args.database);
     command
-        .args(["--no-password", "--host", &started.socket_dir])
-        .args(["--port", &started.port.to_string(), "--username", &started.role])
         .args(args.table.iter().flat_map(|table| ["--table", table]))
         .arg("--strict-names")
-        .args(["--dbname", &start::conninfo_of(&args.database)])
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(file)
-        .stderr(Stdio::piped());
+        .stdout(file);
     run_program(
         "pg_dump",
         command,
@@ -361,19 +345,16 @@ async fn load(server: &Server, dump: &Path, into: &str) -> Result<()> {
 }
 
 async fn run_program(name: &str, command: std::process::Command, hint: &str) -> Result<()> {
-    let io = |error| RestoreError::io("run", Path::new(name))(error);
-    // Not `output()`: that would take what goes to the file.
-    let child = Command::from(command).kill_on_drop(true).spawn().map_err(io)?;
-    let output = child.wait_with_output().await.map_err(io)?;
-    let said = String::from_utf8_lossy(&output.stderr);
-    if output.status.success() {
-        for warning in said.lines().filter(|line| line.contains("WARNING")) {
-            println!("{warning}");
-        }
-        return Ok(());
+    let output = client::run(command).await;
+    let output = output.map_err(RestoreError::io("run", Path::new(name)))?;
+    if !output.status.success() {
+        return Err(failed(format!("{name}: {}", client::first_lines(&output.stderr)), hint));
     }
-    let lines: Vec<&str> = said.lines().filter(|line| !line.is_empty()).take(SAID_LINES).collect();
-    Err(failed(format!("{name}: {}", lines.join("; ")), hint))
+    let said = String::from_utf8_lossy(&output.stderr);
+    for warning in said.lines().filter(|line| line.contains("WARNING")) {
+        println!("{warning}");
+    }
+    Ok(())
 }
 
 /// For our own eyes: it holds what the database held.

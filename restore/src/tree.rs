@@ -78,17 +78,16 @@ impl Tree {
     }
 
     /// Gives a directory another name, where it is one.
-    pub(crate) fn move_directory(&self, from: &Place, to: &Place) -> Result<bool> {
+    pub(crate) fn move_directory(&self, from: &Place, to: &Place) -> Result<()> {
         let ((from_parent, from_name), (to_parent, to_name)) = (self.parent(from)?, self.parent(to)?);
         match rustix::fs::openat(&from_parent, from_name, DIRECTORY, Mode::empty()) {
             Ok(_) => {}
             // Missing, or a link.
-            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(false),
+            Err(Errno::NOENT | Errno::LOOP | Errno::NOTDIR) => return Ok(()),
             Err(errno) => return Err(failed("open directory", from)(errno)),
         }
         rustix::fs::renameat(&from_parent, from_name, &to_parent, to_name).map_err(failed("rename", from))?;
-        rustix::fs::fsync(&to_parent).map_err(failed("fsync the directory of", to))?;
-        Ok(true)
+        rustix::fs::fsync(&to_parent).map_err(failed("fsync the directory of", to))
     }
 
     /// The tablespaces that lie outside of the data directory.

@@ -49,6 +49,7 @@ pub use job::{BelieveAll, FileJob, Listed, PackFilter, PageCheck, Reread};
 pub use pace::{Pace, PaceLimits};
 pub use parent::Parent;
 pub use progress::{Progress, ProgressNow};
+pub use source::read_up_to;
 pub use stream::Streamed;
 
 use crate::chunk::ChunkReference;

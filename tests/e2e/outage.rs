@@ -9,14 +9,14 @@ use anyhow::{Context, Result};
 use tests::case::case_for;
 use tests::seawall::{json_array, json_lsn, json_str};
 use tests::tmpfs::Tmpfs;
-use tests::wait::{DEADLINE, wait_for, wait_until};
+use tests::wait::{DEADLINE, Pace, wait_for, wait_until};
 use tests::{Cluster, Scratch, Seawall, StopMode, Weed};
 
 const MIB: u64 = 1 << 20;
 /// Time for everything around the outage.
 const LIMIT: Duration = Duration::from_secs(600);
-/// What the server writes while it has to be let go: the room above `retained_drop` is full in nine seconds.
-const WAL_BYTES_PER_SECOND: f64 = 8.0 * MIB as f64;
+/// How often the server writes a MiB while it has to be let go: the room above `retained_drop` is full in nine seconds.
+const EVERY_MIB: Duration = Duration::from_millis(125);
 /// Disk of `pg_wal`.
 const DISK_MIB: u32 = 96;
 
@@ -142,7 +142,7 @@ fn with_degrade_and_a_small_pg_wal_the_server_goes_on_and_what_is_lost_is_said()
         );
         // So much that the disk would be full twice over, and never faster than a busy machine can look at it; then whatever time is
         // left, slowly.
-        let writing = Instant::now();
+        let mut beat = Pace::every(EVERY_MIB);
         let (mut rows, mut wal) = (2, 0);
         while begun.elapsed() < outage() || wal < 2 * u64::from(DISK_MIB) * MIB {
             let sql =
@@ -150,8 +150,7 @@ fn with_degrade_and_a_small_pg_wal_the_server_goes_on_and_what_is_lost_is_said()
             cluster.exec(&sql).await.context("the server is no longer up")?;
             rows += 1;
             wal += MIB;
-            let due = Duration::from_secs_f64(wal as f64 / WAL_BYTES_PER_SECOND);
-            tokio::time::sleep(due.saturating_sub(writing.elapsed())).await;
+            beat.tick().await;
             if wal > 3 * u64::from(DISK_MIB) * MIB {
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }

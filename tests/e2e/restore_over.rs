@@ -15,7 +15,7 @@ use tests::case::case_for;
 use tests::seawall::{json_array, json_u64};
 use tests::seed::Rng;
 use tests::tmpfs::Tmpfs;
-use tests::wait::{DEADLINE, within};
+use tests::wait::{DEADLINE, moment, within};
 use tests::{Cluster, Scratch, Seawall, StopMode, case, pgbench, tree, user};
 
 const KILLS: u64 = 24;
@@ -230,7 +230,7 @@ impl Target<'_> {
     /// After `life` no byte is left on the disk; true when the restore was quicker.
     async fn full_after(&self, life: Duration) -> Result<bool> {
         let child = self.spawn()?;
-        tokio::time::sleep(life).await;
+        moment(life).await;
         let filler = self.disk.path().join("filler");
         let mut file = File::create(&filler)?;
         while file.write_all(&[1; 1 << 16]).is_ok() {}

@@ -60,7 +60,7 @@ impl Brake {
     }
 
     /// By what the server's answers take. What is usual is found out while the backup is prepared; the copy begins after that
-    /// ([`Brake::is_ready`]).
+    /// ([`Brake::until_ready`]).
     pub(crate) fn auto(client: Client, pace: Arc<Pace>) -> Self {
         let (learnt, knows) = watch::channel(false);
         let task = tokio::spawn(async move {
@@ -76,7 +76,7 @@ impl Brake {
     }
 
     /// Returns when it knows what is usual, or never will.
-    pub(crate) async fn is_ready(&self) {
+    pub(crate) async fn until_ready(&self) {
         if let Some(watcher) = &self.0 {
             let _ = watcher.knows.clone().wait_for(|knows| *knows).await;
         }

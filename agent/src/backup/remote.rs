@@ -43,7 +43,7 @@ pub(super) async fn copy(
     // While the server checkpoints, what there is to compare with is read.
     let started = async { Ok::<_, BackupError>(session.start_base_backup(&options).await?) };
     let (backup, earlier) = tokio::try_join!(started, parent::load(&inputs.repository))?;
-    inputs.brake.is_ready().await;
+    inputs.brake.until_ready().await;
     let parent = earlier.backup();
     let start = backup.start().clone();
     tracing::info!(backup = %copying.backup, parent = parent.map(tracing::field::display), start_lsn = %start.lsn, "the copy begins");

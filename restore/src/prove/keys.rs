@@ -2,6 +2,8 @@
 
 use tokio_postgres::Client;
 
+use crate::start::client::said;
+
 /// `None` where there is nothing to prove; otherwise what was found, or what is wrong.
 type Found = Result<Option<String>, String>;
 
@@ -34,10 +36,6 @@ const TREES: &str = "SELECT i.indexrelid::pg_catalog.regclass::text, pg_catalog.
     WHERE e.extname = 'amcheck' AND a.amname = 'btree' AND c.relkind = 'i' AND c.relpersistence = 'p' \
       AND i.indisready AND i.indisvalid \
     ORDER BY 1";
-
-fn said(error: &tokio_postgres::Error) -> String {
-    super::said(error)
-}
 
 /// Foreign keys.
 pub(super) async fn orphans(client: &Client) -> Found {

@@ -130,9 +130,7 @@ pub(super) async fn connect(server: &Server, begun: Instant) -> Result<(Client, 
                     return Ok((client, at));
                 }
                 Err(error) => {
-                    last = error
-                        .as_db_error()
-                        .map_or_else(|| error.to_string(), |error| error.message().to_owned());
+                    last = super::client::said(&error);
                 }
             }
         }

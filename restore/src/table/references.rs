@@ -4,11 +4,10 @@
 use std::io::Write as _;
 use std::path::Path;
 
-use tokio_postgres::NoTls;
-
 use crate::cli::TableArgs;
 use crate::error::{RestoreError, Result};
 use crate::report::Started;
+use crate::start::client;
 
 /// One foreign key of another table.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -30,25 +29,11 @@ pub(super) async fn of_others(started: &Started, args: &TableArgs) -> Result<Vec
         message: format!(
             "cannot look into database \"{}\" of the recovered server: {}",
             args.database,
-            error
-                .as_db_error()
-                .map_or_else(|| error.to_string(), |error| error.message().to_owned())
+            client::said(&error)
         ),
         hint: "Name the database as it was called at that time.".into(),
     };
-    let mut config = tokio_postgres::Config::new();
-    config
-        .host(&started.socket_dir)
-        .port(started.port)
-        .user(&started.role)
-        .dbname(&args.database)
-        .application_name("wal-restore");
-    let (client, connection) = config.connect(NoTls).await.map_err(failed)?;
-    tokio::spawn(async move {
-        if let Err(error) = connection.await {
-            tracing::debug!(%error, "connection to the restored server ended");
-        }
-    });
+    let client = client::connect(started, &args.database, "").await.map_err(failed)?;
     let query = "WITH found AS (SELECT oid::pg_catalog.oid FROM pg_catalog.unnest($1::text[]) AS oid) \
                  SELECT pg_catalog.format('%I.%I', n.nspname, t.relname), c.conname::text, \
                         pg_catalog.pg_get_constraintdef(c.oid) \

@@ -43,7 +43,10 @@ impl Source {
 }
 
 /// Fills the buffer from `at` on, or up to the end of the file; returns how much.
-pub(super) fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> Result<usize, Error> {
+///
+/// # Errors
+/// The file cannot be read.
+pub fn read_up_to(file: &File, buffer: &mut [u8], at: u64) -> Result<usize, Error> {
     let mut got = 0;
     while let Some(rest) = buffer.get_mut(got..).filter(|rest| !rest.is_empty()) {
         match file.read_at(rest, at + got as u64) {
