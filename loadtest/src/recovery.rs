@@ -87,9 +87,9 @@ pub(crate) async fn measure(scratch: &Scratch, arguments: Arguments) -> Result<V
     let push = format!("cp %p {}/%f && {} archive-push %p", local.display(), peer.words());
     cluster.append_setting("archive_command", &push)?;
     cluster.reload().await?;
-    let certificate = weed.certificate().map(|path| path.display().to_string());
+    let authority = weed.authority().map(|path| path.display().to_string());
     let config = Seawall::s3_config(scratch, &cluster, &weed).await?;
-    let seawall = Seawall::configure(config.set("repository.s3.ca_file", certificate.unwrap_or_default())?)?;
+    let seawall = Seawall::configure(config.set("repository.s3.ca_file", authority.unwrap_or_default())?)?;
     seawall.init().await?;
     let agent = seawall.run().await?;
     peer.run(&["stanza-create"]).await?;

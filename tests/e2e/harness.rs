@@ -160,7 +160,7 @@ fn seaweedfs_speaks_tls() {
                 &address,
                 "-CAfile",
             ])
-            .arg(weed.certificate().unwrap());
+            .arg(weed.authority().unwrap());
         user::run(command, DEADLINE).await?;
         Ok(())
     });

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 
+use crate::certificates::Certificates;
 use crate::child::Child;
 use crate::cluster::free_ports;
 use crate::install::weed_bin;
@@ -24,7 +25,7 @@ pub struct Weed {
     child: Option<Child>,
     ports: Ports,
     directory: PathBuf,
-    certificate: Option<PathBuf>,
+    certificates: Option<Certificates>,
     scratch: Scratch,
 }
 
@@ -42,7 +43,7 @@ impl Weed {
         Self::start_as(scratch, false).await
     }
 
-    /// The same over HTTPS, with a certificate of its own: see [`Weed::certificate`].
+    /// The same over HTTPS, with a certificate of its own: see [`Weed::authority`].
     pub async fn start_tls(scratch: &Scratch) -> Result<Self> {
         Self::start_as(scratch, true).await
     }
@@ -50,8 +51,11 @@ impl Weed {
     async fn start_as(scratch: &Scratch, tls: bool) -> Result<Self> {
         let directory = scratch.dir("weed")?;
         scratch.write("weed/ids.json", identities())?;
-        let certificate = if tls {
-            Some(make_certificate(&directory).await?)
+        let certificates = if tls {
+            let certificates = Certificates::create(scratch).await?;
+            let names = Some("DNS:localhost,IP:127.0.0.1");
+            certificates.sign("weed", "ca", "localhost", names, 2).await?;
+            Some(certificates)
         } else {
             None
         };
@@ -63,7 +67,7 @@ impl Weed {
                 child: None,
                 ports: Ports::find()?,
                 directory: directory.clone(),
-                certificate: certificate.clone(),
+                certificates: certificates.clone(),
                 scratch: scratch.clone(),
             };
             match weed.restart().await {
@@ -116,10 +120,11 @@ impl Weed {
             // The only candidate: by default it waits 10 to 20 seconds after a restart to elect itself.
             .arg("-master.electionTimeout=1s")
             .args(["-master.telemetry=false", "-volume.preStopSeconds=0"]);
-        if self.certificate.is_some() {
+        if let Some(certificates) = &self.certificates {
             command
                 .arg(format!("-s3.port.https={}", self.ports.https))
-                .args(["-s3.cert.file=cert.pem", "-s3.key.file=key.pem"]);
+                .arg(format!("-s3.cert.file={}", certificates.text("weed.crt")))
+                .arg(format!("-s3.key.file={}", certificates.text("weed.key")));
         }
         Ok(command)
     }
@@ -129,9 +134,11 @@ impl Weed {
         self.ports.https
     }
 
-    /// The certificate to trust, with TLS only.
-    pub fn certificate(&self) -> Option<&PathBuf> {
-        self.certificate.as_ref()
+    /// The authority to trust, with TLS only.
+    pub fn authority(&self) -> Option<PathBuf> {
+        self.certificates
+            .as_ref()
+            .map(|certificates| certificates.path("ca.crt"))
     }
 
     pub async fn has_bucket(&self, name: &str) -> Result<bool> {
@@ -162,7 +169,7 @@ impl Weed {
 
 impl S3Server for Weed {
     fn endpoint(&self) -> String {
-        match self.certificate {
+        match &self.certificates {
             Some(_) => format!("https://localhost:{}", self.ports.https),
             None => format!("http://127.0.0.1:{}", self.ports.s3),
         }
@@ -228,20 +235,6 @@ fn identities() -> String {
           "credentials": [{ "accessKey": "readonlykey00", "secretKey": "readonlysecret00" }] },
     ]})
     .to_string()
-}
-
-async fn make_certificate(directory: &std::path::Path) -> Result<PathBuf> {
-    let certificate = directory.join("cert.pem");
-    let mut command = user::command("openssl");
-    command
-        .args(["req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "30"])
-        .args(["-subj", "/CN=localhost", "-addext"])
-        .args(["subjectAltName=DNS:localhost,IP:127.0.0.1", "-keyout"])
-        .arg(directory.join("key.pem"))
-        .arg("-out")
-        .arg(&certificate);
-    user::run(command, DEADLINE).await?;
-    Ok(certificate)
 }
 
 /// The status of one request without a body. Enough for health and for making a directory.
