@@ -23,6 +23,7 @@ mod report;
 mod running;
 mod sql;
 mod tablespaces;
+mod versions;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -158,7 +159,8 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     // Is this the cluster that the repository knows, and can it be backed up?
     begin::prepare_session(sql, ServerVersion(inputs.server_version)).await?;
     let server = begin::identify(sql, lineage).await?;
-    let settings = begin::settings(sql).await?;
+    let mut settings = begin::settings(sql).await?;
+    versions::add(sql, &mut settings).await?;
 
     // Announced before the first pack.
     let backup = announce(&writer, begun_us, &inputs.host_name).await?;

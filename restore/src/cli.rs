@@ -33,6 +33,10 @@ pub(crate) enum Command {
     },
     /// Bring back single tables, or one database, as they were: restores into a scratch directory and dumps them from there
     Table(TableArgs),
+    /// Move a restored server that waits at its stop point (--explore) on to a later one
+    Forward(ForwardArgs),
+    /// End the recovery of a restored server where it waits: a new timeline begins
+    Promote(WaitingArgs),
     /// Fetch a WAL segment or history file: PostgreSQL calls this as restore_command
     WalGet(WalGetArgs),
     /// Fetch the segments after one that was just used
@@ -79,6 +83,40 @@ pub(crate) struct TableArgs {
     /// Owner of the files when run as root [default: as recorded]
     #[arg(long, value_name = "USER")]
     pub(crate) owner: Option<String>,
+}
+
+/// A restored server that waits at its stop point.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct WaitingArgs {
+    /// Its data directory
+    #[arg(long, value_name = "DIR")]
+    pub(crate) pgdata: PathBuf,
+    /// How long recovery may take, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub(crate) start_timeout: u64,
+    /// Owner of the files when run as root [default: as recorded]
+    #[arg(long, value_name = "USER")]
+    pub(crate) owner: Option<String>,
+    /// Report as one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `forward`.
+#[derive(Debug, Args)]
+pub(crate) struct ForwardArgs {
+    /// The server.
+    #[command(flatten)]
+    pub(crate) server: WaitingArgs,
+    /// The next stop point.
+    #[command(flatten)]
+    pub(crate) target: TargetArgs,
+    /// What to do there
+    #[arg(long, value_enum, default_value_t = TargetAction::Pause)]
+    pub(crate) target_action: TargetAction,
+    /// Show the stop point, change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// `wal-get`.
@@ -171,6 +209,21 @@ pub(crate) struct TargetArgs {
     pub(crate) backup: Option<String>,
 }
 
+impl RestoreArgs {
+    /// The server is started.
+    pub(crate) fn starts(&self) -> bool {
+        self.start || self.explore
+    }
+
+    /// What happens at the stop point.
+    pub(crate) fn action(&self) -> TargetAction {
+        match self.explore {
+            true => TargetAction::Pause,
+            false => self.target_action,
+        }
+    }
+}
+
 /// The restore.
 #[derive(Debug, Args)]
 pub(crate) struct RestoreArgs {
@@ -187,10 +240,13 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "OID=DIR|OLDDIR=DIR")]
     pub(crate) tablespace_map: Vec<String>,
     /// Start the server, check where recovery stopped, then do what --target-action says
-    #[arg(long)]
+    #[arg(long, group = "started")]
     pub(crate) start: bool,
+    /// Start it and let it wait at the stop point, readable: look, go on with `forward`, end with `promote`
+    #[arg(long, group = "started", conflicts_with_all = ["target_action", "standby"])]
+    pub(crate) explore: bool,
     /// Then read every table, look for orphans and broken indexes, ask the queries of last_known_good again
-    #[arg(long, requires = "start")]
+    #[arg(long, requires = "started")]
     pub(crate) prove: bool,
     /// Port of the restored server
     #[arg(long, value_name = "N")]

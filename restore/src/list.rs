@@ -1,5 +1,7 @@
 //! `list`: backups, what can be recovered, and holes.
 
+mod tree;
+
 use pg::lsn::Lsn;
 use pg::segment::SegmentSize;
 use pg::timeline::TimelineId;
@@ -66,6 +68,7 @@ struct HoleRow {
 pub(crate) struct Listing {
     cluster: String,
     lineages: Vec<LineageRow>,
+    timelines: Vec<tree::TimelineRow>,
     backups: Vec<BackupRow>,
     windows: Vec<WindowRow>,
     holes: Vec<HoleRow>,
@@ -87,6 +90,7 @@ pub(crate) async fn collect(repository: &Repository) -> Result<Listing> {
     let mut listing = Listing {
         cluster: repository.cluster().to_owned(),
         lineages: lineages.iter().map(lineage_row).collect(),
+        timelines: Vec::new(),
         backups: manifests.iter().map(backup_row).collect(),
         windows: Vec::new(),
         holes: Vec::new(),
@@ -106,6 +110,7 @@ pub(crate) async fn collect(repository: &Repository) -> Result<Listing> {
             .iter()
             .filter(|manifest| manifest.lineage == lineage.id)
             .collect();
+        listing.timelines.extend(tree::rows(&coverage, &own));
         let size = SegmentSize::new(lineage.segment_bytes).map_err(|error| RestoreError::damaged(lineage.id, error))?;
         for timeline in coverage.timelines.keys() {
             windows(
@@ -196,7 +201,7 @@ impl Listing {
         if self.backups.is_empty() {
             return format!("cluster {} has no backup", self.cluster);
         }
-        let mut backups = table(&[
+        let mut header = vec![
             "BACKUP",
             "FINISHED",
             "TIMELINE",
@@ -206,9 +211,14 @@ impl Listing {
             "NEW",
             "TO READ",
             "LINEAGE",
-        ]);
+        ];
+        let has_labels = self.backups.iter().any(|row| row.label.is_some());
+        if has_labels {
+            header.push("LABEL");
+        }
+        let mut backups = table(&header);
         for row in &self.backups {
-            backups.add_row(vec![
+            let mut cells = vec![
                 row.backup.clone(),
                 time(row.finished_us),
                 row.timeline.to_string(),
@@ -218,7 +228,11 @@ impl Listing {
                 bytes_text(row.new_stored_bytes),
                 bytes_text(row.needed_bytes),
                 row.lineage.clone(),
-            ]);
+            ];
+            if has_labels {
+                cells.push(row.label.as_deref().unwrap_or_default().escape_debug().to_string());
+            }
+            backups.add_row(cells);
         }
         let mut windows = table(&["RECOVERABLE", "FROM", "TO", "FROM LSN", "TO LSN", "LINEAGE"]);
         for row in &self.windows {
@@ -231,7 +245,19 @@ impl Listing {
                 row.lineage.clone(),
             ]);
         }
-        let mut text = format!("{backups}\n\n{windows}");
+        let mut text = format!("{backups}\n\n{windows}\n");
+        for lineage in &self.lineages {
+            let of_it = |row: &&tree::TimelineRow| row.lineage == lineage.lineage;
+            let rows: Vec<tree::TimelineRow> = self.timelines.iter().filter(of_it).cloned().collect();
+            text.push_str(&format!(
+                "\nlineage {}, system {}, begun {} ({})",
+                lineage.lineage,
+                lineage.system_identifier,
+                time(lineage.created_us),
+                lineage.reason
+            ));
+            text.push_str(&tree::text(&rows));
+        }
         for hole in &self.holes {
             text.push_str(&format!(
                 "\nHOLE: WAL of timeline {} from {} to {} was lost (lineage {})",

@@ -4,14 +4,18 @@
 //! [`plan`] → [`place`] → [`delta`] → [`sweep`] → [`fetch_files`] → [`finish`] → [`start`]. PostgreSQL comes back to [`wal_get`] for each segment.
 
 mod cli;
+mod comparison;
 mod decide;
 mod delta;
 mod detour;
 mod error;
+mod estimate;
 mod exit;
 mod fetch_files;
 mod finish;
+mod forward;
 mod list;
+mod listen;
 mod new_tablespaces;
 mod open;
 mod owner;
@@ -111,7 +115,13 @@ fn start_log(cli: &Cli) {
 }
 
 async fn dispatch(cli: &Cli) -> u8 {
-    let json = matches!(cli.command, Some(Command::List { json: true })) || cli.command.is_none() && cli.restore.json;
+    let json = match &cli.command {
+        Some(Command::List { json }) => *json,
+        Some(Command::Forward(args)) => args.server.json,
+        Some(Command::Promote(args)) => args.json,
+        Some(_) => false,
+        None => cli.restore.json,
+    };
     let done = match &cli.command {
         Some(Command::WalGet(args)) => return wal_get::run(cli, args).await,
         Some(Command::WalPrefetch(args)) => prefetch::run(cli, args).await,
@@ -124,6 +134,14 @@ async fn dispatch(cli: &Cli) -> u8 {
         }
         Some(Command::List { json }) => list(cli, *json).await,
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
+        Some(Command::Forward(args)) => {
+            let report = Box::pin(forward::forward(cli, args)).await;
+            report.and_then(|report| print_report(&report, json))
+        }
+        Some(Command::Promote(args)) => {
+            let report = Box::pin(forward::promote(cli, args)).await;
+            report.and_then(|report| print_report(&report, json))
+        }
         None => restore(cli).await,
     };
     match done {
@@ -135,26 +153,28 @@ async fn dispatch(cli: &Cli) -> u8 {
 async fn list(cli: &Cli, json: bool) -> Result<()> {
     let opened = open::open(&cli.config, cli.cluster.as_deref(), LIST_PATIENCE).await?;
     let listing = list::collect(&opened.repository).await?;
-    if json {
-        print_json(&listing)
-    } else {
-        print_line(&listing.text())
+    match json {
+        true => print_json(&listing),
+        false => print_line(&listing.text()),
     }
 }
 
 async fn restore(cli: &Cli) -> Result<()> {
     let report = Box::pin(run::run(cli)).await?.report;
-    if cli.restore.json {
-        print_json(&report)?;
-    } else {
-        print_line(&report.to_string())?;
-    }
+    print_report(&report, cli.restore.json)?;
     match report.proofs.iter().filter(|proof| !proof.ok).count() {
         0 => Ok(()),
         bad => Err(RestoreError::Server {
             message: format!("{bad} of {} proofs do not hold", report.proofs.len()),
             hint: "They are named above. The server is as it was restored; it is not fit for use before somebody has looked.".into(),
         }),
+    }
+}
+
+fn print_report(report: &(impl Serialize + std::fmt::Display), json: bool) -> Result<()> {
+    match json {
+        true => print_json(report),
+        false => print_line(&report.to_string()),
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pg::lsn::Lsn;
 use serde::{Serialize, Serializer};
@@ -87,6 +88,11 @@ pub(crate) struct StopPoint {
 }
 
 impl StopPoint {
+    /// False for a standby, which never stops.
+    pub(crate) fn is_an_end(&self) -> bool {
+        self.kind != StopKind::Follow
+    }
+
     /// At a record.
     pub(crate) fn record(kind: StopKind, found: &Found, inclusive: bool) -> Self {
         StopPoint {
@@ -99,6 +105,37 @@ impl StopPoint {
             last_commit_us: found.commit_before_us,
             is_proven: true,
         }
+    }
+}
+
+impl fmt::Display for StopPoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let side = if self.inclusive { "after" } else { "before" };
+        match self.kind {
+            StopKind::Immediate => write!(f, "stop       at the end of the backup, {}", self.lsn)?,
+            StopKind::Follow => write!(f, "stop       never: a standby that follows the archive")?,
+            _ => write!(f, "stop       {side} the record at {}", self.lsn)?,
+        }
+        if let Some(us) = self.asked_time_us {
+            write!(f, "\n           asked for: {}", time::show(us))?;
+        }
+        if let Some(us) = self.record_time_us {
+            write!(f, "\n           time of that record: {}", time::show(us))?;
+        }
+        if let Some(us) = self.last_commit_us {
+            write!(
+                f,
+                "\n           last transaction or restore point before it: {}",
+                time::show(us)
+            )?;
+        }
+        if !self.is_proven {
+            write!(
+                f,
+                "\n           nothing later is archived: nothing proves what happened between this and what was asked for"
+            )?;
+        }
+        Ok(())
     }
 }
 
@@ -159,6 +196,8 @@ pub(crate) struct Plan {
     pub(crate) stored_bytes: u64,
     /// Files.
     pub(crate) files: u64,
+    /// How long it takes to read and decode them, by a sample; `None` where it would not be worth one.
+    pub(crate) expected_fetch_s: Option<f64>,
     /// The data directory.
     pub(crate) pgdata: PathBuf,
     /// A cluster is in it that is restored over.
@@ -171,6 +210,12 @@ pub(crate) struct Plan {
     pub(crate) target_action: &'static str,
     /// What the operator should know.
     pub(crate) warnings: Vec<String>,
+}
+
+/// A length of time for people, whole seconds.
+fn duration_text(seconds: f64) -> String {
+    let whole = Duration::try_from_secs_f64(seconds.max(1.0).round()).unwrap_or(Duration::MAX);
+    indicatif::HumanDuration(whole).to_string()
 }
 
 /// A size for people.
@@ -188,10 +233,13 @@ impl fmt::Display for Plan {
         writeln!(f, "timeline   {} in lineage {}", self.timeline, self.lineage)?;
         writeln!(
             f,
-            "files      {} in {} files, {} to read",
+            "files      {} in {} files, {} to read{}",
             bytes_text(self.logical_bytes),
             self.files,
-            bytes_text(self.stored_bytes)
+            bytes_text(self.stored_bytes),
+            self.expected_fetch_s
+                .map(|seconds| format!(" in about {}, as a sample took", duration_text(seconds)))
+                .unwrap_or_default()
         )?;
         writeln!(
             f,
@@ -200,32 +248,7 @@ impl fmt::Display for Plan {
             self.start_lsn,
             self.consistent_lsn
         )?;
-        let stop = &self.stop;
-        let side = if stop.inclusive { "after" } else { "before" };
-        match stop.kind {
-            StopKind::Immediate => writeln!(f, "stop       at the end of the backup, {}", stop.lsn)?,
-            StopKind::Follow => writeln!(f, "stop       never: a standby that follows the archive")?,
-            _ => writeln!(f, "stop       {side} the record at {}", stop.lsn)?,
-        }
-        if let Some(us) = stop.asked_time_us {
-            writeln!(f, "           asked for: {}", time::show(us))?;
-        }
-        if let Some(us) = stop.record_time_us {
-            writeln!(f, "           time of that record: {}", time::show(us))?;
-        }
-        if let Some(us) = stop.last_commit_us {
-            writeln!(
-                f,
-                "           last transaction or restore point before it: {}",
-                time::show(us)
-            )?;
-        }
-        if !stop.is_proven {
-            writeln!(
-                f,
-                "           nothing later is archived: nothing proves what happened between this and what was asked for"
-            )?;
-        }
+        writeln!(f, "{}", self.stop)?;
         write!(f, "directory  {}", self.pgdata.display())?;
         if self.over_cluster {
             write!(

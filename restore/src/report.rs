@@ -1,9 +1,11 @@
 //! What a restore reports: figures for people and one JSON document.
 
 use std::fmt;
+use std::path::Path;
 
 use serde::Serialize;
 
+use crate::comparison::Comparison;
 use crate::fetch_files::Fetched;
 use crate::plan::{Plan, StopKind, bytes_text};
 use crate::prove::Proof;
@@ -51,6 +53,32 @@ pub(crate) struct Started {
     pub(crate) role: String,
 }
 
+impl Started {
+    /// For people.
+    pub(crate) fn show(&self, f: &mut fmt::Formatter<'_>, pgdata: &Path) -> fmt::Result {
+        let time = self.last_commit_time.as_deref().unwrap_or("none");
+        let (port, sockets, pgdata) = (self.port, &self.socket_dir, pgdata.display());
+        write!(
+            f,
+            "server     {}, replayed to {}, last transaction {time}",
+            self.state, self.replay_lsn
+        )?;
+        if let Some(timeline) = self.timeline {
+            write!(
+                f,
+                "\n           on timeline {timeline}, port {port}, socket in \"{sockets}\""
+            )?;
+        }
+        if self.state == "paused" {
+            write!(
+                f,
+                "\nlook       psql --host {sockets} --port {port}: read-only, as long as it waits here\n                 go on      wal-restore forward --pgdata \"{pgdata}\" --target-time ...\n                 end        wal-restore promote --pgdata \"{pgdata}\""
+            )?;
+        }
+        Ok(())
+    }
+}
+
 /// The report.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
@@ -67,10 +95,8 @@ pub(crate) struct Report {
     pub(crate) fetched_bytes: u64,
     /// Bytes written.
     pub(crate) written_bytes: u64,
-    /// Bytes that were in the target already.
-    pub(crate) held_bytes: u64,
-    /// Files, links and directories that were removed from the target.
-    pub(crate) removed: u64,
+    /// What was found in a target that was not empty.
+    pub(crate) comparison: Option<Comparison>,
     /// Logical megabytes (of 1,000,000 bytes) a second, files only.
     pub(crate) restore_mb_s: Option<f64>,
     /// By phase.
@@ -88,9 +114,10 @@ pub(crate) struct Report {
 
 impl Report {
     /// After a dry run.
-    pub(crate) fn dry(plan: Plan, phases: Phases) -> Self {
+    pub(crate) fn dry(plan: Plan, comparison: Option<Comparison>, phases: Phases) -> Self {
         Report {
             dry_run: true,
+            comparison,
             rto_ms: phases.plan_ms,
             ..Report::new(plan, Fetched::default(), phases, Vec::new())
         }
@@ -107,8 +134,7 @@ impl Report {
             plan,
             fetched_bytes: fetched.fetched_bytes,
             written_bytes: fetched.written_bytes,
-            held_bytes: 0,
-            removed: 0,
+            comparison: None,
             restore_mb_s,
             phases_ms,
             rto_ms: 0,
@@ -146,13 +172,13 @@ impl fmt::Display for Report {
             bytes_text(self.plan.logical_bytes),
             bytes_text(self.fetched_bytes)
         )?;
-        if self.held_bytes > 0 {
+        if let Some(found) = &self.comparison {
             writeln!(
                 f,
                 "delta      {} were there already, {} written, {} files removed",
-                bytes_text(self.held_bytes),
+                bytes_text(found.held_bytes),
                 bytes_text(self.written_bytes),
-                self.removed
+                found.removed.len()
             )?;
         }
         let phases = &self.phases_ms;
@@ -191,19 +217,8 @@ impl fmt::Display for Report {
                 self.plan.target_action
             )?,
             Some(server) => {
-                let time = server.last_commit_time.as_deref().unwrap_or("none");
-                writeln!(
-                    f,
-                    "server     {}, replayed to {}, last transaction {time}",
-                    server.state, server.replay_lsn
-                )?;
-                if let Some(timeline) = server.timeline {
-                    writeln!(
-                        f,
-                        "           on timeline {timeline}, port {}, socket in \"{}\"",
-                        server.port, server.socket_dir
-                    )?;
-                }
+                server.show(f, &self.plan.pgdata)?;
+                writeln!(f)?;
             }
         }
         if self.plan.stop.kind == StopKind::Follow {

@@ -111,29 +111,8 @@ pub(crate) fn block(
     action: &str,
     listen: Listen<'_>,
 ) -> Vec<(String, String)> {
-    let mut out: Vec<(String, String)> = Vec::new();
+    let mut out = targets(stop, timeline, action);
     let mut set = |name: &str, value: &str| out.push((name.to_owned(), value.to_owned()));
-    // Empty ones first: the server takes them in order and refuses a second stop point.
-    let own = match stop.kind {
-        StopKind::Follow => "",
-        StopKind::Immediate => "recovery_target",
-        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => "recovery_target_lsn",
-    };
-    for name in OTHER_TARGETS.iter().filter(|name| **name != own) {
-        set(name, "");
-    }
-    match stop.kind {
-        StopKind::Follow => {}
-        StopKind::Immediate => set(own, "immediate"),
-        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => {
-            set(own, &stop.lsn.to_string());
-            set("recovery_target_inclusive", if stop.inclusive { "on" } else { "off" });
-        }
-    }
-    set("recovery_target_timeline", &timeline.to_string());
-    if stop.kind != StopKind::Follow {
-        set("recovery_target_action", action);
-    }
     set("restore_command", &command.text());
     for name in [
         "recovery_end_command",
@@ -160,6 +139,34 @@ pub(crate) fn block(
     }
     if listen.is_private {
         PRIVATE.iter().for_each(|(name, value)| set(name, value));
+    }
+    out
+}
+
+/// Where recovery stops, and what happens there.
+pub(crate) fn targets(stop: &StopPoint, timeline: u32, action: &str) -> Vec<(String, String)> {
+    let mut out: Vec<(String, String)> = Vec::new();
+    let mut set = |name: &str, value: &str| out.push((name.to_owned(), value.to_owned()));
+    // Empty ones first: the server takes them in order and refuses a second stop point.
+    let own = match stop.kind {
+        StopKind::Follow => "",
+        StopKind::Immediate => "recovery_target",
+        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => "recovery_target_lsn",
+    };
+    for name in OTHER_TARGETS.iter().filter(|name| **name != own) {
+        set(name, "");
+    }
+    match stop.kind {
+        StopKind::Follow => {}
+        StopKind::Immediate => set(own, "immediate"),
+        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => {
+            set(own, &stop.lsn.to_string());
+            set("recovery_target_inclusive", if stop.inclusive { "on" } else { "off" });
+        }
+    }
+    set("recovery_target_timeline", &timeline.to_string());
+    if stop.kind != StopKind::Follow {
+        set("recovery_target_action", action);
     }
     out
 }
@@ -192,11 +199,35 @@ pub(crate) fn rewrite_auto_conf(old: &[u8], block: &[(String, String)]) -> Vec<u
     while out.ends_with(b"\n\n") || out == b"\n" {
         out.pop();
     }
-    out.extend_from_slice(format!("{BEGIN}\n").as_bytes());
-    for (name, value) in block {
-        out.extend_from_slice(format!("{name} = {}\n", quote_value(value)).as_bytes());
-    }
+    out.extend_from_slice(&lines(BEGIN, block));
     out
+}
+
+/// postgresql.auto.conf with another stop point in our block; `None` where there is no such block.
+pub(crate) fn move_stop(old: &[u8], targets: &[(String, String)]) -> Option<Vec<u8>> {
+    let is_target = |line: &[u8]| setting_of(line).is_some_and(|name| name.starts_with("recovery_target"));
+    let mut out = Vec::with_capacity(old.len());
+    let mut has_block = false;
+    for line in old
+        .split_inclusive(|byte| *byte == b'\n')
+        .filter(|line| !is_target(line))
+    {
+        if line.trim_ascii_end() == BEGIN.as_bytes() {
+            has_block = true;
+            out.extend_from_slice(&lines(BEGIN, targets));
+        } else {
+            out.extend_from_slice(line);
+        }
+    }
+    has_block.then_some(out)
+}
+
+fn lines(first: &str, block: &[(String, String)]) -> Vec<u8> {
+    let mut out = format!("{first}\n");
+    for (name, value) in block {
+        out.push_str(&format!("{name} = {}\n", quote_value(value)));
+    }
+    out.into_bytes()
 }
 
 /// Settings that tie a postgresql.conf from elsewhere to where it was.

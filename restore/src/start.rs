@@ -5,20 +5,19 @@ mod access;
 pub(crate) mod client;
 mod judge;
 mod log;
+mod server;
+mod versions;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use pg::lsn::Lsn;
-use store::manifest::KnownGood;
+use store::manifest::Manifest;
 use tokio_postgres::Client;
 
 use self::judge::judge;
+pub(crate) use self::server::Server;
 use crate::cli::TargetAction;
 use crate::error::{RestoreError, Result};
-use crate::owner::Owner;
-use crate::paths::OURS;
-use crate::place::running_postmaster;
 use crate::plan::{StopKind, StopPoint};
 use crate::prefetch;
 use crate::prove::{self, Proof};
@@ -29,100 +28,10 @@ use crate::tree::Tree;
 /// How often the server is asked.
 const POLL: Duration = Duration::from_millis(50);
 
-/// The restored server.
-#[derive(Debug)]
-pub(crate) struct Server {
-    /// Directory of its programs.
-    pub(crate) programs: PathBuf,
-    /// Its data directory.
-    pub(crate) pgdata: PathBuf,
-    /// Its user, when we are root.
-    pub(crate) owner: Option<Owner>,
-    /// A role that the configuration names.
-    pub(crate) configured_user: Option<String>,
-    /// The database that the configuration names.
-    pub(crate) configured_database: Option<String>,
-    /// How long recovery may take.
-    pub(crate) limit: Duration,
-    /// Nobody else is let in: our own access rules stay.
-    pub(crate) is_private: bool,
-}
-
 fn failed(message: impl Into<String>, hint: impl Into<String>) -> RestoreError {
     RestoreError::Server {
         message: message.into(),
         hint: hint.into(),
-    }
-}
-
-impl Server {
-    fn log_path(&self) -> PathBuf {
-        self.pgdata.join(OURS).join("server.log")
-    }
-
-    /// `pg_ctl`, as the owner of the files.
-    fn pg_ctl(&self, arguments: &[&str]) -> tokio::process::Command {
-        let mut command = self.program("pg_ctl");
-        command
-            .args(arguments)
-            .arg("-D")
-            .arg(&self.pgdata)
-            .current_dir(&self.pgdata);
-        command
-            .stdin(std::process::Stdio::null())
-            .stdout(std::process::Stdio::null())
-            .stderr(std::process::Stdio::piped());
-        command.into()
-    }
-
-    /// One of the server's programs, as the owner of the files.
-    pub(crate) fn program(&self, name: &str) -> std::process::Command {
-        let mut command = std::process::Command::new(self.programs.join(name));
-        // What libpq reads there is for other servers.
-        for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
-            command.env_remove(name);
-        }
-        if let Some(owner) = &self.owner {
-            use std::os::unix::process::CommandExt as _;
-            command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
-        }
-        command
-    }
-
-    async fn run_pg_ctl(&self, what: &str, arguments: &[&str]) -> Result<()> {
-        let program = self.programs.join("pg_ctl");
-        // The server keeps our end of a pipe open, so its errors go to the log only.
-        let status = self
-            .pg_ctl(arguments)
-            .stderr(std::process::Stdio::null())
-            .status()
-            .await
-            .map_err(RestoreError::io("run", &program))?;
-        if status.success() { Ok(()) } else { Err(self.died(what)) }
-    }
-
-    /// Why the server is not there, in its own words.
-    fn died(&self, what: &str) -> RestoreError {
-        let log = self.log_path();
-        match log::last_fatal(&self.pgdata, &log) {
-            Some(line) if line.contains("recovery ended before configured recovery target was reached") => failed(
-                format!("{what}: recovery ended before the stop point: {line}"),
-                "Archived WAL ends or is damaged before the stop point. Nothing was promoted; see the log in seawall.restore, and choose an earlier one.",
-            ),
-            Some(line) if line.contains("lock file") || line.contains("could not bind") => failed(
-                format!("{what}: {line}"),
-                "The files are restored. Run it again with --delta and --port N or --socket-dir DIR.",
-            ),
-            Some(line) => failed(
-                format!("{what}: {line}"),
-                format!("The whole log is in \"{}\".", log.display()),
-            ),
-            None => failed(what.to_owned(), format!("See the log in \"{}\".", log.display())),
-        }
-    }
-
-    fn is_running(&self) -> bool {
-        running_postmaster(&self.pgdata).is_some()
     }
 }
 
@@ -133,15 +42,17 @@ pub(crate) struct Outcome {
     pub(crate) started: Started,
     /// What was asked for.
     pub(crate) proofs: Vec<Proof>,
+    /// What this host has in other versions than the backed-up one had.
+    pub(crate) warnings: Vec<String>,
 }
 
-impl Outcome {
-    fn of(started: Started) -> Self {
-        Outcome {
-            started,
-            proofs: Vec::new(),
-        }
-    }
+/// What is looked at once the server is where it was asked to be.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Looks<'a> {
+    /// Prove it.
+    pub(crate) prove: bool,
+    /// The backup that it came from.
+    pub(crate) manifest: &'a Manifest,
 }
 
 /// Starts the server, brings it to where it was asked to be, and proves it where that was asked for. A server that shall be shut down
@@ -151,20 +62,30 @@ pub(crate) async fn run(
     tree: &Tree,
     stop: &StopPoint,
     action: TargetAction,
-    prove: Option<&[KnownGood]>,
+    looks: Looks<'_>,
     phases: &mut Phases,
 ) -> Result<Outcome> {
     let begun = Instant::now();
     access::open(server, tree)?;
     let outcome = async {
         let started = Box::pin(recover(server, stop, action, phases, begun)).await?;
-        let proving = Instant::now();
-        let proofs = match prove.filter(|_| action != TargetAction::Shutdown) {
-            Some(known_good) => Box::pin(prove::run(server, &started, known_good)).await?,
-            None => return Ok(Outcome::of(started)),
+        let mut outcome = Outcome {
+            started,
+            proofs: Vec::new(),
+            warnings: Vec::new(),
         };
-        phases.prove_ms = Some(millis(proving));
-        Ok(Outcome { started, proofs })
+        if action != TargetAction::Shutdown {
+            let begun = Instant::now();
+            let started = &outcome.started;
+            let databases = client::databases(started).await?;
+            outcome.warnings = versions::compare(started, &databases, &looks.manifest.settings).await;
+            if looks.prove {
+                let known_good = &looks.manifest.known_good;
+                outcome.proofs = Box::pin(prove::run(server, started, &databases, known_good)).await?;
+            }
+            phases.prove_ms = Some(millis(begun));
+        }
+        Ok(outcome)
     }
     .await;
     if server.is_private {
@@ -202,9 +123,7 @@ async fn recover(
     let (replayed, commit_us) = position(&client).await?;
     phases.replay_ms = Some(millis(begun));
     if let Err(problem) = judge(stop, replayed, commit_us) {
-        let stopped = server
-            .run_pg_ctl("the server did not stop", &["stop", "-w", "-m", "fast"])
-            .await;
+        let stopped = server.stop().await;
         let after = if stopped.is_ok() {
             "The server was stopped; nothing was promoted."
         } else {
@@ -213,33 +132,69 @@ async fn recover(
         return Err(failed(problem, after));
     }
     let ending = Instant::now();
-    let mut started = Started {
-        replay_lsn: replayed.to_string(),
-        last_commit_time: last_commit(stop, commit_us).map(time::rfc3339),
-        state: "paused",
-        timeline: None,
-        socket_dir: at.socket_dir,
-        port: at.port,
-        role: at.role,
-    };
+    let mut started = Started::waiting(replayed, last_commit(stop, commit_us), at);
     match action {
         TargetAction::Pause => {}
         TargetAction::Shutdown => {
-            server
-                .run_pg_ctl("the server did not stop", &["stop", "-w", "-m", "fast"])
-                .await?;
+            server.stop().await?;
             started.state = "shut down";
         }
         TargetAction::Promote => {
-            server
-                .run_pg_ctl("the server was not promoted", &["promote", "-W"])
-                .await?;
-            started.timeline = Some(wait_for_promotion(server, &client, begun).await?);
-            started.state = "promoted";
+            end_recovery(server, &client, begun, &mut started).await?;
             phases.promote_ms = Some(millis(ending));
         }
     }
     Ok(started)
+}
+
+/// Promotes a server that waits, and says where it is then.
+pub(crate) async fn promote(server: &Server, tree: &Tree, phases: &mut Phases) -> Result<Started> {
+    let begun = Instant::now();
+    let reload = async || {
+        server
+            .run_pg_ctl("the server does not take its access rules", &["reload"])
+            .await
+    };
+    access::open(server, tree)?;
+    reload().await?;
+    let promoted: Result<Started> = async {
+        let (client, at) = access::connect(server, begun).await?;
+        wait_for_pause(server, &client, begun).await?;
+        let (replayed, commit_us) = position(&client).await?;
+        let mut started = Started::waiting(replayed, commit_us, at);
+        end_recovery(server, &client, begun, &mut started).await?;
+        Ok(started)
+    }
+    .await;
+    access::close(tree)?;
+    reload().await?;
+    let started = promoted?;
+    phases.promote_ms = Some(millis(begun));
+    prefetch::remove_all(&server.pgdata);
+    Ok(started)
+}
+
+async fn end_recovery(server: &Server, client: &Client, begun: Instant, started: &mut Started) -> Result<()> {
+    server
+        .run_pg_ctl("the server was not promoted", &["promote", "-W"])
+        .await?;
+    started.timeline = Some(wait_for_promotion(server, client, begun).await?);
+    started.state = "promoted";
+    Ok(())
+}
+
+impl Started {
+    fn waiting(replayed: Lsn, commit_us: Option<i64>, at: access::At) -> Self {
+        Started {
+            replay_lsn: replayed.to_string(),
+            last_commit_time: commit_us.map(time::rfc3339),
+            state: "paused",
+            timeline: None,
+            socket_dir: at.socket_dir,
+            port: at.port,
+            role: at.role,
+        }
+    }
 }
 
 /// The server does not count the transaction whose end it stopped behind.

@@ -32,6 +32,12 @@ struct Text {
     path: Vec<PartText>,
     start_lsn: String,
     needed_until_lsn: Option<String>,
+    #[serde(default)]
+    backup: Option<String>,
+    #[serde(default)]
+    stop_lsn: Option<String>,
+    #[serde(default)]
+    stop_inclusive: bool,
 }
 
 /// The state of a restore.
@@ -49,6 +55,10 @@ pub(crate) struct State {
     pub(crate) start: Lsn,
     /// WAL is needed up to here; `None` for a standby, which takes what there is.
     pub(crate) needed_until: Option<Lsn>,
+    /// The backup; older restores do not say.
+    pub(crate) backup: Option<String>,
+    /// Where recovery stops, and whether behind the record there; `None` for a standby.
+    pub(crate) stop: Option<(Lsn, bool)>,
 }
 
 impl State {
@@ -68,6 +78,9 @@ impl State {
             path: self.route.parts.iter().map(part).collect(),
             start_lsn: self.start.to_string(),
             needed_until_lsn: self.needed_until.map(|lsn| lsn.to_string()),
+            backup: self.backup.clone(),
+            stop_lsn: self.stop.map(|(lsn, _)| lsn.to_string()),
+            stop_inclusive: self.stop.is_some_and(|(_, inclusive)| inclusive),
         };
         serde_json::to_vec_pretty(&text).map_err(|error| RestoreError::Failed(error.to_string()))
     }
@@ -98,6 +111,11 @@ impl State {
             },
             start: text.start_lsn.parse().ok()?,
             needed_until: text.needed_until_lsn.map(|lsn| lsn.parse()).transpose().ok()?,
+            backup: text.backup,
+            stop: match text.stop_lsn {
+                Some(lsn) => Some((lsn.parse().ok()?, text.stop_inclusive)),
+                None => None,
+            },
         })
     }
 
@@ -182,6 +200,8 @@ pub(crate) mod tests {
             },
             start: Lsn::new(MIB + 40),
             needed_until: Some(Lsn::new(5 * MIB + 8192)),
+            backup: Some("B1".into()),
+            stop: Some((Lsn::new(5 * MIB + 8000), true)),
         }
     }
 
@@ -190,8 +210,22 @@ pub(crate) mod tests {
         let state = state();
         let back = State::parse(&state.to_json().unwrap()).unwrap();
         assert_eq!(
-            (back.route, back.start, back.needed_until, back.restore),
-            (state.route, state.start, state.needed_until, state.restore)
+            (
+                back.route,
+                back.start,
+                back.needed_until,
+                back.restore,
+                back.backup,
+                back.stop
+            ),
+            (
+                state.route,
+                state.start,
+                state.needed_until,
+                state.restore,
+                state.backup,
+                state.stop
+            )
         );
         assert!(State::parse(b"{}").is_none());
     }

@@ -57,11 +57,13 @@ impl Owned {
     }
 }
 
-/// What was done.
+/// What was done, or would be.
 #[derive(Debug, Default)]
 pub(crate) struct Swept {
-    /// Files, links and directories that were removed.
-    pub(crate) removed: u64,
+    /// Files, links and directories that are not in the backup and were removed.
+    pub(crate) removed: Vec<String>,
+    /// Those that were removed because others take their places.
+    pub(crate) overwritten: Vec<String>,
     /// What stays although it is not in the backup.
     pub(crate) left: Vec<String>,
     /// Where the WAL of clusters is that were restored over, now or before.
@@ -79,8 +81,30 @@ enum Wanted {
 
 /// Removes what is in the way and what is not in the backup.
 pub(crate) fn sweep(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
+    let swept = visit_all(tree, work, owned, false)?;
+    // The marker stays until the end, and WAL until somebody removes it.
+    let ours = Place::ours(OURS);
+    for (name, _) in tree.list(&ours)? {
+        if name != *INCOMPLETE && !is_kept_wal(&name) {
+            tree.remove_any(&below(&ours, &name))?;
+        }
+    }
+    Ok(swept)
+}
+
+/// What [`sweep`] would do. Nothing is changed.
+pub(crate) fn look(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
+    visit_all(tree, work, owned, true)
+}
+
+fn is_kept_wal(name: &OsStr) -> bool {
+    name.to_string_lossy().starts_with(KEPT_WAL)
+}
+
+fn visit_all(tree: &Tree, work: &Work, owned: &Owned, only_looks: bool) -> Result<Swept> {
     let mut sweep = Sweep {
         tree,
+        only_looks,
         wanted: wanted(work),
         swept: Swept::default(),
     };
@@ -99,14 +123,10 @@ pub(crate) fn sweep(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
             sweep.visit(below(&root(Some(oid)), &name), kind, is_owned)?;
         }
     }
-    // The marker stays until the end, and WAL until somebody removes it.
     let ours = Place::ours(OURS);
     for (name, _) in tree.list(&ours)? {
-        let place = below(&ours, &name);
-        if name.to_string_lossy().starts_with(KEPT_WAL) {
-            sweep.swept.kept_wal.push(place.show());
-        } else if name != *INCOMPLETE {
-            tree.remove_any(&place)?;
+        if is_kept_wal(&name) {
+            sweep.swept.kept_wal.push(below(&ours, &name).show());
         }
     }
     Ok(sweep.swept)
@@ -114,6 +134,7 @@ pub(crate) fn sweep(tree: &Tree, work: &Work, owned: &Owned) -> Result<Swept> {
 
 struct Sweep<'a> {
     tree: &'a Tree,
+    only_looks: bool,
     wanted: HashMap<&'a Place, Wanted>,
     swept: Swept,
 }
@@ -132,8 +153,15 @@ impl Sweep<'_> {
                 self.swept.left.push(place.show());
                 Ok(())
             }
-            _ => {
-                self.swept.removed += 1;
+            (wanted, _) => {
+                let names = match wanted {
+                    Some(_) => &mut self.swept.overwritten,
+                    None => &mut self.swept.removed,
+                };
+                names.push(place.show());
+                if self.only_looks {
+                    return Ok(());
+                }
                 self.tree.remove_any(&place)
             }
         }

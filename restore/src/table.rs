@@ -254,6 +254,7 @@ fn whole_cluster(cli: &Cli, args: &TableArgs, scratch: &Scratch) -> Cli {
             socket_dir: Some(scratch.sockets()),
             start_timeout: args.start_timeout,
             // A server that waits still holds the locks of transactions that had not ended, of a DROP above all.
+            explore: false,
             target_action: TargetAction::Promote,
             standby: false,
             jobs: args.jobs,

@@ -245,6 +245,18 @@ impl Work {
         self.held.contains(&file)
     }
 
+    /// Files that are there and in which something is written.
+    pub(crate) fn partly_held(&self) -> impl Iterator<Item = &Place> {
+        let runs = self.packs.values().flatten().map(|run| match run {
+            Run::Pages { file, .. } | Run::Content { file, .. } => *file,
+        });
+        let written: HashSet<u32> = runs
+            .chain(self.zeroes.iter().map(|(file, _)| *file))
+            .filter(|file| self.is_held(*file))
+            .collect();
+        written.into_iter().filter_map(|file| self.place(file).ok())
+    }
+
     /// Names at the top of a tablespace that this restore writes.
     pub(crate) fn tops_of(&self, tablespace: u32) -> impl Iterator<Item = &OsStr> {
         let directories = self.directories.iter().map(|(place, _)| place);

@@ -151,12 +151,21 @@ impl Seawall {
 
     /// As [`Seawall::restore_to`], but the program itself starts and proves it. Returns its report too.
     pub async fn restore_and_start(&self, name: &str, target: &[&str]) -> Result<(Cluster, Value)> {
+        self.restore_started(name, "--start", target).await
+    }
+
+    /// The same, but it waits at its stop point, and how to look is said.
+    pub async fn explore(&self, name: &str, target: &[&str]) -> Result<(Cluster, Value)> {
+        self.restore_started(name, "--explore", target).await
+    }
+
+    async fn restore_started(&self, name: &str, how: &str, target: &[&str]) -> Result<(Cluster, Value)> {
         let running = Cluster::place(&self.scratch, name)?;
         let port = running.port.to_string();
         let (data, sockets) = (running.data.display(), running.sockets.display());
         let (data, sockets) = (data.to_string(), sockets.to_string());
         let mut args = target.to_vec();
-        args.extend(["--pgdata", &data, "--start", "--port", &port]);
+        args.extend(["--pgdata", &data, how, "--port", &port]);
         args.extend(["--socket-dir", &sockets, "--json"]);
         let report = self.restore.run_ok(&args).await?.json()?;
         Ok((running.adopt(&self.scratch)?, report))

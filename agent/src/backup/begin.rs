@@ -222,7 +222,8 @@ pub(super) async fn settings(sql: &Client) -> Result<std::collections::BTreeMap<
     const STEP: &str = "show its settings";
     let query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE setting IS NOT NULL AND name IN ('max_connections', \
                  'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction', 'wal_level', \
-                 'track_commit_timestamp', 'data_checksums', 'data_directory_mode', 'server_encoding', 'lc_collate', 'server_version')";
+                 'track_commit_timestamp', 'data_checksums', 'data_directory_mode', 'server_encoding', 'lc_collate', 'server_version', \
+                 'port', 'listen_addresses', 'unix_socket_directories')";
     let mut out = std::collections::BTreeMap::new();
     for answer in sql.query(query, &[]).await.map_err(BackupError::sql(STEP))? {
         let (name, value): (RawText, RawText) = (column(&answer, 0, STEP)?, column(&answer, 1, STEP)?);

@@ -15,7 +15,7 @@ use crate::owner::{self, Owner};
 use crate::place::{self, Found};
 use crate::plan::{Plan, TablespacePlan};
 use crate::request::{self, Asked, Choice};
-use crate::{programs, time};
+use crate::{estimate, listen, programs, time};
 
 /// How long a request to the store is tried again while someone waits for the restore.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -40,7 +40,7 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
         .as_ref()
         .ok_or_else(|| RestoreError::usage("no directory was given", "Name it with --pgdata DIR."))?;
     let pgdata = place::absolute(pgdata)?;
-    if args.prove && args.target_action == TargetAction::Shutdown {
+    if args.prove && args.action() == TargetAction::Shutdown {
         return Err(RestoreError::usage(
             "a server that is shut down at the stop point cannot be proven",
             "Leave out --prove, or use another --target-action.",
@@ -66,14 +66,20 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
     )?;
     place::inspect_tablespaces(&tablespaces, opened.repository_directory(), &found)?;
     let major = ServerVersion(manifest.server_version).major();
-    let programs = match args.start {
+    let programs = match args.starts() {
         true => Some(programs::find(opened.cluster.postgres.bin_directory.as_deref(), major)?),
         false => None,
     };
+    if args.starts() && !args.is_private {
+        listen::refuse_taken(args.port, args.socket_dir.as_deref(), &manifest.settings)?;
+    }
     let table = opened.repository.file_table(manifest).await?;
     check_space(&table, &pgdata, &tablespaces, &found)?;
     let mut plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
     plan.over_cluster = found.is_delta();
+    let jobs = super::fill::jobs(args, &opened);
+    let expected = estimate::fetch_time(&opened.repository, &choice.manifest, jobs).await;
+    plan.expected_fetch_s = expected.map(|time| time.as_secs_f64());
     Ok(Prepared {
         opened,
         choice,
@@ -116,11 +122,12 @@ fn plan(
         logical_bytes: manifest.totals.logical_bytes,
         stored_bytes: manifest.totals.needed_bytes,
         files: manifest.totals.files,
+        expected_fetch_s: None,
         pgdata,
         over_cluster: false,
         tablespaces,
         owner: owner.map(|owner| owner.name.clone()),
-        target_action: args.target_action.as_str(),
+        target_action: args.action().as_str(),
         warnings,
     }
 }

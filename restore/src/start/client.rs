@@ -5,6 +5,7 @@ use std::process::{Output, Stdio};
 use tokio_postgres::{Client, Config, NoTls};
 
 use super::Server;
+use crate::error::{RestoreError, Result};
 use crate::report::Started;
 
 /// A session on one of its databases, as the role that it was looked at with. `options` are those of libpq.
@@ -28,6 +29,18 @@ pub(crate) async fn connect(
         }
     });
     Ok(client)
+}
+
+/// The databases that take sessions.
+pub(crate) async fn databases(started: &Started) -> Result<Vec<String>> {
+    let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
+    let failed = |error: tokio_postgres::Error| RestoreError::Server {
+        message: format!("the restored server does not answer: {}", said(&error)),
+        hint: "See its log in seawall.restore.".into(),
+    };
+    let client = connect(started, "postgres", "").await.map_err(failed)?;
+    let rows = client.query(query, &[]).await.map_err(failed)?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
 }
 
 /// The server's own words.

@@ -71,6 +71,12 @@ impl OpenPack {
             .ok_or_else(|| StoreError::damaged(&self.name, format!("no chunk {number}")))
     }
 
+    /// How many chunks it has.
+    #[must_use]
+    pub fn chunks(&self) -> u32 {
+        u32::try_from(self.footer.entries.len()).unwrap_or(u32::MAX)
+    }
+
     /// The ranges to read for some chunks: those that lie close together in one, but none longer than `bytes_max` unless a chunk is.
     ///
     /// # Errors
