@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use pg::page::PAGE_BYTES;
 use rayon::prelude::*;
+use store::buffer::PageBuffer;
 use store::id::Digest;
 use store::keys::ClusterKeys;
 use store::limits::{PACK_BYTES_TARGET, RELATION_CHUNK_BYTES_MAX, RELATION_ZSTD_LEVEL};
@@ -116,7 +117,7 @@ impl<'a> Stages<'a> {
     fn read(&self) {
         let units = self.data.len().div_ceil(READ_BYTES);
         (0..units).into_par_iter().for_each_init(
-            || vec![0; READ_BYTES],
+            || PageBuffer::new(READ_BYTES),
             |buffer, unit| {
                 let here = (unit * READ_BYTES) as u64;
                 let (file, at) = self

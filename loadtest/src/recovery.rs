@@ -140,6 +140,8 @@ async fn write_wal(cluster: &Cluster, segments: u32) -> Result<u64> {
     let begin = cluster.current_lsn().await?;
     let wanted = u64::from(segments) * (16 << 20);
     while cluster.current_lsn().await? - begin < wanted {
+        // As long after a checkpoint as most pages are written as a whole, or this takes hours.
+        cluster.exec("checkpoint").await?;
         pgbench::transactions(cluster, 8, 2000).await?;
     }
     let end = cluster.switch_wal().await?;

@@ -9,6 +9,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use pg::page::PAGE_BYTES;
+use store::buffer::PageBuffer;
 use store::id::PageDigest;
 use store::keys::ClusterKeys;
 use store::page_map::Extents;
@@ -94,7 +95,7 @@ fn compare(file: &File, digests: &[PageDigest], keys: &ClusterKeys) -> std::io::
         pages: u32::try_from(pages).unwrap_or(u32::MAX),
         same: Vec::new(),
     };
-    let mut buffer = vec![0; READ_PAGES * PAGE_BYTES];
+    let mut buffer = PageBuffer::new(READ_PAGES * PAGE_BYTES);
     let mut first = 0;
     for expected in digests.chunks(READ_PAGES) {
         let got = read_up_to(file, &mut buffer, first as u64 * PAGE_BYTES as u64)?;

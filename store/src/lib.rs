@@ -5,6 +5,7 @@
 //!
 //! No module here reads the environment, the command line or the wall clock: times come in as arguments.
 
+pub mod buffer;
 pub mod catalog;
 pub mod chunk;
 pub mod codec;

@@ -84,13 +84,19 @@ impl PackBody {
     }
 }
 
+/// Memory for a pack whose body has at most so many bytes.
+#[must_use]
+pub fn room_bytes(capacity_bytes: usize) -> usize {
+    HEAD_ROOM_BYTES + capacity_bytes
+}
+
 impl PackWriter {
-    /// A pack of data chunks, under a session key.
+    /// A pack of data chunks, under a session key, in this memory ([`room_bytes`]); what was in it is gone.
     ///
     /// # Errors
     /// No randomness.
-    pub fn data(session: &Secret32, lineage: LineageId, capacity_bytes: usize) -> Result<Self, StoreError> {
-        Self::begin(Kind::DataPack, session, "seawall/1 data", lineage, capacity_bytes)
+    pub fn data(session: &Secret32, lineage: LineageId, room: Vec<u8>) -> Result<Self, StoreError> {
+        Self::begin(Kind::DataPack, session, "seawall/1 data", lineage, room)
     }
 
     /// A pack of metadata chunks, under the cluster's metadata key.
@@ -98,24 +104,14 @@ impl PackWriter {
     /// # Errors
     /// No randomness.
     pub fn metadata(keys: &ClusterKeys, lineage: LineageId, capacity_bytes: usize) -> Result<Self, StoreError> {
-        Self::begin(
-            Kind::MetadataPack,
-            keys.metadata(),
-            "seawall/1 body",
-            lineage,
-            capacity_bytes,
-        )
+        let room = Vec::with_capacity(room_bytes(capacity_bytes));
+        Self::begin(Kind::MetadataPack, keys.metadata(), "seawall/1 body", lineage, room)
     }
 
-    fn begin(
-        kind: Kind,
-        secret: &Secret32,
-        info: &str,
-        lineage: LineageId,
-        capacity_bytes: usize,
-    ) -> Result<Self, StoreError> {
+    fn begin(kind: Kind, secret: &Secret32, info: &str, lineage: LineageId, room: Vec<u8>) -> Result<Self, StoreError> {
         let salt = crate::entropy::bytes()?;
-        let mut body = Vec::with_capacity(HEAD_ROOM_BYTES + capacity_bytes);
+        let mut body = room;
+        body.clear();
         body.resize(HEAD_ROOM_BYTES, 0);
         Ok(PackWriter {
             id: PackId(crate::entropy::bytes()?),

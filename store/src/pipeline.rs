@@ -28,6 +28,7 @@ mod pace;
 mod packer;
 mod parent;
 mod progress;
+mod rooms;
 mod source;
 mod stale;
 mod stream;

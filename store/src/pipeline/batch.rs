@@ -2,6 +2,7 @@
 //! the next ones, until a chunk is full.
 
 use super::worker::{UnitDone, Worker, encode};
+use crate::buffer::PageBuffer;
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::error::StoreError;
 use crate::id::PageDigest;
@@ -19,10 +20,29 @@ pub(super) struct Batch {
 }
 
 /// Pages that wait until there are enough for a chunk.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Gathered {
-    pages: Vec<u8>,
+    pages: PageBuffer,
     digests: Vec<PageDigest>,
+}
+
+impl Default for Gathered {
+    fn default() -> Self {
+        Gathered {
+            pages: PageBuffer::new(RELATION_CHUNK_PAGES_MAX * PAGE_BYTES),
+            digests: Vec::with_capacity(RELATION_CHUNK_PAGES_MAX),
+        }
+    }
+}
+
+impl Gathered {
+    fn push(&mut self, page: &[u8], digest: PageDigest) {
+        let at = self.digests.len() * PAGE_BYTES;
+        if let Some(place) = self.pages.get_mut(at..at + page.len()) {
+            place.copy_from_slice(page);
+        }
+        self.digests.push(digest);
+    }
 }
 
 impl Worker {
@@ -44,10 +64,10 @@ impl Worker {
                 continue;
             }
             let at = *first as usize * PAGE_BYTES;
-            self.gathered
-                .pages
-                .extend_from_slice(self.unit.get(at..at + PAGE_BYTES).unwrap_or_default());
-            self.gathered.digests.extend(digests.get(*first as usize));
+            let page = self.unit.get(at..at + PAGE_BYTES);
+            if let (Some(page), Some(digest)) = (page, digests.get(*first as usize)) {
+                self.gathered.push(page, *digest);
+            }
             if self.gathered.digests.len() == RELATION_CHUNK_PAGES_MAX {
                 self.encode_gathered()?;
             }
@@ -89,10 +109,10 @@ impl Worker {
 
     fn encode_gathered(&mut self) -> Result<(), StoreError> {
         let id = self.common.keys.relation_chunk_id(&self.gathered.digests);
-        let plain = &self.gathered.pages;
+        let bytes = self.gathered.digests.len() * PAGE_BYTES;
+        let plain = self.gathered.pages.get(..bytes).unwrap_or_default();
         let chunk = encode(&mut self.compressor, &mut self.encoded, ChunkKind::Relation, id, plain)?;
         self.batch.chunks.push(chunk);
-        self.gathered.pages.clear();
         self.gathered.digests.clear();
         Ok(())
     }

@@ -3,6 +3,7 @@
 use super::job::{FileJob, Measured};
 use super::source::Source;
 use super::worker::Worker;
+use crate::buffer::PageBuffer;
 use crate::chunk::{ContentReference, EncodedChunk, content_lengths};
 use crate::error::StoreError;
 use crate::limits::CONTENT_CHUNK_BYTES;
@@ -40,7 +41,9 @@ impl Worker {
         mut take: impl FnMut(Vec<Piece>) -> Result<(), StoreError>,
     ) -> Result<Measured, StoreError> {
         let mut window = std::mem::take(&mut self.window);
-        window.resize(WINDOW_BYTES, 0);
+        if window.is_empty() {
+            window = PageBuffer::new(WINDOW_BYTES);
+        }
         let mut kept = 0;
         let mut measured = Measured::default();
         loop {

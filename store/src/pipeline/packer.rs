@@ -34,7 +34,7 @@ use crate::pack::PackWriter;
 use crate::seal::TAG_BYTES;
 
 /// Room beyond the target: the chunk that fills a pack.
-const CAPACITY_BEYOND_TARGET_BYTES: usize = 1 << 20;
+pub(super) const CAPACITY_BEYOND_TARGET_BYTES: usize = 1 << 20;
 
 /// What the other stages tell the packer.
 #[derive(Debug)]
@@ -232,11 +232,17 @@ impl Packer {
         } else {
             (&mut self.data, PACK_BYTES_TARGET)
         };
-        let capacity = target + CAPACITY_BEYOND_TARGET_BYTES;
         let pack = match slot {
             Some(pack) => pack,
-            None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, capacity)?),
-            None => slot.insert(PackWriter::data(self.uploads.session().key(), self.lineage, capacity)?),
+            None if is_metadata => slot.insert(PackWriter::metadata(
+                &self.keys,
+                self.lineage,
+                target + CAPACITY_BEYOND_TARGET_BYTES,
+            )?),
+            None => {
+                let (key, room) = (self.uploads.session().key(), self.uploads.room());
+                slot.insert(PackWriter::data(key, self.lineage, room)?)
+            }
         };
         let stored_bytes = (chunk.payload.len() + TAG_BYTES) as u64;
         let at = ChunkReference {

@@ -8,11 +8,14 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
+use super::packer::CAPACITY_BEYOND_TARGET_BYTES;
 use super::progress::Progress;
+use super::rooms::Rooms;
 use crate::error::StoreError;
 use crate::id::Digest;
+use crate::limits::PACK_BYTES_TARGET;
 use crate::object::ObjectName;
-use crate::pack::PackBody;
+use crate::pack::{PackBody, room_bytes};
 use crate::repository::Writer;
 use crate::session::Session;
 
@@ -26,6 +29,7 @@ pub(super) struct Uploads {
     permits: Arc<Semaphore>,
     running: JoinSet<Result<(), StoreError>>,
     progress: Arc<Progress>,
+    rooms: Rooms,
     /// Packs that were started.
     started: u64,
     waiting: Arc<Mutex<Waiting>>,
@@ -72,6 +76,7 @@ impl Uploads {
             permits: Arc::new(Semaphore::new(in_flight.max(1))),
             running: JoinSet::new(),
             progress,
+            rooms: Rooms::new(room_bytes(PACK_BYTES_TARGET + CAPACITY_BEYOND_TARGET_BYTES)),
             started: 0,
             waiting: Arc::default(),
         }
@@ -83,6 +88,11 @@ impl Uploads {
 
     pub(super) fn writer(&self) -> &Arc<Writer> {
         &self.writer
+    }
+
+    /// Memory for a data pack.
+    pub(super) fn room(&self) -> Vec<u8> {
+        self.rooms.take()
     }
 
     /// Waits for a free place, signs the pack and starts its upload; returns the bytes of the object. Blocks: never call it from
@@ -107,8 +117,10 @@ impl Uploads {
         lock(&self.waiting).packs.insert(number);
         let (writer, progress) = (Arc::clone(&self.writer), Arc::clone(&self.progress));
         let waiting = Arc::clone(&self.waiting);
+        let rooms = self.rooms.clone();
         let upload = async move {
-            writer.create(&name, bytes, digest).await?;
+            writer.create(&name, bytes.clone(), digest).await?;
+            rooms.give(bytes);
             progress.stored(stored);
             let due = {
                 let mut waiting = lock(&waiting);

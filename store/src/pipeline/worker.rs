@@ -14,6 +14,7 @@ use super::parent::ChainedMap;
 use super::progress::Progress;
 use super::source::read_up_to;
 use super::stale::{RewriteBudget, has, stale_pages};
+use crate::buffer::PageBuffer;
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::codec::Compressor;
 use crate::error::StoreError;
@@ -114,8 +115,8 @@ pub(super) struct Common {
 pub(super) struct Worker {
     pub(super) common: Arc<Common>,
     pub(super) compressor: Compressor,
-    pub(super) window: Vec<u8>,
-    pub(super) unit: Vec<u8>,
+    pub(super) window: PageBuffer,
+    pub(super) unit: PageBuffer,
     pub(super) encoded: Vec<u8>,
     pub(super) gathered: Gathered,
     pub(super) batch: Batch,
@@ -128,8 +129,8 @@ impl Worker {
         Ok(Worker {
             common,
             compressor: Compressor::new(RELATION_ZSTD_LEVEL)?,
-            window: Vec::new(),
-            unit: vec![0; UNIT_BYTES],
+            window: PageBuffer::default(),
+            unit: PageBuffer::new(UNIT_BYTES),
             encoded: Vec::new(),
             gathered: Gathered::default(),
             batch: Batch::default(),
@@ -151,7 +152,7 @@ impl Worker {
         let first = number * UNIT_PAGES;
         let pages = match (bytes, &file.file) {
             (Some(bytes), _) => {
-                self.unit = bytes;
+                self.unit = bytes.into();
                 u32::try_from(self.unit.len() / PAGE_BYTES).unwrap_or(0)
             }
             (None, Some(on_disk)) => self.read_unit(file, on_disk, first)?,

@@ -14,6 +14,7 @@ use rustix::io::Errno;
 use super::super::{ByteRange, ErrorClass, OBJECT_BYTES_MAX, ObjectError, ObjectMeta, ObjectName, Operation, Outcome};
 use super::LocalOptions;
 use super::io_error::{LINK_HINT, io_error, root_missing};
+use crate::buffer::PageBuffer;
 
 /// Proves that a directory which is not the one that was opened is the repository all the same.
 const MARKER: &str = "seawall.json";
@@ -175,9 +176,9 @@ impl Root {
                 detail,
             ));
         }
-        let mut bytes = vec![0; length as usize];
+        let mut bytes = PageBuffer::new(length as usize);
         file.read_exact_at(&mut bytes, wanted.start).map_err(failed)?;
-        Ok(bytes.into())
+        Ok(bytes.freeze())
     }
 
     pub(super) fn head(&self, name: &ObjectName) -> Result<Option<ObjectMeta>, ObjectError> {
