@@ -263,6 +263,12 @@ pub(crate) struct RestoreArgs {
     /// Restore as a standby that goes on following the archive
     #[arg(long, conflicts_with_all = ["start", "target_time", "target_lsn", "target_xid", "target_name"])]
     pub(crate) standby: bool,
+    /// Primary that the standby streams from, once the archive has no more; its password belongs into ~/.pgpass of the server's user
+    #[arg(long, value_name = "CONNINFO", requires = "standby")]
+    pub(crate) primary_conninfo: Option<String>,
+    /// Replication slot on that primary
+    #[arg(long, value_name = "NAME", requires = "primary_conninfo")]
+    pub(crate) primary_slot_name: Option<String>,
     /// Packs in flight [default: by the number of cores]
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,

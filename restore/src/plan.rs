@@ -206,6 +206,8 @@ pub(crate) struct Plan {
     pub(crate) tablespaces: Vec<TablespacePlan>,
     /// Owner of the files.
     pub(crate) owner: Option<String>,
+    /// The standby was told whom to stream from.
+    pub(crate) has_primary: bool,
     /// What happens at the stop point.
     pub(crate) target_action: &'static str,
     /// What the operator should know.

@@ -222,7 +222,16 @@ impl fmt::Display for Report {
             }
         }
         if self.plan.stop.kind == StopKind::Follow {
-            return write!(f, "It streams from no server: for that, set primary_conninfo in it.");
+            return match self.plan.has_primary {
+                true => write!(
+                    f,
+                    "It streams from the primary that was named, once the archive has no more."
+                ),
+                false => write!(
+                    f,
+                    "It streams from no server: for that, set primary_conninfo in it (--primary-conninfo)."
+                ),
+            };
         }
         write!(
             f,

@@ -20,7 +20,7 @@ use crate::open::Opened;
 use crate::paths::Place;
 use crate::place;
 use crate::report::{Phases, Report};
-use crate::settings::{Listen, RestoreCommand, block};
+use crate::settings::{Listen, Primary, RestoreCommand, block};
 use crate::start::{self, Looks, Server};
 use crate::state::State;
 use crate::tree::Tree;
@@ -175,6 +175,10 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         socket_dir: args.socket_dir.as_deref(),
         is_private: args.is_private,
     };
+    let primary = Primary {
+        conninfo: args.primary_conninfo.as_deref(),
+        slot: args.primary_slot_name.as_deref(),
+    };
     let state = State {
         restore: ulid::Ulid::new().to_string(),
         cluster: opened.cluster.name.clone(),
@@ -194,7 +198,15 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         manifest,
         table,
         pgdata: &plan.pgdata,
-        block: block(manifest, &choice.stop, plan.timeline, &command, action.as_str(), listen),
+        block: block(
+            manifest,
+            &choice.stop,
+            plan.timeline,
+            &command,
+            action.as_str(),
+            listen,
+            primary,
+        ),
         state: &state,
         standby: args.standby,
         file_mode: if directory_mode(manifest, table) == 0o750 {

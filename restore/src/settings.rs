@@ -77,6 +77,15 @@ impl RestoreCommand<'_> {
     }
 }
 
+/// The primary of a standby, when one was named.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Primary<'a> {
+    /// `primary_conninfo`.
+    pub(crate) conninfo: Option<&'a str>,
+    /// `primary_slot_name`.
+    pub(crate) slot: Option<&'a str>,
+}
+
 /// Where the restored server listens, when that was asked for.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Listen<'a> {
@@ -110,6 +119,7 @@ pub(crate) fn block(
     command: &RestoreCommand<'_>,
     action: &str,
     listen: Listen<'_>,
+    primary: Primary<'_>,
 ) -> Vec<(String, String)> {
     let mut out = targets(stop, timeline, action);
     let mut set = |name: &str, value: &str| out.push((name.to_owned(), value.to_owned()));
@@ -118,11 +128,11 @@ pub(crate) fn block(
         "recovery_end_command",
         "archive_cleanup_command",
         "synchronous_standby_names",
-        "primary_slot_name",
-        "primary_conninfo",
     ] {
         set(name, "");
     }
+    set("primary_conninfo", primary.conninfo.unwrap_or_default());
+    set("primary_slot_name", primary.slot.unwrap_or_default());
     set("recovery_min_apply_delay", "0");
     set("archive_mode", "off");
     set("hot_standby", "on");

@@ -255,6 +255,8 @@ fn whole_cluster(cli: &Cli, args: &TableArgs, scratch: &Scratch) -> Cli {
             start_timeout: args.start_timeout,
             // A server that waits still holds the locks of transactions that had not ended, of a DROP above all.
             explore: false,
+            primary_conninfo: None,
+            primary_slot_name: None,
             target_action: TargetAction::Promote,
             standby: false,
             jobs: args.jobs,

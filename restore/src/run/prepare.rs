@@ -46,6 +46,9 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
             "Leave out --prove, or use another --target-action.",
         ));
     }
+    if let Some(text) = &args.primary_conninfo {
+        check_primary(text)?;
+    }
     if args.jobs == Some(0) {
         return Err(RestoreError::usage(
             "--jobs 0 would restore nothing",
@@ -91,6 +94,23 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
     })
 }
 
+/// A password on a command line is read by whoever lists processes.
+fn check_primary(text: &str) -> Result<()> {
+    let config: tokio_postgres::Config = text.parse().map_err(|error| {
+        RestoreError::usage(
+            format!("--primary-conninfo cannot be read: {error}"),
+            "Write it as for psql: 'host=... user=...'.",
+        )
+    })?;
+    if config.get_password().is_some() {
+        return Err(RestoreError::usage(
+            "--primary-conninfo holds a password",
+            "Put it into ~/.pgpass of the server's user.",
+        ));
+    }
+    Ok(())
+}
+
 fn plan(
     args: &RestoreArgs,
     opened: &Opened,
@@ -127,6 +147,7 @@ fn plan(
         over_cluster: false,
         tablespaces,
         owner: owner.map(|owner| owner.name.clone()),
+        has_primary: args.primary_conninfo.is_some(),
         target_action: args.action().as_str(),
         warnings,
     }

@@ -82,6 +82,7 @@ fn settings(kind: StopKind, inclusive: bool) -> Vec<(String, String)> {
             socket_dir: None,
             is_private: false,
         },
+        Primary::default(),
     )
 }
 
