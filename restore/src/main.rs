@@ -2,6 +2,7 @@
 //!
 //! From the command line to the exit code: [`cli`] → [`open`] → [`request`] (backup and stop point, by [`scan`] of archived WAL) →
 //! [`plan`] → [`place`] → [`delta`] → [`sweep`] → [`fetch_files`] → [`finish`] → [`start`]. PostgreSQL comes back to [`wal_get`] for each segment.
+//! [`mod@find`] tells which stop point to ask for.
 
 mod cli;
 mod decide;
@@ -10,6 +11,7 @@ mod detour;
 mod error;
 mod exit;
 mod fetch_files;
+mod find;
 mod finish;
 mod list;
 mod new_tablespaces;
@@ -47,7 +49,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use serde::Serialize;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, FindArgs};
 use crate::error::{RestoreError, Result};
 
 /// `list` is waited for by a person.
@@ -111,7 +113,12 @@ fn start_log(cli: &Cli) {
 }
 
 async fn dispatch(cli: &Cli) -> u8 {
-    let json = matches!(cli.command, Some(Command::List { json: true })) || cli.command.is_none() && cli.restore.json;
+    let json = match &cli.command {
+        Some(Command::List { json }) => *json,
+        Some(Command::Find(args)) => args.json,
+        Some(_) => false,
+        None => cli.restore.json,
+    };
     let done = match &cli.command {
         Some(Command::WalGet(args)) => return wal_get::run(cli, args).await,
         Some(Command::WalPrefetch(args)) => prefetch::run(cli, args).await,
@@ -123,6 +130,7 @@ async fn dispatch(cli: &Cli) -> u8 {
             Ok(())
         }
         Some(Command::List { json }) => list(cli, *json).await,
+        Some(Command::Find(args)) => Box::pin(find(cli, args)).await,
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
         None => restore(cli).await,
     };
@@ -139,6 +147,15 @@ async fn list(cli: &Cli, json: bool) -> Result<()> {
         print_json(&listing)
     } else {
         print_line(&listing.text())
+    }
+}
+
+async fn find(cli: &Cli, args: &FindArgs) -> Result<()> {
+    let findings = find::run(cli, args).await?;
+    if args.json {
+        print_json(&findings)
+    } else {
+        print_line(&findings.to_string())
     }
 }
 
