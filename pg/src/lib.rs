@@ -12,8 +12,10 @@
 
 pub mod backup_manifest;
 mod bytes_at;
+pub mod catalog;
 pub mod conninfo;
 pub mod control;
+pub mod heap;
 pub mod identity;
 pub mod label;
 pub mod lsn;
@@ -21,6 +23,7 @@ pub mod page;
 pub mod path;
 pub mod preflight;
 pub mod relation;
+pub mod relation_map;
 pub mod replication;
 pub mod segment;
 pub mod standby_names;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::find::EventKind;
+
 /// Restores a PostgreSQL cluster from a Seawall repository to a point in time.
 #[derive(Debug, Parser)]
 #[command(name = "wal-restore", version, max_term_width = 110)]
@@ -37,6 +39,8 @@ pub(crate) enum Command {
     Forward(ForwardArgs),
     /// End the recovery of a restored server where it waits: a new timeline begins
     Promote(WaitingArgs),
+    /// Find when a table was dropped, emptied or robbed of rows, and how to restore to just before it: reads archived WAL, needs no server
+    Find(FindArgs),
     /// Fetch a WAL segment or history file: PostgreSQL calls this as restore_command
     WalGet(WalGetArgs),
     /// Fetch the segments after one that was just used
@@ -98,6 +102,35 @@ pub(crate) struct WaitingArgs {
     #[arg(long, value_name = "USER")]
     pub(crate) owner: Option<String>,
     /// Report as one JSON document
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `find`.
+#[derive(Debug, Args)]
+pub(crate) struct FindArgs {
+    /// The database that the table is, or was, in
+    #[arg(long, value_name = "NAME")]
+    pub(crate) database: String,
+    /// The table, as SQL has it; can be left out to find drops of any table, or commits
+    #[arg(long, value_name = "SCHEMA.TABLE")]
+    pub(crate) table: Option<String>,
+    /// What to look for; can be repeated [default: drop, truncate, delete and rename; without --table: drop]
+    #[arg(long, value_enum, value_name = "EVENT")]
+    pub(crate) event: Vec<EventKind>,
+    /// Leave out deletes of fewer rows
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    pub(crate) rows_min: u64,
+    /// Only what was committed at this time or later, with an offset or a zone [default: since the oldest backup]
+    #[arg(long, value_name = "TIME")]
+    pub(crate) from: Option<String>,
+    /// Only what was committed at this time or earlier
+    #[arg(long, value_name = "TIME")]
+    pub(crate) to: Option<String>,
+    /// Follow this timeline [default: the newest one that holds a backup]
+    #[arg(long, value_name = "N")]
+    pub(crate) target_timeline: Option<u32>,
+    /// As one JSON document
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -2,6 +2,7 @@
 //!
 //! From the command line to the exit code: [`cli`] → [`open`] → [`request`] (backup and stop point, by [`scan`] of archived WAL) →
 //! [`plan`] → [`place`] → [`delta`] → [`sweep`] → [`fetch_files`] → [`finish`] → [`start`]. PostgreSQL comes back to [`wal_get`] for each segment.
+//! [`mod@find`] tells which stop point to ask for.
 
 mod cli;
 mod comparison;
@@ -12,6 +13,7 @@ mod error;
 mod estimate;
 mod exit;
 mod fetch_files;
+mod find;
 mod finish;
 mod forward;
 mod list;
@@ -51,7 +53,7 @@ use std::time::Duration;
 use clap::{CommandFactory as _, Parser as _};
 use serde::Serialize;
 
-use crate::cli::{Cli, Command};
+use crate::cli::{Cli, Command, FindArgs};
 use crate::error::{RestoreError, Result};
 
 /// `list` is waited for by a person.
@@ -119,6 +121,7 @@ async fn dispatch(cli: &Cli) -> u8 {
         Some(Command::List { json }) => *json,
         Some(Command::Forward(args)) => args.server.json,
         Some(Command::Promote(args)) => args.json,
+        Some(Command::Find(args)) => args.json,
         Some(_) => false,
         None => cli.restore.json,
     };
@@ -133,6 +136,7 @@ async fn dispatch(cli: &Cli) -> u8 {
             Ok(())
         }
         Some(Command::List { json }) => list(cli, *json).await,
+        Some(Command::Find(args)) => Box::pin(find(cli, args)).await,
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
         Some(Command::Forward(args)) => {
             let report = Box::pin(forward::forward(cli, args)).await;
@@ -157,6 +161,11 @@ async fn list(cli: &Cli, json: bool) -> Result<()> {
         true => print_json(&listing),
         false => print_line(&listing.text()),
     }
+}
+
+async fn find(cli: &Cli, args: &FindArgs) -> Result<()> {
+    let findings = find::run(cli, args).await?;
+    print_report(&findings, args.json)
 }
 
 async fn restore(cli: &Cli) -> Result<()> {

@@ -12,7 +12,7 @@ use crate::plan::bytes_text;
 /// Lines are at least this far apart.
 const LINE_SECONDS: u64 = 10;
 
-/// Shows how far a restore is.
+/// Shows how far a long command is.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress(Arc<Kind>);
 
@@ -21,6 +21,7 @@ enum Kind {
     Silent,
     Bar(ProgressBar),
     Lines {
+        word: &'static str,
         total: u64,
         done: AtomicU64,
         begun: Instant,
@@ -29,20 +30,26 @@ enum Kind {
 }
 
 impl Progress {
-    /// For `total` bytes.
+    /// For `total` bytes that are restored.
     pub(crate) fn new(total: u64, silent: bool) -> Self {
+        Progress::of("restoring", "restored", total, silent)
+    }
+
+    /// For `total` bytes of what is said in two words, while it goes on and of what is done.
+    pub(crate) fn of(doing: &str, done_word: &'static str, total: u64, silent: bool) -> Self {
         let kind = if silent {
             Kind::Silent
         } else if std::io::stderr().is_terminal() {
             let bar = ProgressBar::new(total);
-            if let Ok(style) = ProgressStyle::with_template(
-                "restoring  {wide_bar} {binary_bytes}/{binary_total_bytes} {binary_bytes_per_sec} {eta}",
-            ) {
+            if let Ok(style) = ProgressStyle::with_template(&format!(
+                "{doing}  {{wide_bar}} {{binary_bytes}}/{{binary_total_bytes}} {{binary_bytes_per_sec}} {{eta}}"
+            )) {
                 bar.set_style(style);
             }
             Kind::Bar(bar)
         } else {
             Kind::Lines {
+                word: done_word,
                 total,
                 done: AtomicU64::new(0),
                 begun: Instant::now(),
@@ -58,6 +65,7 @@ impl Progress {
             Kind::Silent => {}
             Kind::Bar(bar) => bar.inc(bytes),
             Kind::Lines {
+                word,
                 total,
                 done,
                 begun,
@@ -71,7 +79,7 @@ impl Progress {
                         .compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed)
                         .is_ok()
                 {
-                    eprintln!("restored {} of {}", bytes_text(done), bytes_text(*total));
+                    eprintln!("{word} {} of {}", bytes_text(done), bytes_text(*total));
                 }
             }
         }

@@ -85,18 +85,16 @@ pub(crate) struct Choice {
 }
 
 /// How often WAL is listed again because tails were replaced meanwhile.
-const LISTINGS_MAX: u32 = 5;
+pub(crate) const LISTINGS_MAX: u32 = 5;
 
 /// Finds backup, timeline and stop point.
 pub(crate) async fn resolve(repository: &Repository, args: &TargetArgs, asked: Asked) -> Result<Choice> {
     let manifests = manifests(repository, args).await?;
-    let lineage = manifests.iter().map(|manifest| manifest.lineage).max();
-    let Some(lineage) = lineage else {
-        return Err(RestoreError::refused(
-            "the repository has no backup of this cluster",
-            "Take one with `wal-agent backup`.",
-        ));
-    };
+    let lineage = manifests
+        .iter()
+        .map(|manifest| manifest.lineage)
+        .max()
+        .ok_or_else(no_backup)?;
     refuse_abandoned(repository, args, &asked, lineage).await?;
     refuse_two_alive(repository, args, &asked, lineage).await?;
     let mut manifests: Vec<Manifest> = manifests
@@ -125,6 +123,45 @@ pub(crate) async fn resolve(repository: &Repository, args: &TargetArgs, asked: A
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The newest way through the archive, and the backups on it.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// What is archived.
+    pub(crate) coverage: Coverage,
+    /// The way to the timeline.
+    pub(crate) route: Route,
+    /// The backups on it, newest first.
+    pub(crate) manifests: Vec<Manifest>,
+}
+
+/// Finds the way to a timeline of the newest lineage that has a backup, for who only reads WAL.
+pub(crate) async fn way(repository: &Repository, timeline: Option<u32>, detours: &Detours) -> Result<Way> {
+    let all = repository.manifests().await?;
+    let lineage = all
+        .iter()
+        .map(|manifest| manifest.lineage)
+        .max()
+        .ok_or_else(no_backup)?;
+    let mut manifests: Vec<Manifest> = all.into_iter().filter(|manifest| manifest.lineage == lineage).collect();
+    manifests.sort_by_key(|manifest| std::cmp::Reverse((manifest.end_lsn, manifest.backup)));
+    let mut coverage = repository.coverage(lineage).await?;
+    detours.apply(&mut coverage);
+    let route = choose_route(&coverage, &manifests, timeline)?;
+    manifests.retain(|manifest| holds(&route, manifest));
+    Ok(Way {
+        coverage,
+        route,
+        manifests,
+    })
+}
+
+fn no_backup() -> RestoreError {
+    RestoreError::refused(
+        "the repository has no backup of this cluster",
+        "Take one with `wal-agent backup`.",
+    )
 }
 
 /// A newer lineage without a backup means that production went on elsewhere: what can be restored is an abandoned branch, and it must

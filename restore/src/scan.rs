@@ -20,8 +20,8 @@ use store::repository::Repository;
 use crate::error::{RestoreError, Result};
 use crate::route::{Piece, Route};
 
-pub(crate) use read::Found;
-use read::{Candidate, PAGE_BYTES, Wanted};
+use read::{Candidate, Wanted};
+pub(crate) use read::{Found, PAGE_BYTES, config, part_of};
 
 /// Headers read at a time.
 const HEADERS_IN_FLIGHT: usize = 16;

@@ -11,12 +11,13 @@ const HINT: &str = "Write it with an offset or a zone, for example '2026-11-21 0
 
 /// A point in time as microseconds since 1970.
 pub(crate) fn parse(text: &str) -> Result<i64> {
-    let bad = |reason: &str| {
-        RestoreError::usage(
-            format!("invalid --target-time \"{}\": {reason}", text.escape_debug()),
-            HINT,
-        )
-    };
+    parse_option("--target-time", text)
+}
+
+/// The same, for an option of another name.
+pub(crate) fn parse_option(option: &str, text: &str) -> Result<i64> {
+    let bad =
+        |reason: &str| RestoreError::usage(format!("invalid {option} \"{}\": {reason}", text.escape_debug()), HINT);
     let trimmed = text.trim();
     if let Ok(timestamp) = trimmed.parse::<Timestamp>() {
         return Ok(timestamp.as_microsecond());

@@ -5,10 +5,12 @@
 //! took). [`lineage`] asks on every connect whether the server is still the one we archive.
 //!
 //! [`page`], [`record`], [`commit`] and [`reader`] read the format without any I/O: bytes in, records out, every
-//! page header and every record checksum verified.
+//! page header and every record checksum verified. [`block`], [`heap`] and [`xact_end`] take whole records further apart.
 
 pub mod assemble;
+pub mod block;
 pub mod commit;
+pub mod heap;
 pub mod lag;
 pub mod lane;
 pub mod lineage;
@@ -20,3 +22,4 @@ pub mod record;
 pub mod segment_file;
 pub mod ship;
 mod unconfirmed;
+pub mod xact_end;

@@ -2,7 +2,7 @@
 //!
 //! Place in the path: between a source of WAL (the replication socket, archived objects) and whoever must know what
 //! it says. It never blocks, never copies what it passes over and never holds more than a few KiB, however long a
-//! record is.
+//! record is; only who asks for whole records ([`RecordSink`]) has up to [`WHOLE_BYTES_MAX`] held for him.
 //!
 //! Invariants: every page header is held against the stream (`XLogReaderValidatePageHeader`), every record against
 //! its CRC and its predecessor (`ValidXLogRecord`, `ValidXLogRecordHeader`, all in `xlogreader.c`). An item is
@@ -13,6 +13,7 @@ mod error;
 mod item;
 mod pages;
 mod partial;
+mod whole;
 
 use pg::identity::SystemIdentifier;
 use pg::lsn::Lsn;
@@ -22,6 +23,8 @@ use pg::timeline::TimelineId;
 pub use self::error::WalError;
 pub use self::item::WalItem;
 use self::partial::PartialRecord;
+use self::whole::Items;
+pub use self::whole::{RecordSink, WHOLE_BYTES_MAX};
 use crate::page::{LONG_HEADER_BYTES, PAGE_BYTES};
 use crate::record::{RECORD_ALIGNMENT, RECORD_BYTES_MAX, RECORD_HEADER_BYTES, RecordInfo};
 
@@ -133,6 +136,11 @@ impl WalReader {
     /// Reads `bytes`, which must lie at `lsn`, the current [`Self::position`]. Items go to `sink` in the order of
     /// WAL; those before an error are delivered.
     pub fn push(&mut self, lsn: Lsn, bytes: &[u8], sink: &mut impl FnMut(WalItem)) -> Result<(), WalError> {
+        self.push_to(lsn, bytes, &mut Items(sink))
+    }
+
+    /// As [`Self::push`], for a sink that can ask for whole records.
+    pub fn push_to(&mut self, lsn: Lsn, bytes: &[u8], sink: &mut impl RecordSink) -> Result<(), WalError> {
         if let Some(failed) = &self.failed {
             return Err(failed.clone());
         }
@@ -154,7 +162,7 @@ impl WalReader {
         read
     }
 
-    fn read(&mut self, mut bytes: &[u8], sink: &mut impl FnMut(WalItem)) -> Result<(), WalError> {
+    fn read(&mut self, mut bytes: &[u8], sink: &mut impl RecordSink) -> Result<(), WalError> {
         while !bytes.is_empty() {
             let in_page = self.position % PAGE_BYTES;
             let header_bytes = self.page_header_bytes();
@@ -163,7 +171,7 @@ impl WalReader {
                 self.read_page_header(in_page as usize, header_bytes, bytes)?
             } else {
                 let page_rest = (PAGE_BYTES - in_page) as usize;
-                self.read_content(bytes.get(..page_rest).unwrap_or(bytes))?
+                self.read_content(bytes.get(..page_rest).unwrap_or(bytes), sink)?
             };
             bytes = bytes.get(taken..).unwrap_or_default();
             if matches!(self.phase, Phase::Body) && self.record.missing_bytes() == 0 {
@@ -173,7 +181,7 @@ impl WalReader {
         Ok(())
     }
 
-    fn read_content(&mut self, bytes: &[u8]) -> Result<usize, WalError> {
+    fn read_content(&mut self, bytes: &[u8], sink: &impl RecordSink) -> Result<usize, WalError> {
         let taken = match self.phase {
             Phase::Skip(left) => {
                 let taken = bytes.len().min(left as usize);
@@ -194,7 +202,7 @@ impl WalReader {
                 }
                 zeros.len()
             }
-            Phase::Header => return self.read_record_header(bytes),
+            Phase::Header => return self.read_record_header(bytes, sink),
             Phase::Body => {
                 let left = self.record.missing_bytes() as usize;
                 let body = bytes.get(..left).unwrap_or(bytes);
@@ -206,7 +214,7 @@ impl WalReader {
         Ok(taken)
     }
 
-    fn read_record_header(&mut self, bytes: &[u8]) -> Result<usize, WalError> {
+    fn read_record_header(&mut self, bytes: &[u8], sink: &impl RecordSink) -> Result<usize, WalError> {
         if !self.record.is_open() {
             let padding = self.position.next_multiple_of(RECORD_ALIGNMENT) - self.position;
             if padding > 0 {
@@ -221,6 +229,9 @@ impl WalReader {
         if self.record.has_header() {
             self.check_length()?;
             self.check_prev()?;
+            if sink.wants(&self.record.header()) {
+                self.record.keep_whole();
+            }
             self.phase = Phase::Body;
         }
         Ok(taken)

@@ -121,6 +121,17 @@ pub(crate) fn config(
     })
 }
 
+/// The bytes of a piece out of those of its object.
+pub(crate) fn part_of<'a>(piece: &Piece, object: &'a [u8]) -> Result<&'a [u8]> {
+    let at = |lsn: Lsn| usize::try_from(lsn.distance_from(piece.range.start)).unwrap_or(usize::MAX);
+    object.get(at(piece.from)..at(piece.to)).ok_or_else(|| {
+        RestoreError::damaged(
+            format!("{}-{}", piece.range.start, piece.range.end),
+            "shorter than its range",
+        )
+    })
+}
+
 /// A search over contiguous pieces.
 pub(crate) struct Search<'a> {
     reader: WalReader,
@@ -142,13 +153,7 @@ impl<'a> Search<'a> {
 
     /// Reads a piece out of its object's bytes; true when the search is over.
     pub(crate) fn push(&mut self, piece: &Piece, object: &[u8]) -> Result<bool> {
-        let at = |lsn: Lsn| usize::try_from(lsn.distance_from(piece.range.start)).unwrap_or(usize::MAX);
-        let bytes = object.get(at(piece.from)..at(piece.to)).ok_or_else(|| {
-            RestoreError::damaged(
-                format!("{}-{}", piece.range.start, piece.range.end),
-                "shorter than its range",
-            )
-        })?;
+        let bytes = part_of(piece, object)?;
         let (seen, from, wanted) = (&mut self.seen, self.from, self.wanted);
         self.reader
             .push(piece.from, bytes, &mut |item| seen.note(&item, from, wanted))?;

@@ -2,7 +2,7 @@
 
 use pg::lsn::Lsn;
 
-use super::{Phase, WalError, WalReader};
+use super::{Phase, RecordSink, WalError, WalReader};
 use crate::commit::{PgTimestamp, RestorePoint, XactEvent};
 use crate::page::Fields;
 use crate::record::{MalformedRecord, RECORD_ALIGNMENT, RecordInfo, RecordKind};
@@ -37,7 +37,7 @@ pub enum WalItem {
 }
 
 impl WalReader {
-    pub(super) fn finish_record(&mut self, sink: &mut impl FnMut(WalItem)) -> Result<(), WalError> {
+    pub(super) fn finish_record(&mut self, sink: &mut impl RecordSink) -> Result<(), WalError> {
         let start = Lsn::new(self.record.start);
         let header = self.record.header();
         let computed = self.record.checksum();
@@ -59,14 +59,17 @@ impl WalReader {
         };
         self.phase = Phase::Header;
         let detail = self.interpret(&record)?;
-        self.record.close();
         self.expected_prev = Some(start);
         self.first.get_or_insert(record);
         self.last = Some(record);
-        sink(WalItem::Record(record));
+        sink.item(WalItem::Record(record));
         if let Some(detail) = detail {
-            sink(detail);
+            sink.item(detail);
         }
+        if self.record.is_whole() {
+            sink.whole(&record, self.record.body());
+        }
+        self.record.close();
         Ok(())
     }
 

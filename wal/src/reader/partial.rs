@@ -1,9 +1,10 @@
 //! The record that is being read.
 //!
 //! It keeps a running checksum and at most [`PREFIX_BYTES_MAX`] bytes of the body, and those only of records whose
-//! content matters: a record can have hundreds of megabytes. What the content says is not used before the checksum
+//! content matters: a record can have hundreds of megabytes. Of one that was asked for whole it keeps [`WHOLE_BYTES_MAX`]. What the content says is not used before the checksum
 //! is right.
 
+use super::whole::WHOLE_BYTES_MAX;
 use crate::commit::{XactKind, XactScan};
 use crate::record::{MalformedRecord, PREFIX_BYTES_MAX, RECORD_HEADER_BYTES, RecordHeader, RecordKind, main_data};
 
@@ -18,6 +19,8 @@ pub(super) struct PartialRecord {
     crc: u32,
     /// Whether the content matters, so that the prefix is kept.
     keep: bool,
+    /// Whether all of it was asked for.
+    whole: bool,
     prefix: Vec<u8>,
     /// Reads on where a transaction record is longer than the prefix; an error waits for the checksum.
     scan: Option<Result<XactScan, MalformedRecord>>,
@@ -35,6 +38,7 @@ impl PartialRecord {
             body_bytes: 0,
             crc: 0,
             keep: false,
+            whole: false,
             prefix: Vec::new(),
             scan: None,
             magic,
@@ -55,6 +59,7 @@ impl PartialRecord {
         self.body_bytes = 0;
         self.crc = 0;
         self.keep = false;
+        self.whole = false;
         self.prefix.clear();
         self.scan = None;
     }
@@ -87,6 +92,22 @@ impl PartialRecord {
         RecordHeader::parse(&self.header)
     }
 
+    /// Keeps all of the body, as far as that is ever done. To be called before the first byte of it.
+    pub(super) fn keep_whole(&mut self) {
+        self.keep = true;
+        self.whole = true;
+    }
+
+    /// Whether all of it was asked for.
+    pub(super) fn is_whole(&self) -> bool {
+        self.whole
+    }
+
+    /// The body of a record that was asked for and is not too long.
+    pub(super) fn body(&self) -> Option<&[u8]> {
+        (self.whole && self.prefix.len() == self.body_bytes as usize).then_some(self.prefix.as_slice())
+    }
+
     /// Total length as the first four bytes say it. At a page boundary they are always there, because records are
     /// aligned.
     pub(super) fn len(&self) -> u32 {
@@ -105,7 +126,8 @@ impl PartialRecord {
     pub(super) fn take_body(&mut self, bytes: &[u8]) {
         self.crc = crc32c::crc32c_append(self.crc, bytes);
         if self.keep {
-            let room = PREFIX_BYTES_MAX - self.prefix.len().min(PREFIX_BYTES_MAX);
+            let most = if self.whole { WHOLE_BYTES_MAX } else { PREFIX_BYTES_MAX };
+            let room = most - self.prefix.len().min(most);
             let (kept, beyond) = bytes.split_at(room.min(bytes.len()));
             self.prefix.extend_from_slice(kept);
             if !beyond.is_empty() {
