@@ -1,7 +1,7 @@
 //! Rows of the catalogs that name databases, schemas and tables, out of their bytes.
 //!
-//! Only leading columns are read: they are fixed in width and never null. Where they are was asked of `pg_attribute` of every
-//! supported major version; src/include/catalog/{pg_database,pg_namespace,pg_class}.h. Names are bytes in the database's encoding.
+//! Only leading columns are read: they are fixed in width and never null. Where they are is the same in every
+//! supported major version: src/include/catalog/{pg_database,pg_namespace,pg_class}.h. Names are bytes in the database's encoding.
 
 use crate::bytes_at::{array_at, i32_at, u32_at};
 
