@@ -76,7 +76,8 @@ impl Finish<'_> {
         let auto_conf = Place::ours("postgresql.auto.conf");
         let old = self.tree.read_file(&auto_conf)?.unwrap_or_default();
         self.write("postgresql.auto.conf", &settings::rewrite_auto_conf(&old, &self.block))?;
-        self.write(&format!("{OURS}/{STATE}"), &self.state.to_json()?)?;
+        let state = self.state.to_json(self.manifest.backup, &self.block)?;
+        self.write(&format!("{OURS}/{STATE}"), &state)?;
         let signal = if self.standby {
             "standby.signal"
         } else {

@@ -1,12 +1,13 @@
-//! What `wal-get` has to know about the restore that it serves: `seawall.restore/restore.json`.
+//! What `wal-get` has to know about the restore that it serves, and `wal-agent adopt` about what it has set: `seawall.restore/restore.json`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pg::lsn::Lsn;
 use pg::segment::{SegmentNumber, SegmentSize};
 use pg::timeline::TimelineId;
 use serde::{Deserialize, Serialize};
-use store::id::LineageId;
+use store::id::{BackupId, LineageId};
 
 use crate::error::{RestoreError, Result};
 use crate::paths::OURS;
@@ -32,6 +33,10 @@ struct Text {
     path: Vec<PartText>,
     start_lsn: String,
     needed_until_lsn: Option<String>,
+    #[serde(default)]
+    backup: String,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
 }
 
 /// The state of a restore.
@@ -52,8 +57,8 @@ pub(crate) struct State {
 }
 
 impl State {
-    /// As JSON.
-    pub(crate) fn to_json(&self) -> Result<Vec<u8>> {
+    /// As JSON, with the backup and what is set in postgresql.auto.conf: ALTER SYSTEM takes our line above it away.
+    pub(crate) fn to_json(&self, backup: BackupId, settings: &[(String, String)]) -> Result<Vec<u8>> {
         let part = |part: &Part| PartText {
             timeline: part.timeline.as_u32(),
             begin: part.begin.to_string(),
@@ -68,6 +73,8 @@ impl State {
             path: self.route.parts.iter().map(part).collect(),
             start_lsn: self.start.to_string(),
             needed_until_lsn: self.needed_until.map(|lsn| lsn.to_string()),
+            backup: backup.to_string(),
+            settings: settings.iter().cloned().collect(),
         };
         serde_json::to_vec_pretty(&text).map_err(|error| RestoreError::Failed(error.to_string()))
     }
@@ -188,7 +195,7 @@ pub(crate) mod tests {
     #[test]
     fn the_file_comes_back_as_it_was() {
         let state = state();
-        let back = State::parse(&state.to_json().unwrap()).unwrap();
+        let back = State::parse(&state.to_json(BackupId::default(), &[]).unwrap()).unwrap();
         assert_eq!(
             (back.route, back.start, back.needed_until, back.restore),
             (state.route, state.start, state.needed_until, state.restore)
