@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 pub(crate) use brake::Brake;
-pub(crate) use display::show_progress;
+pub(crate) use display::{Bar, show_progress};
 pub(crate) use error::BackupError;
 pub(crate) use report::BackupReport;
 pub(crate) use running::{Announcement, RunningBackup};

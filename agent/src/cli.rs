@@ -33,6 +33,8 @@ pub enum Command {
     Run,
     /// Take a base backup now
     Backup(BackupOptions),
+    /// Make a restored or an upgraded server production again: lineage, slots, settings, first backup
+    Adopt(AdoptOptions),
     /// Archive one file of pg_wal: archive_command = 'wal-agent archive-push %p'
     ArchivePush {
         /// The file; PostgreSQL gives it relative to the data directory, in which it runs the command
@@ -79,6 +81,25 @@ pub struct InitOptions {
     /// Make no slots: WAL will be pushed by archive_command instead of being streamed by `wal-agent run`
     #[arg(long)]
     pub no_slots: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct AdoptOptions {
+    /// Only say what would be done
+    #[arg(long, conflicts_with = "yes")]
+    pub dry_run: bool,
+    /// Do not ask
+    #[arg(long, short = 'y')]
+    pub yes: bool,
+    /// The server that was production is off and cannot come back, although it was archived just now
+    #[arg(long)]
+    pub old_is_gone: bool,
+    /// Take no backup: until there is one, nothing new can be restored
+    #[arg(long)]
+    pub no_backup: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -37,6 +37,10 @@ pub const BETWEEN_HINT: &str =
 /// What to do when TLS fails.
 pub const TLS_HINT: &str = "Check sslmode, sslrootcert, sslcert and sslkey in [cluster.<name>.postgres], and ssl in the server's configuration.";
 
+/// What to do when the server is not the one of any lineage.
+pub const OTHER_SERVER_HINT: &str = "If it is this cluster after pg_upgrade, or made anew, `wal-agent adopt` begins a new lineage for it. \
+                                     If not, check host and port in [cluster.<name>.postgres]: each cluster has an entry and keys of its own.";
+
 /// An error that brings its own exit code and hint.
 #[derive(Debug, thiserror::Error)]
 #[error("{message}")]
@@ -102,7 +106,12 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
             return object.hint().map(str::to_owned);
         }
         if let Some(store) = cause.downcast_ref::<StoreError>() {
-            return store.hint();
+            return match store {
+                StoreError::Foreign { what, .. } if what.starts_with("the server's") => {
+                    Some(OTHER_SERVER_HINT.to_owned())
+                }
+                store => store.hint(),
+            };
         }
         if let Some(replication) = cause.downcast_ref::<ReplicationError>() {
             return replication_hint(replication);

@@ -17,7 +17,7 @@ use store::records::Lineage;
 use store::repository::{Created, NewObject, NewRepository, Repository, Writer, create};
 
 use crate::cli::InitOptions;
-use crate::exit::Failure;
+use crate::exit::{Failure, OTHER_SERVER_HINT};
 use crate::open::{Context, command_policy, host_name};
 use crate::output;
 
@@ -80,7 +80,7 @@ async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
                     "the server is of another cluster: its system identifier is {}, the repository's {}",
                     server.system_identifier, lineage.system_identifier
                 ),
-                "Check host and port in [cluster.<name>.postgres]. Another cluster needs a name and keys of its own.",
+                OTHER_SERVER_HINT,
             )
             .into());
         }

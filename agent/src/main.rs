@@ -2,6 +2,7 @@
 //!
 //! parse → config → run → exit code. `run` is the daemon (WAL lane), `backup` the base backup lane, the rest looks or prepares.
 
+mod adopt;
 mod archive_push;
 mod archiver;
 mod backup;
@@ -70,6 +71,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Init(options) => init::run(&context, &options).await,
         Command::Run => run::run(context).await,
         Command::Backup(options) => take_backup::run(&context, &options).await,
+        Command::Adopt(options) => Box::pin(adopt::run(context, &options)).await,
         Command::ArchivePush { path } => archive_push::run(&context, &path).await,
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,

@@ -16,7 +16,7 @@ use store::repository::Repository;
 use store::retry::RetryPolicy;
 
 use crate::cli::Global;
-use crate::exit::Failure;
+use crate::exit::{Failure, OTHER_SERVER_HINT};
 
 /// Everything a command starts from.
 pub struct Context {
@@ -158,7 +158,7 @@ pub fn refuse_other_cluster(found: u64, lineage: &Lineage) -> anyhow::Result<()>
     }
     Err(Failure::refused(
         format!("the server is of another cluster than the repository's lineage: expected {expected}, found {found}"),
-        "Check host and port in [cluster.<name>.postgres]. Each cluster has an entry and keys of its own.",
+        OTHER_SERVER_HINT,
     )
     .into())
 }

@@ -39,7 +39,7 @@ pub(crate) struct Finish<'a> {
     /// Recovery settings.
     pub(crate) block: Vec<(String, String)>,
     /// For `wal-get`.
-    pub(crate) state: &'a State,
+    pub(crate) state: State,
     /// A standby.
     pub(crate) standby: bool,
     /// Mode of small files.
@@ -76,6 +76,7 @@ impl Finish<'_> {
         let auto_conf = Place::ours("postgresql.auto.conf");
         let old = self.tree.read_file(&auto_conf)?.unwrap_or_default();
         self.write("postgresql.auto.conf", &settings::rewrite_auto_conf(&old, &self.block))?;
+        self.state.settings = self.block.iter().cloned().collect();
         self.write(&format!("{OURS}/{STATE}"), &self.state.to_json()?)?;
         let signal = if self.standby {
             "standby.signal"

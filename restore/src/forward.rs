@@ -210,6 +210,7 @@ impl Waiting {
         self.state.route = choice.route.clone();
         self.state.needed_until = Some(choice.stop.record_end_lsn);
         self.state.stop = Some((choice.stop.lsn, choice.stop.inclusive));
+        self.state.settings.extend(targets);
         let state = Place::ours(&format!("{OURS}/{STATE}"));
         self.tree.write_file(&state, &self.state.to_json()?, 0o600)?;
         self.tree.write_file(&place, &new, 0o600)

@@ -233,10 +233,14 @@ impl fmt::Display for Report {
                 ),
             };
         }
+        let when = match &self.server {
+            Some(server) if server.state == "promoted" => "",
+            _ => " once it is promoted",
+        };
         write!(
             f,
-            "The server does not archive and follows nobody. Its recovery settings stay in postgresql.auto.conf, where they do nothing after\n\
-             recovery. To protect it: let `wal-agent run` stream from it and take the first backup of the new timeline with `wal-agent backup`."
+            "The server does not archive and follows nobody; nothing that it does from now on is protected. If it shall be production,\n\
+             `wal-agent adopt`{when} takes back what the restore has set, makes the slots and takes the first backup."
         )
     }
 }

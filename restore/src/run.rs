@@ -191,6 +191,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
             .stop
             .is_an_end()
             .then_some((choice.stop.lsn, choice.stop.inclusive)),
+        settings: std::collections::BTreeMap::new(),
     };
     let finish = Finish {
         tree,
@@ -207,7 +208,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
             listen,
             primary,
         ),
-        state: &state,
+        state,
         standby: args.standby,
         file_mode: if directory_mode(manifest, table) == 0o750 {
             0o640

@@ -1,5 +1,6 @@
-//! What `wal-get` has to know about the restore that it serves: `seawall.restore/restore.json`.
+//! What `wal-get` has to know about the restore that it serves, and `wal-agent adopt` about what it has set: `seawall.restore/restore.json`.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use pg::lsn::Lsn;
@@ -38,6 +39,8 @@ struct Text {
     stop_lsn: Option<String>,
     #[serde(default)]
     stop_inclusive: bool,
+    #[serde(default)]
+    settings: BTreeMap<String, String>,
 }
 
 /// The state of a restore.
@@ -59,6 +62,8 @@ pub(crate) struct State {
     pub(crate) backup: Option<String>,
     /// Where recovery stops, and whether behind the record there; `None` for a standby.
     pub(crate) stop: Option<(Lsn, bool)>,
+    /// What is set in postgresql.auto.conf: ALTER SYSTEM takes our line above it away.
+    pub(crate) settings: BTreeMap<String, String>,
 }
 
 impl State {
@@ -81,6 +86,7 @@ impl State {
             backup: self.backup.clone(),
             stop_lsn: self.stop.map(|(lsn, _)| lsn.to_string()),
             stop_inclusive: self.stop.is_some_and(|(_, inclusive)| inclusive),
+            settings: self.settings.clone(),
         };
         serde_json::to_vec_pretty(&text).map_err(|error| RestoreError::Failed(error.to_string()))
     }
@@ -116,6 +122,7 @@ impl State {
                 Some(lsn) => Some((lsn.parse().ok()?, text.stop_inclusive)),
                 None => None,
             },
+            settings: text.settings,
         })
     }
 
@@ -202,6 +209,7 @@ pub(crate) mod tests {
             needed_until: Some(Lsn::new(5 * MIB + 8192)),
             backup: Some("B1".into()),
             stop: Some((Lsn::new(5 * MIB + 8000), true)),
+            settings: BTreeMap::from([("archive_mode".into(), "off".into())]),
         }
     }
 
@@ -216,7 +224,8 @@ pub(crate) mod tests {
                 back.needed_until,
                 back.restore,
                 back.backup,
-                back.stop
+                back.stop,
+                back.settings
             ),
             (
                 state.route,
@@ -224,7 +233,8 @@ pub(crate) mod tests {
                 state.needed_until,
                 state.restore,
                 state.backup,
-                state.stop
+                state.stop,
+                state.settings
             )
         );
         assert!(State::parse(b"{}").is_none());

@@ -220,10 +220,13 @@ pub(super) async fn is_standby(sql: &Client) -> Result<bool, BackupError> {
 /// Settings that a restore must respect or may want to know.
 pub(super) async fn settings(sql: &Client) -> Result<std::collections::BTreeMap<String, String>, BackupError> {
     const STEP: &str = "show its settings";
-    let query = "SELECT name, setting FROM pg_catalog.pg_settings WHERE setting IS NOT NULL AND name IN ('max_connections', \
+    // An archive_command may hold a secret: only that there was one.
+    let query = "SELECT name, CASE WHEN name = 'archive_command' AND setting NOT IN ('', '(disabled)') THEN 'set' ELSE setting END \
+                 FROM pg_catalog.pg_settings WHERE setting IS NOT NULL AND name IN ('max_connections', \
                  'max_worker_processes', 'max_wal_senders', 'max_prepared_transactions', 'max_locks_per_transaction', 'wal_level', \
                  'track_commit_timestamp', 'data_checksums', 'data_directory_mode', 'server_encoding', 'lc_collate', 'server_version', \
-                 'port', 'listen_addresses', 'unix_socket_directories')";
+                 'port', 'listen_addresses', 'unix_socket_directories', \
+                 'archive_mode', 'archive_command', 'archive_library', 'primary_slot_name', 'synchronous_standby_names')";
     let mut out = std::collections::BTreeMap::new();
     for answer in sql.query(query, &[]).await.map_err(BackupError::sql(STEP))? {
         let (name, value): (RawText, RawText) = (column(&answer, 0, STEP)?, column(&answer, 1, STEP)?);

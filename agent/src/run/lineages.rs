@@ -1,21 +1,24 @@
 //! What keeps lineages apart: the companion slot that leaves something to compare with, and the birth of a new lineage.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
-use pg::replication::ReplicationSession;
+use pg::replication::{ReplicationSession, SlotName};
 use pg::segment::{SegmentNumber, SegmentSize};
+use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::id::LineageId;
+use store::keys::Recipient;
 use store::records::Lineage;
-use store::repository::{NewObject, Writer};
+use store::repository::{NewObject, Repository, Writer};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wal::lane::{self, LaneEnd, LaneError, LaneInputs, Opened};
-use wal::receive::StreamStatus;
+use wal::receive::{ReceiveOptions, StreamStatus};
 
 use crate::open::Context;
 use crate::{init, output, sql};
@@ -66,6 +69,36 @@ fn overlap_target(archived: Lsn, size: SegmentSize) -> Lsn {
     }
 }
 
+/// What the lane needs for a server and a lineage, as far as nothing is known of the slot and the server is a primary.
+pub fn inputs(
+    context: &Context,
+    connect: &ConnectOptions,
+    repository: &Arc<Repository>,
+    recipients: Arc<[Recipient]>,
+    lineage: Lineage,
+) -> anyhow::Result<LaneInputs> {
+    let wal = &context.cluster.wal;
+    Ok(LaneInputs {
+        connect: connect.clone(),
+        slot: SlotName::new(&wal.slot)?,
+        repository: Arc::clone(repository),
+        recipients,
+        lineage,
+        options: ReceiveOptions {
+            ship_interval: wal.ship_interval,
+            tail_bytes_max: wal.tail_bytes_max.bytes(),
+            memory_bytes_max: wal.memory_max.bytes(),
+            shutdown_timeout: wal.shutdown_timeout,
+        },
+        uploads_in_flight: wal.uploads_in_flight,
+        clock: Arc::new(output::now_us),
+        slot_restart: None,
+        slot_is_proof: false,
+        removed_until: None,
+        is_standby: false,
+    })
+}
+
 /// What came of opening the lane in the lineage that the server belongs to.
 pub enum Opening {
     /// It can be streamed from, with these inputs.
@@ -85,7 +118,9 @@ pub async fn open(inputs: Box<LaneInputs>) -> anyhow::Result<Opening> {
     }
     let may_be_anothers = matches!(
         &opening,
-        Ok(_) | Err(LaneError::Behind(_)) // a clone that is a standby's primary, perhaps
+        Ok(_)
+            | Err(LaneError::Behind(_)) // a clone that is a standby's primary, perhaps
+            | Err(LaneError::Store(StoreError::Foreign { .. })) // the server before an upgrade that was given up
     );
     if may_be_anothers && let Some((inputs, opened)) = continued(&inputs).await? {
         return Ok(Opening::Ready(inputs, opened));
@@ -125,7 +160,7 @@ async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(Box<LaneInputs
     Ok(None)
 }
 
-/// Begins a new lineage beside the old one. Loud; a base backup must follow.
+/// Begins a new lineage beside the old one, with what the server is. A base backup must follow.
 pub async fn begin(
     server: &ConnectOptions,
     writer: &Writer,
@@ -135,19 +170,24 @@ pub async fn begin(
 ) -> anyhow::Result<Lineage> {
     let mut session = ReplicationSession::connect(server).await?;
     let identity = session.identify_system().await?;
+    let segment_bytes = session.segment_size().await?.bytes();
+    let server_version = session.server_version().0;
+    let _ = session.close().await;
     let now_us = output::now_us();
     // The newest is the one with the highest id, also when the clock was set back since.
     let now_ms = u64::try_from(now_us / 1000).unwrap_or(0);
     let id = LineageId::from_parts(now_ms.max(old.id.unix_ms() + 1), store::entropy::bytes()?);
     let lineage = Lineage {
         id,
+        system_identifier: identity.system_identifier.as_u64(),
+        server_version,
+        segment_bytes,
         parent: Some(old.id),
         fork_lsn: Some(archived.as_u64()),
         reason: reason.to_owned(),
         created_us: now_us,
         timeline: identity.timeline.as_u32(),
         begin_lsn: identity.flush_lsn.as_u64(),
-        ..old.clone()
     };
     let plain = minicbor::to_vec(&lineage)?;
     let object = NewObject {
@@ -156,12 +196,6 @@ pub async fn begin(
     };
     writer.put(&writer.repository().layout().lineage(id)?, object).await?;
     crash::point(CrashPoint::AfterLineage);
-    tracing::error!(
-        lineage = %id,
-        parent = %old.id,
-        lsn = %archived,
-        "a new lineage begins; the old one is kept. Take a base backup now: `wal-agent backup`"
-    );
     Ok(lineage)
 }
 

@@ -74,7 +74,14 @@ async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, arc
     if let Some(held) = &daemon.held {
         held.fence.pass().await?;
     }
+    let old = daemon.lineage.id;
     daemon.lineage = lineages::begin(&server, &daemon.control, &daemon.lineage, reason, archived).await?;
+    tracing::error!(
+        lineage = %daemon.lineage.id,
+        parent = %old,
+        lsn = %archived,
+        "a new lineage begins; the old one is kept. Take a base backup now: `wal-agent backup`"
+    );
     daemon.ledger.note(
         Event::NewLineage,
         format!("lineage {} begins at {archived}: {reason}", daemon.lineage.id),

@@ -4,18 +4,17 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use pg::replication::SlotName;
 use store::StoreError;
 use tokio::sync::watch;
 use wal::lane::{LaneEnd, LaneInputs};
-use wal::receive::{Orders, ReceiveOptions, StreamStatus};
+use wal::receive::{Orders, StreamStatus};
 
 use super::daemon::Daemon;
 use super::state::Supervision;
 use super::{lineages, loss, server, slots, synchronous};
 use crate::exit::Failure;
 use crate::open::Context;
-use crate::{exit, output, preflight, sql};
+use crate::{exit, preflight, sql};
 
 /// Pause before a reconnect: first and longest.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(15));
@@ -222,24 +221,19 @@ async fn connect_and_stream(
         };
     });
     daemon.server.send_replace(Some(connect.clone()));
+    let recipients = Arc::clone(&daemon.recipients);
     let inputs = LaneInputs {
-        connect,
-        slot: SlotName::new(&wal.slot)?,
-        repository: Arc::clone(&daemon.repository),
-        recipients: Arc::clone(&daemon.recipients),
-        lineage: daemon.lineage.clone(),
-        options: ReceiveOptions {
-            ship_interval: wal.ship_interval,
-            tail_bytes_max: wal.tail_bytes_max.bytes(),
-            memory_bytes_max: wal.memory_max.bytes(),
-            shutdown_timeout: wal.shutdown_timeout,
-        },
-        uploads_in_flight: wal.uploads_in_flight,
-        clock: Arc::new(output::now_us),
         slot_restart: slot.and_then(|slot| slot.restart),
         slot_is_proof: daemon.has_connected && is_same_server && !is_new,
         removed_until: daemon.removed_until.filter(|_| is_same_server),
         is_standby,
+        ..lineages::inputs(
+            context,
+            &connect,
+            &daemon.repository,
+            recipients,
+            daemon.lineage.clone(),
+        )?
     };
     daemon.inputs = Some(inputs.clone());
     let (inputs, opened) = match lineages::open(Box::new(inputs)).await? {
