@@ -9,8 +9,8 @@ use store::StoreError;
 use store::manifest::{Manifest, PackNeed};
 use store::repository::{OpenPack, PartRange, Repository};
 
-use crate::fetch_files::PART_BYTES_MAX;
-
+/// Shorter than what a restore reads at once: a sample shall cost no memory.
+const PART_BYTES: u64 = 1 << 20;
 /// Parts of packs in a sample.
 const PARTS: usize = 8;
 /// Packs that they are taken from.
@@ -51,7 +51,7 @@ async fn sample(repository: &Arc<Repository>, packs: &[PackNeed], jobs: usize) -
     let mut parts: Vec<(Arc<OpenPack>, PartRange)> = Vec::new();
     for pack in opened {
         let numbers: Vec<u32> = (0..pack.chunks()).collect();
-        let ranges = pack.ranges(&numbers, PART_BYTES_MAX)?;
+        let ranges = pack.ranges(&numbers, PART_BYTES)?;
         parts.extend(
             ranges
                 .into_iter()

@@ -25,7 +25,7 @@ use crate::work::{Destination, Run, Work, by_chunk};
 /// Files kept open.
 const OPEN_FILES_MAX: usize = 256;
 /// Longest part of a pack that is read at once.
-pub(crate) const PART_BYTES_MAX: u64 = 4 << 20;
+const PART_BYTES_MAX: u64 = 4 << 20;
 /// Packs whose footers are read ahead.
 const OPEN_AHEAD: usize = 4;
 
