@@ -49,7 +49,12 @@ pub async fn run(mut context: Context, options: &AdoptOptions) -> anyhow::Result
         return alive;
     }
     alive?;
-    agree(&report, options)?;
+    if agree(&report, options)? && !options.old_is_gone {
+        // Thinking takes time, and the old server may have come back.
+        look.look_again(&context)
+            .await?
+            .refuse_alive(&context, output::now_us())?;
+    }
     init::create_slots(&context, &look.connect).await?;
     let client = sql::connect(&look.connect).await?;
     let reset = disarmed::reset(&client, &look.settings.reset).await?;
@@ -84,20 +89,21 @@ fn may_be_asked(options: &AdoptOptions) -> anyhow::Result<()> {
     .into())
 }
 
-fn agree(report: &Report, options: &AdoptOptions) -> anyhow::Result<()> {
+/// True when somebody was asked.
+fn agree(report: &Report, options: &AdoptOptions) -> anyhow::Result<bool> {
     if options.json {
-        return Ok(());
+        return Ok(false);
     }
     println!("{}", report.plan());
     if options.yes {
-        return Ok(());
+        return Ok(false);
     }
     print!("Type \"yes\" to go on: ");
     std::io::stdout().flush()?;
     let mut answer = String::new();
     std::io::stdin().lock().read_line(&mut answer)?;
     if answer.trim() == "yes" {
-        return Ok(());
+        return Ok(true);
     }
     Err(Failure::refused(
         "nothing was changed: the plan was not agreed to",
@@ -120,7 +126,8 @@ async fn lineage_of(context: &Context, look: &Look) -> anyhow::Result<Lineage> {
         .await?
         .newest_end()
         .unwrap_or(Lsn::ZERO);
-    let begun = lineages::begin(&look.connect, &writer, from, reason, archived);
+    let system = look.server.identity.system_identifier.as_u64();
+    let begun = lineages::begin(&look.connect, system, &writer, from, reason, archived);
     let lineage = begun.await.context("cannot begin a new lineage")?;
     tracing::info!(lineage = %lineage.id, parent = %from.id, %reason, "a new lineage begins; the old one is kept");
     Ok(lineage)

@@ -71,10 +71,12 @@ pub(crate) async fn forward(cli: &Cli, args: &ForwardArgs) -> Result<Report> {
     if args.dry_run {
         return Ok(report);
     }
+    // What can be refused is refused before the server is stopped.
+    let next = waiting.next_settings(&choice)?;
     if running_postmaster(&waiting.server.pgdata).is_some() {
         waiting.server.stop().await?;
     }
-    waiting.write_stop(&choice)?;
+    waiting.write_stop(&choice, next)?;
     let looks = Looks {
         prove: false,
         manifest: &waiting.manifest,
@@ -97,8 +99,15 @@ pub(crate) async fn promote(cli: &Cli, args: &WaitingArgs) -> Result<Report> {
             "Start it with pg_ctl: it recovers, and waits at its stop point; then run this again.",
         ));
     }
+    let (Some(stop), Some(until)) = (waiting.state.stop, waiting.state.needed_until) else {
+        return Err(RestoreError::refused(
+            "it is a standby, which has no stop point",
+            "Promote it with pg_ctl promote.",
+        ));
+    };
+    waiting.refuse_other_stop()?;
     let mut phases_ms = Phases::default();
-    let started = start::promote(&waiting.server, &waiting.tree, &mut phases_ms).await?;
+    let started = start::promote(&waiting.server, &waiting.tree, stop, until, &mut phases_ms).await?;
     Ok(Report {
         ok: true,
         dry_run: false,
@@ -173,6 +182,16 @@ async fn next_stop(waiting: &Waiting, target: &TargetArgs, asked: Asked) -> Resu
     };
     let choice = Box::pin(request::resolve(&waiting.opened.repository, &target, asked)).await?;
     let now = waiting.state.stop;
+    let timeline = waiting.state.route.timeline();
+    if let Some((lsn, _)) = now.filter(|(lsn, _)| !choice.route.passes(timeline, *lsn)) {
+        return Err(RestoreError::refused(
+            format!(
+                "recovery is at {lsn} on timeline {timeline}, which is not on the way to timeline {}",
+                choice.route.timeline()
+            ),
+            "Restore once more, with --explore and that timeline.",
+        ));
+    }
     if now.is_some_and(|now| is_behind(now, &choice.stop)) {
         let at = now.map(|(lsn, _)| lsn.to_string()).unwrap_or_default();
         return Err(RestoreError::refused(
@@ -189,22 +208,41 @@ fn is_behind((lsn, inclusive): (pg::lsn::Lsn, bool), next: &StopPoint) -> bool {
 }
 
 impl Waiting {
-    /// The state first: until the settings follow, more WAL can be had than is asked for.
-    fn write_stop(&mut self, choice: &Choice) -> Result<()> {
-        let place = Place::ours(AUTO_CONF);
-        let old = self.tree.read_file(&place)?.unwrap_or_default();
-        // It waits in any case, to be looked at.
+    fn auto_conf(&self) -> Result<Vec<u8>> {
+        Ok(self.tree.read_file(&Place::ours(AUTO_CONF))?.unwrap_or_default())
+    }
+
+    /// The server must have been told the stop point that the restore's state names: a `forward` may have died between the two.
+    fn refuse_other_stop(&self) -> Result<()> {
+        let is_target = |(name, _): &(&String, &String)| name.starts_with("recovery_target");
+        let targets: Vec<(&String, &String)> = self.state.settings.iter().filter(is_target).collect();
+        if settings::has(&self.auto_conf()?, &targets) {
+            return Ok(());
+        }
+        Err(RestoreError::refused(
+            format!("{AUTO_CONF} does not have the stop point that the restore was asked for last"),
+            "Bring the server there with `wal-restore forward`, then promote it.",
+        ))
+    }
+
+    /// The targets, and postgresql.auto.conf with them. It waits in any case, to be looked at.
+    fn next_settings(&self, choice: &Choice) -> Result<(Vec<(String, String)>, Vec<u8>)> {
         let targets = settings::targets(
             &choice.stop,
             choice.route.timeline().as_u32(),
             TargetAction::Pause.as_str(),
         );
-        let new = settings::move_stop(&old, &targets).ok_or_else(|| {
+        let new = settings::move_stop(&self.auto_conf()?, &targets).ok_or_else(|| {
             RestoreError::refused(
                 format!("{AUTO_CONF} does not have the settings of a restore any more"),
                 "Restore once more.",
             )
         })?;
+        Ok((targets, new))
+    }
+
+    /// The state first: until the settings follow, more WAL can be had than is asked for.
+    fn write_stop(&mut self, choice: &Choice, (targets, new): (Vec<(String, String)>, Vec<u8>)) -> Result<()> {
         // What was fetched for the stop point before may end there.
         self.state.restore = ulid::Ulid::new().to_string();
         self.state.route = choice.route.clone();
@@ -213,7 +251,7 @@ impl Waiting {
         self.state.settings.extend(targets);
         let state = Place::ours(&format!("{OURS}/{STATE}"));
         self.tree.write_file(&state, &self.state.to_json()?, 0o600)?;
-        self.tree.write_file(&place, &new, 0o600)
+        self.tree.write_file(&Place::ours(AUTO_CONF), &new, 0o600)
     }
 }
 

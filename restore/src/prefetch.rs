@@ -11,21 +11,21 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures::StreamExt as _;
-use futures::stream::FuturesUnordered;
 use pg::segment::{SegmentNumber, WalFileName, segment_name};
 use pg::timeline::TimelineId;
 use rustix::fs::{FlockOperation, OFlags};
 use store::repository::Repository;
+use tokio::task::JoinSet;
 
 use crate::cli::{Cli, WalPrefetchArgs};
 use crate::decide::Verdict;
 use crate::error::{RestoreError, Result};
 use crate::open;
 use crate::state::State;
-use crate::wal_get::{fetch_segment, move_in};
+use crate::wal_get::{Ahead, fetch_ahead, move_in};
 
 /// Disk for prefetched segments.
 const BYTES_MAX: u64 = 512 << 20;
@@ -34,7 +34,7 @@ const KEPT_BEHIND: u64 = 2;
 /// A prefetcher gives up soon: `wal-get` itself is the patient one.
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Memory for segments on their way: each is held twice, as it was stored and as it is served.
-const MEMORY_BYTES_MAX: u64 = 64 << 20;
+const MEMORY_BYTES_MAX: u64 = 96 << 20;
 /// How long it waits for recovery to ask for more.
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at how far recovery has come.
@@ -146,29 +146,30 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
     let most = (BYTES_MAX / segment_bytes).max(1);
     let ahead = most.min(opened.cluster.restore.prefetch_segments as u64);
     let in_flight = usize::try_from(MEMORY_BYTES_MAX / (2 * segment_bytes)).unwrap_or(1);
-    Box::pin(keep_ahead(
-        &opened.repository,
-        &state,
-        &pgdata,
-        &args.after,
-        ahead,
-        in_flight.clamp(1, 8),
-    ))
-    .await
+    let source = Arc::new(Source {
+        repository: opened.repository,
+        state,
+        pgdata,
+    });
+    Box::pin(keep_ahead(&source, &args.after, ahead, in_flight.clamp(1, 8))).await
 }
 
-async fn keep_ahead(
-    repository: &Repository,
-    state: &State,
-    pgdata: &Path,
-    after: &str,
-    ahead: u64,
-    in_flight: usize,
-) -> Result<()> {
-    let directory = state.prefetch_directory(pgdata);
+/// Where segments come from and go to.
+#[derive(Debug)]
+struct Source {
+    repository: Arc<Repository>,
+    state: State,
+    pgdata: PathBuf,
+}
+
+async fn keep_ahead(source: &Arc<Source>, after: &str, ahead: u64, in_flight: usize) -> Result<()> {
+    let state = &source.state;
+    let directory = state.prefetch_directory(&source.pgdata);
     let mut position = after.to_owned();
     let mut moved = Instant::now();
-    let mut running = FuturesUnordered::new();
+    // Each in a task of its own: what is read is also opened and checked, on all processors.
+    let mut running = JoinSet::new();
+    let mut listed: Option<Arc<Ahead>> = None;
     // Each is fetched once: what is not to be had yet, or was taken a moment ago, is not tried again.
     let mut begun = HashSet::new();
     loop {
@@ -190,17 +191,24 @@ async fn keep_ahead(
             if running.len() >= in_flight {
                 break;
             }
-            if !path_of(state, &directory, timeline, number).exists() && begun.insert(number) {
-                running.push(fetch_one(repository, state, pgdata, timeline, number));
+            if path_of(state, &directory, timeline, number).exists() || !begun.insert(number) {
+                continue;
             }
+            let listing = match listed.take().filter(|listed| listed.holds(number)) {
+                Some(listing) => listing,
+                None => Arc::new(Ahead::list(&source.repository, state, number).await?),
+            };
+            listed = Some(Arc::clone(&listing));
+            let source = Arc::clone(source);
+            running.spawn(async move { fetch_one(&source, timeline, number, &listing).await });
         }
         if running.is_empty() {
             if moved.elapsed() > IDLE_MAX {
                 return Ok(());
             }
             tokio::time::sleep(POLL).await;
-        } else if let Some(fetched) = running.next().await {
-            fetched?;
+        } else if let Some(fetched) = running.join_next().await {
+            fetched.map_err(|_| RestoreError::Failed("a worker stopped".into()))??;
         }
     }
 }
@@ -213,14 +221,13 @@ fn number_of(state: &State, name: &str) -> Option<SegmentNumber> {
 }
 
 /// Fetches one into the directory, unless it is not to be had yet.
-async fn fetch_one(
-    repository: &Repository,
-    state: &State,
-    pgdata: &Path,
-    timeline: TimelineId,
-    number: SegmentNumber,
-) -> Result<()> {
-    let (verdict, bytes) = fetch_segment(repository, state, pgdata, timeline, number).await?;
+async fn fetch_one(source: &Source, timeline: TimelineId, number: SegmentNumber, listing: &Ahead) -> Result<()> {
+    let Source {
+        repository,
+        state,
+        pgdata,
+    } = source;
+    let (verdict, bytes) = fetch_ahead(repository, state, pgdata, (timeline, number), listing).await?;
     // What is still open for a standby grows: it is read when it is asked for.
     let is_kept = matches!(verdict, Verdict::Serve { is_open, .. } if !is_open || state.needed_until.is_some());
     if is_kept {

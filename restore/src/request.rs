@@ -8,6 +8,7 @@ use pg::timeline::TimelineId;
 use store::catalog::Coverage;
 use store::id::LineageId;
 use store::manifest::Manifest;
+use store::records::Lineage;
 use store::repository::Repository;
 
 use self::search::Search;
@@ -134,6 +135,8 @@ pub(crate) struct Way {
     pub(crate) route: Route,
     /// The backups on it, newest first.
     pub(crate) manifests: Vec<Manifest>,
+    /// Lineages that are not looked at, in words.
+    pub(crate) other_lineages: Vec<String>,
 }
 
 /// Finds the way to a timeline of the newest lineage that has a backup, for who only reads WAL.
@@ -150,10 +153,19 @@ pub(crate) async fn way(repository: &Repository, timeline: Option<u32>, detours:
     detours.apply(&mut coverage);
     let route = choose_route(&coverage, &manifests, timeline)?;
     manifests.retain(|manifest| holds(&route, manifest));
+    let lineages = repository.lineages().await?;
+    let other = |one: &&Lineage| one.id != lineage;
+    let other_lineages = lineages.iter().filter(other).map(|one| {
+        format!(
+            "lineage {} ({}) was not searched: its WAL is another history, and LSNs of one mean nothing in the other",
+            one.id, one.reason
+        )
+    });
     Ok(Way {
         coverage,
         route,
         manifests,
+        other_lineages: other_lineages.collect(),
     })
 }
 

@@ -232,6 +232,15 @@ pub(crate) fn move_stop(old: &[u8], targets: &[(String, String)]) -> Option<Vec<
     has_block.then_some(out)
 }
 
+/// True when the last line of each of these settings has this value, as we or ALTER SYSTEM write it.
+pub(crate) fn has(old: &[u8], settings: &[(&String, &String)]) -> bool {
+    let all: Vec<&[u8]> = old.split(|byte| *byte == b'\n').collect();
+    settings.iter().all(|(name, value)| {
+        let last = all.iter().rev().find(|line| setting_of(line).as_ref() == Some(name));
+        last.is_some_and(|line| line.trim_ascii() == format!("{name} = {}", quote_value(value)).as_bytes())
+    })
+}
+
 fn lines(first: &str, block: &[(String, String)]) -> Vec<u8> {
     let mut out = format!("{first}\n");
     for (name, value) in block {

@@ -14,7 +14,7 @@ use pg::lsn::Lsn;
 use store::manifest::Manifest;
 use tokio_postgres::Client;
 
-use self::judge::judge;
+use self::judge::{judge, judge_waiting};
 pub(crate) use self::server::Server;
 use crate::cli::TargetAction;
 use crate::error::{RestoreError, Result};
@@ -77,8 +77,18 @@ pub(crate) async fn run(
         if action != TargetAction::Shutdown {
             let begun = Instant::now();
             let started = &outcome.started;
-            let databases = client::databases(started).await?;
-            outcome.warnings = versions::compare(started, &databases, &looks.manifest.settings).await;
+            let databases = match client::databases(started).await {
+                // The server is where it was asked to be: that it does not tell its databases is no failure of the restore.
+                Err(error) if !looks.prove => {
+                    outcome
+                        .warnings
+                        .push(format!("libraries and extensions were not compared: {error}"));
+                    Vec::new()
+                }
+                databases => databases?,
+            };
+            let compared = versions::compare(started, &databases, &looks.manifest.settings).await;
+            outcome.warnings.extend(compared);
             if looks.prove {
                 let known_good = &looks.manifest.known_good;
                 outcome.proofs = Box::pin(prove::run(server, started, &databases, known_good)).await?;
@@ -147,8 +157,15 @@ async fn recover(
     Ok(started)
 }
 
-/// Promotes a server that waits, and says where it is then.
-pub(crate) async fn promote(server: &Server, tree: &Tree, phases: &mut Phases) -> Result<Started> {
+/// Promotes a server that waits where its restore said, and says where it is then. A hand that paused it elsewhere, or a restart that went
+/// by an older stop point, must not make a timeline.
+pub(crate) async fn promote(
+    server: &Server,
+    tree: &Tree,
+    stop: (Lsn, bool),
+    until: Lsn,
+    phases: &mut Phases,
+) -> Result<Started> {
     let begun = Instant::now();
     let reload = async || {
         server
@@ -156,19 +173,28 @@ pub(crate) async fn promote(server: &Server, tree: &Tree, phases: &mut Phases) -
             .await
     };
     access::open(server, tree)?;
-    reload().await?;
     let promoted: Result<Started> = async {
+        reload().await?;
         let (client, at) = access::connect(server, begun).await?;
         wait_for_pause(server, &client, begun).await?;
         let (replayed, commit_us) = position(&client).await?;
+        judge_waiting(stop, until, replayed).map_err(|problem| {
+            failed(
+                problem,
+                "Nothing was promoted. Bring it to a stop point with `wal-restore forward` first.",
+            )
+        })?;
         let mut started = Started::waiting(replayed, commit_us, at);
         end_recovery(server, &client, begun, &mut started).await?;
         Ok(started)
     }
     .await;
     access::close(tree)?;
-    reload().await?;
+    let closed = reload().await;
     let started = promoted?;
+    if let Err(error) = closed {
+        tracing::warn!(%error, "the promoted server still has our line in the access rules that it has read: reload it");
+    }
     phases.promote_ms = Some(millis(begun));
     prefetch::remove_all(&server.pgdata);
     Ok(started)

@@ -6,6 +6,7 @@
 //!
 //! A crash leaves a temporary beside the destination, which the next call removes.
 
+mod ahead;
 mod segment;
 
 use std::fs;
@@ -28,7 +29,8 @@ use crate::open::{self, Opened};
 use crate::prefetch;
 use crate::state::State;
 
-pub(crate) use segment::fetch_segment;
+pub(crate) use ahead::Ahead;
+pub(crate) use segment::{fetch_ahead, fetch_segment};
 
 /// How long a request is tried again: a short outage of the store must not end a recovery of hours.
 const PATIENCE: Duration = Duration::from_secs(300);

@@ -122,7 +122,7 @@ pub(super) fn sort(restored: &Restored, recorded: &BTreeMap<String, String>) -> 
                 quote(value)
             );
             out.todo.push(Todo::new(what, format!("ALTER SYSTEM RESET {name};")));
-        } else if OF_RECOVERY.contains(&name.as_str()) || name.starts_with("recovery_target") {
+        } else if OF_RECOVERY.contains(&name.as_str()) || is_target(name) {
             out.reset.push(name.clone());
         } else {
             out.stays.insert(name.clone(), value.clone());
@@ -141,6 +141,11 @@ pub(super) fn sort(restored: &Restored, recorded: &BTreeMap<String, String>) -> 
         ));
     }
     out
+}
+
+/// A stop point. It becomes part of a statement, and comes out of a file: nothing but a name.
+fn is_target(name: &str) -> bool {
+    name.starts_with("recovery_target") && name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())
 }
 
 /// The statement that arms a setting again as it was.
@@ -219,6 +224,7 @@ mod tests {
                 ("port", "5433"),
                 ("primary_slot_name", ""),
                 ("recovery_target_lsn", "0/5000060"),
+                ("recovery_target; DROP TABLE t", "x"),
                 ("restore_command", "wal-restore wal-get"),
                 ("synchronous_standby_names", ""),
             ]),
@@ -233,7 +239,10 @@ mod tests {
             sorted.reset,
             ["primary_slot_name", "recovery_target_lsn", "restore_command"]
         );
-        assert_eq!(sorted.stays, map(&[("max_connections", "60")]));
+        assert_eq!(
+            sorted.stays,
+            map(&[("max_connections", "60"), ("recovery_target; DROP TABLE t", "x")])
+        );
     }
 
     #[test]

@@ -36,6 +36,16 @@ pub(super) struct Look {
     pub(super) warnings: Vec<String>,
 }
 
+impl Look {
+    /// Whether the old server lives, once more.
+    pub(super) async fn look_again(&self, context: &Context) -> anyhow::Result<Predecessor> {
+        match &self.course {
+            Course::Streamed { .. } => Ok(Predecessor::default()),
+            _ => predecessor::look(context, &self.repository).await,
+        }
+    }
+}
+
 /// Looks. `is_agent_here`: an agent for the cluster runs on this host.
 pub(super) async fn look(context: &Context, is_agent_here: bool) -> anyhow::Result<Look> {
     let keys = context.host_keys()?;
@@ -57,7 +67,7 @@ pub(super) async fn look(context: &Context, is_agent_here: bool) -> anyhow::Resu
     };
     let predecessor = match &course {
         Course::Streamed { .. } => Predecessor::default(),
-        course => predecessor::look(context, &repository, course.known()).await?,
+        _ => predecessor::look(context, &repository).await?,
     };
     let settings = settings(&client, &repository, &server).await?;
     let mut missing_slots = Vec::new();

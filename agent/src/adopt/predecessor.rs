@@ -13,7 +13,7 @@ use pg::timeline::TimelineId;
 use serde::Serialize;
 use store::envelope::Kind;
 use store::id::LineageId;
-use store::layout::Lane;
+use store::layout::{Lane, WalName};
 use store::object::{ObjectMeta, list_all};
 use store::records::{Lease, Lineage};
 use store::repository::Repository;
@@ -28,6 +28,8 @@ const LATELY: Duration = Duration::from_secs(600);
 const WATCH_MARGIN: Duration = Duration::from_secs(4);
 /// The longest such look.
 const WATCH_MAX: Duration = Duration::from_secs(30);
+/// Lineages that are looked at, the newest.
+const LINEAGES_MAX: usize = 16;
 /// Leases that are read to find the newest one of the lineage.
 const LEASES_MAX: usize = 16;
 
@@ -97,20 +99,39 @@ impl Predecessor {
     }
 }
 
+/// Looks at what is archived, of every lineage: whichever it was, of one cluster only one server may be production. The worst of them.
+pub(super) async fn look(context: &Context, repository: &Repository) -> anyhow::Result<Predecessor> {
+    let mut lineages = repository.lineages().await?;
+    lineages.sort_by_key(|lineage| std::cmp::Reverse(lineage.id));
+    lineages.truncate(LINEAGES_MAX);
+    let looks = lineages.iter().map(|lineage| look_at(context, repository, lineage));
+    let found = futures::future::try_join_all(looks).await?;
+    let danger = |one: &Predecessor| (one.is_growing, one.stored_us.filter(|_| !one.is_ours), one.stored_us);
+    Ok(found.into_iter().max_by_key(danger).unwrap_or_default())
+}
+
 /// Looks at what is archived of a lineage, twice.
-pub(super) async fn look(context: &Context, repository: &Repository, lineage: &Lineage) -> anyhow::Result<Predecessor> {
+async fn look_at(context: &Context, repository: &Repository, lineage: &Lineage) -> anyhow::Result<Predecessor> {
     let Some(newest) = Newest::find(repository, lineage).await? else {
         return Ok(Predecessor::default());
     };
-    let host = host_of(repository, lineage.id).await?;
+    let leases = leases_of(repository, lineage.id).await?;
     let before = newest.objects(repository).await?;
     let pause = (context.cluster.wal.ship_interval + WATCH_MARGIN).min(WATCH_MAX);
     tokio::time::sleep(pause).await;
     let after = newest.objects(repository).await?;
     let names = |objects: &[ObjectMeta]| -> BTreeSet<_> { objects.iter().map(|meta| meta.name.clone()).collect() };
-    let is_here = host.as_deref() == Some(host_name().as_str());
+    // What was stored last must be our own agent's.
+    let newest_epoch = after.iter().max_by_key(|meta| meta.modified_unix_ms).and_then(|meta| {
+        match repository.layout().parse_wal(meta.name.as_str()) {
+            Some(WalName::Range(range)) => Some(range.epoch),
+            _ => None,
+        }
+    });
+    let is_own = |lease: &Lease| Some(lease.epoch) == newest_epoch && lease.host == host_name();
+    let is_here = leases.iter().any(is_own);
     Ok(Predecessor {
-        host,
+        host: leases.into_iter().next().map(|lease| lease.host),
         stored_us: after.iter().map(|meta| meta.modified_unix_ms * 1000).max(),
         is_growing: !names(&after).is_subset(&names(&before)),
         is_ours: is_here && status::archived_lineage(context).is_some(),
@@ -154,18 +175,19 @@ impl Newest {
     }
 }
 
-/// The host that holds the newest epoch of a lineage.
-async fn host_of(repository: &Repository, lineage: LineageId) -> anyhow::Result<Option<String>> {
+/// The newest epochs of a lineage, newest first.
+async fn leases_of(repository: &Repository, lineage: LineageId) -> anyhow::Result<Vec<Lease>> {
     let prefix = repository.layout().prefix("leases");
     let leases = list_all(repository.store().as_ref(), &prefix).await?;
+    let mut found = Vec::new();
     for meta in leases.iter().rev().take(LEASES_MAX) {
         match repository.read_record::<Lease>(&meta.name, Kind::Lease).await {
-            Ok(lease) if lease.lineage.is_none_or(|of| of == lineage) => return Ok(Some(lease.host)),
+            Ok(lease) if lease.lineage.is_none_or(|of| of == lineage) => found.push(lease),
             Ok(_) => {}
             Err(error) => tracing::debug!(%error, "a lease could not be read"),
         }
     }
-    Ok(None)
+    Ok(found)
 }
 
 impl std::fmt::Display for Predecessor {

@@ -20,6 +20,7 @@ use tokio::task::JoinHandle;
 use wal::lane::{self, LaneEnd, LaneError, LaneInputs, Opened};
 use wal::receive::{ReceiveOptions, StreamStatus};
 
+use crate::exit::{Failure, OTHER_SERVER_HINT};
 use crate::open::Context;
 use crate::{init, output, sql};
 
@@ -160,9 +161,11 @@ async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(Box<LaneInputs
     Ok(None)
 }
 
-/// Begins a new lineage beside the old one, with what the server is. A base backup must follow.
+/// Begins a new lineage beside the old one, with what the server is: the cluster with this system identifier, or nothing is begun. Who asked
+/// the server before may meet another one now. A base backup must follow.
 pub async fn begin(
     server: &ConnectOptions,
+    system_identifier: u64,
     writer: &Writer,
     old: &Lineage,
     reason: &str,
@@ -170,6 +173,14 @@ pub async fn begin(
 ) -> anyhow::Result<Lineage> {
     let mut session = ReplicationSession::connect(server).await?;
     let identity = session.identify_system().await?;
+    let found = identity.system_identifier.as_u64();
+    if found != system_identifier {
+        return Err(Failure::refused(
+            format!("another server answers by now: its system identifier is {found}, and was {system_identifier}"),
+            OTHER_SERVER_HINT,
+        )
+        .into());
+    }
     let segment_bytes = session.segment_size().await?.bytes();
     let server_version = session.server_version().0;
     let _ = session.close().await;

@@ -75,7 +75,8 @@ async fn begin_lineage(context: &Context, daemon: &mut Daemon, reason: &str, arc
         held.fence.pass().await?;
     }
     let old = daemon.lineage.id;
-    daemon.lineage = lineages::begin(&server, &daemon.control, &daemon.lineage, reason, archived).await?;
+    let system = daemon.lineage.system_identifier;
+    daemon.lineage = lineages::begin(&server, system, &daemon.control, &daemon.lineage, reason, archived).await?;
     tracing::error!(
         lineage = %daemon.lineage.id,
         parent = %old,

@@ -27,8 +27,6 @@ pub(crate) struct Findings {
     events: Vec<Event>,
     /// What may be missing.
     pub(crate) warnings: Vec<String>,
-    #[serde(skip)]
-    asked_timeline: Option<u32>,
     /// Each backup with all of its WAL: where it is consistent, and where contiguous WAL behind it ends.
     #[serde(skip)]
     reach: Vec<(Lsn, Lsn)>,
@@ -45,8 +43,7 @@ impl Findings {
             timeline: way.route.timeline().as_u32(),
             searched: Vec::new(),
             events: Vec::new(),
-            warnings: Vec::new(),
-            asked_timeline: args.target_timeline,
+            warnings: way.other_lineages.clone(),
             reach: reach(way),
         }
     }
@@ -57,10 +54,9 @@ impl Findings {
             let lsn = event.stop_before;
             let is_reached = self.reach.iter().any(|(from, to)| *from <= lsn && lsn < *to);
             event.restore = is_reached.then(|| {
+                // A later timeline may not have this record, and another lineage has others.
                 let mut options = vec!["--target-lsn".to_owned(), lsn.to_string(), "--exclusive".to_owned()];
-                if let Some(timeline) = self.asked_timeline {
-                    options.extend(["--target-timeline".to_owned(), timeline.to_string()]);
-                }
+                options.extend(["--target-timeline".to_owned(), self.timeline.to_string()]);
                 options
             });
             self.events.push(event);
@@ -161,11 +157,12 @@ impl fmt::Display for Findings {
             let bytes = searched.to_lsn.as_u64().saturating_sub(searched.from_lsn.as_u64());
             write!(
                 f,
-                "\nsearched   {} of WAL from {} to {}, timeline {}, with the catalog of backup {}",
+                "\nsearched   {} of WAL from {} to {}, timeline {} in lineage {}, with the catalog of backup {}",
                 bytes_text(bytes),
                 searched.from_lsn,
                 searched.to_lsn,
                 self.timeline,
+                self.lineage,
                 searched.backup
             )?;
         }

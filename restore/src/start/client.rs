@@ -38,7 +38,8 @@ pub(crate) async fn databases(started: &Started) -> Result<Vec<String>> {
         message: format!("the restored server does not answer: {}", said(&error)),
         hint: "See its log in seawall.restore.".into(),
     };
-    let client = connect(started, "postgres", "").await.map_err(failed)?;
+    let options = "-c search_path= -c lock_timeout=10s -c statement_timeout=60s";
+    let client = connect(started, "postgres", options).await.map_err(failed)?;
     let rows = client.query(query, &[]).await.map_err(failed)?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

@@ -31,10 +31,36 @@ pub(super) fn judge(stop: &StopPoint, replayed: Lsn, commit_us: Option<i64>) -> 
     }
 }
 
+/// Does a server wait where its restore said that it shall? `stop` is the record and whether it is replayed, `until` that record's end.
+pub(super) fn judge_waiting(
+    (stop, inclusive): (Lsn, bool),
+    until: Lsn,
+    replayed: Lsn,
+) -> std::result::Result<(), String> {
+    match inclusive {
+        true if replayed < until => Err(format!(
+            "it waits at {replayed}, before the end of the record at {stop} that it should have replayed"
+        )),
+        false if replayed > stop => Err(format!(
+            "it waits at {replayed}, behind the record at {stop} that it should not have replayed"
+        )),
+        _ => Ok(()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::scan::Found;
+
+    #[test]
+    fn a_server_that_waits_elsewhere_is_not_promoted() {
+        let (stop, until) = (Lsn::new(100), Lsn::new(140));
+        assert!(judge_waiting((stop, true), until, Lsn::new(140)).is_ok());
+        assert!(judge_waiting((stop, true), until, Lsn::new(139)).is_err());
+        assert!(judge_waiting((stop, false), until, Lsn::new(100)).is_ok());
+        assert!(judge_waiting((stop, false), until, Lsn::new(101)).is_err());
+    }
 
     #[test]
     fn a_wrong_end_is_noticed_on_either_side() {

@@ -29,6 +29,9 @@ const INDEXES: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), 
 /// Extensions that a database has and this host has not, or not in that version.
 const EXTENSIONS: &str = "SELECT e.extname::pg_catalog.text, e.extversion FROM pg_catalog.pg_extension AS e WHERE NOT EXISTS \
      (SELECT 1 FROM pg_catalog.pg_available_extension_versions AS v WHERE v.name = e.extname AND v.version = e.extversion)";
+/// As little as can be: the database's owner may have set operators of his own, and a paused server may hold locks for good.
+const OPTIONS: &str =
+    "-c search_path= -c lock_timeout=10s -c statement_timeout=60s -c default_transaction_read_only=on";
 /// Indexes that are named for one database.
 const NAMED: usize = 50;
 
@@ -56,7 +59,7 @@ async fn in_database(
     database: &str,
     recorded: &BTreeMap<String, String>,
 ) -> Result<Vec<String>, tokio_postgres::Error> {
-    let client = client::connect(started, database, "").await?;
+    let client = client::connect(started, database, OPTIONS).await?;
     let mut out = Vec::new();
     let indexes: Vec<(String, String)> = pairs(&client, INDEXES).await?;
     for (name, here) in pairs(&client, VERSIONS).await? {

@@ -9,6 +9,7 @@ use store::layout::{Lane, WalName, WalRange};
 use store::object::{ObjectMeta, list_all};
 use store::repository::Repository;
 
+use super::ahead::Ahead;
 use crate::decide::{self, Verdict};
 use crate::detour::Detours;
 use crate::error::{RestoreError, Result};
@@ -50,6 +51,25 @@ pub(crate) async fn fetch_segment(
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The same by a listing that serves for many; whatever that does not settle is listed anew.
+pub(crate) async fn fetch_ahead(
+    repository: &Repository,
+    state: &State,
+    pgdata: &std::path::Path,
+    (timeline, number): (TimelineId, SegmentNumber),
+    ahead: &Ahead,
+) -> Result<(Verdict, Vec<u8>)> {
+    let start = state.route.size.start_of(number);
+    let verdict = ahead.verdict(state, timeline, number);
+    if let Verdict::Serve { pieces, is_open: false } = &verdict
+        && let Ok(bytes) = assemble(repository, state, pieces, start).await
+    {
+        new_tablespaces::refuse_foreign(state, pgdata, &bytes, start, timeline)?;
+        return Ok((verdict, bytes));
+    }
+    fetch_segment(repository, state, pgdata, timeline, number).await
 }
 
 /// Reads the pieces of a segment, checked, zeros behind them.
@@ -107,8 +127,11 @@ async fn list_segment(
     let route = state.route_to(timeline);
     let (start, end) = (size.start_of(number), size.end_of(number));
     let holds = |part: &&Part| part.begin < end && part.end.is_none_or(|part_end| part_end > start);
-    let of_segment = stream::iter(route.parts.iter().filter(holds))
-        .flat_map(|part| stream::iter([Lane::Wal, Lane::Tail].map(|lane| (part.timeline, lane))))
+    let parts = route.parts.iter().filter(holds);
+    let lanes: Vec<(TimelineId, Lane)> = parts
+        .flat_map(|part| [(part.timeline, Lane::Wal), (part.timeline, Lane::Tail)])
+        .collect();
+    let of_segment = stream::iter(lanes)
         .map(|(timeline, lane)| list_ranges(repository, state, timeline, lane, number))
         .buffered(LISTINGS_IN_FLIGHT)
         .try_collect::<Vec<_>>();
