@@ -129,9 +129,15 @@ async fn find(cli: &Cli, args: &WaitingArgs) -> Result<Waiting> {
             "Name its data directory with --pgdata.",
         ));
     }
+    if pgdata.join("standby.signal").exists() {
+        return Err(RestoreError::refused(
+            format!("the server in \"{show}\" is a standby: it has no stop point"),
+            "To make it the primary: SELECT pg_promote(), or pg_ctl promote. Then protect it with `wal-agent adopt`.",
+        ));
+    }
     if !pgdata.join("recovery.signal").exists() {
         return Err(RestoreError::refused(
-            format!("the server in \"{show}\" is not in recovery: it was promoted already, or is a standby"),
+            format!("the server in \"{show}\" is not in recovery: it was promoted already"),
             "To see another point in time, restore once more, with --explore.",
         ));
     }

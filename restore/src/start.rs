@@ -223,10 +223,11 @@ impl Started {
     }
 }
 
-/// The server does not count the transaction whose end it stopped behind.
+/// The server does not count the transaction whose end it stopped behind; the plan does.
 fn last_commit(stop: &StopPoint, replayed_us: Option<i64>) -> Option<i64> {
     match (stop.kind, stop.inclusive) {
-        (StopKind::Xid, true) => stop.record_time_us.max(replayed_us),
+        (StopKind::Xid, true) => replayed_us.max(stop.record_time_us),
+        (StopKind::Latest, true) => replayed_us.max(stop.last_commit_us),
         _ => replayed_us,
     }
 }

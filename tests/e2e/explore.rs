@@ -142,3 +142,41 @@ fn timelines_are_shown_as_a_tree() {
         Ok(())
     });
 }
+
+#[test]
+fn tables_that_wait_for_an_unfinished_transaction_are_named() {
+    case("explore_locked", async |scratch| {
+        let cluster = Cluster::builder(15)
+            .segment_size_mib(1)
+            .create(&scratch, "main")
+            .await?;
+        cluster
+            .exec("create table dropped as select generate_series(1, 77) as i")
+            .await?;
+        let seawall = Seawall::local(&scratch, &cluster).await?;
+        let agent = seawall.run().await?;
+        seawall.backup().await?;
+        cluster.exec("drop table dropped").await?;
+        cluster.switch_wal().await?;
+        seawall.wait_archived(&cluster).await?;
+        agent.stop(tests::wait::DEADLINE).await?;
+        cluster.stop(StopMode::Fast).await?;
+
+        let asked = ["find", "--database", "postgres", "--table", "public.dropped", "--json"];
+        let found = seawall.restore.run_ok(&asked).await?.json()?;
+        let options = json_array(&json_array(&found, "events")?[0], "restore")?;
+        let options: Vec<&str> = options.iter().filter_map(|option| option.as_str()).collect();
+        let (restored, report) = seawall.explore("explored", &options).await?;
+        let warnings = json_array(&report, "restore_warnings")?;
+        let names_it = |warning: &serde_json::Value| {
+            let text = warning.as_str().unwrap_or_default();
+            text.contains("public.dropped") && text.contains("waits")
+        };
+        ensure!(warnings.iter().any(names_it), "{report}");
+        let data = restored.data_directory().display().to_string();
+        let promote = ["promote", "--pgdata", &data, "--json"];
+        seawall.restore.run_ok(&promote).await?;
+        ensure!(restored.query_one("select count(*) from dropped").await? == "77");
+        Ok(())
+    });
+}

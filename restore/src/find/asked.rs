@@ -61,6 +61,12 @@ impl Asked {
                 "Name it with --table SCHEMA.TABLE.",
             ));
         }
+        if asked.table.is_some() && asked.events.contains(&EventKind::Commit) {
+            return Err(RestoreError::usage(
+                "--event commit lists the commits of all tables",
+                "Leave --table out; or ask for delete, truncate, rewrite or drop of that table.",
+            ));
+        }
         if let (Some(from), Some(to)) = (asked.from_us, asked.to_us)
             && from > to
         {

@@ -74,6 +74,15 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
         false => None,
     };
     if args.starts() && !args.is_private {
+        if let Some(missing) = args.socket_dir.as_ref().filter(|directory| !directory.is_dir()) {
+            return Err(RestoreError::refused(
+                format!(
+                    "the directory for the socket, \"{}\", does not exist",
+                    missing.display()
+                ),
+                "Make it, for the user of the server, or name another one with --socket-dir.",
+            ));
+        }
         listen::refuse_taken(args.port, args.socket_dir.as_deref(), &manifest.settings)?;
     }
     let table = opened.repository.file_table(manifest).await?;

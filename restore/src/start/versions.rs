@@ -29,6 +29,13 @@ const INDEXES: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), 
 /// Extensions that a database has and this host has not, or not in that version.
 const EXTENSIONS: &str = "SELECT e.extname::pg_catalog.text, e.extversion FROM pg_catalog.pg_extension AS e WHERE NOT EXISTS \
      (SELECT 1 FROM pg_catalog.pg_available_extension_versions AS v WHERE v.name = e.extname AND v.version = e.extversion)";
+/// Tables that recovery has locked (PostgreSQL docs, 27.4.2: access exclusive locks of the primary are held while replay is paused).
+const LOCKED: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), ''::pg_catalog.text FROM pg_catalog.pg_locks AS l \
+     JOIN pg_catalog.pg_database AS d ON d.oid = l.database AND d.datname = pg_catalog.current_database() \
+     JOIN pg_catalog.pg_class AS c ON c.oid = l.relation AND c.relkind IN ('r', 'p', 'm') \
+     JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname <> 'pg_toast' \
+     WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.virtualtransaction IS NOT NULL AND l.pid = \
+     (SELECT a.pid FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'startup') ORDER BY 1";
 /// As little as can be: the database's owner may have set operators of his own, and a paused server may hold locks for good.
 const OPTIONS: &str =
     "-c search_path= -c lock_timeout=10s -c statement_timeout=60s -c default_transaction_read_only=on";
@@ -60,7 +67,7 @@ async fn in_database(
     recorded: &BTreeMap<String, String>,
 ) -> Result<Vec<String>, tokio_postgres::Error> {
     let client = client::connect(started, database, OPTIONS).await?;
-    let mut out = Vec::new();
+    let mut out: Vec<String> = locked(&client, database).await?.into_iter().collect();
     let indexes: Vec<(String, String)> = pairs(&client, INDEXES).await?;
     for (name, here) in pairs(&client, VERSIONS).await? {
         let Some(change) = changed(&name, &here, recorded) else {
@@ -77,6 +84,19 @@ async fn in_database(
         ));
     }
     Ok(out)
+}
+
+/// A stop point between a transaction's locks and its end: the server that waits there holds them.
+async fn locked(client: &Client, database: &str) -> Result<Option<String>, tokio_postgres::Error> {
+    let found = pairs(client, LOCKED).await?;
+    let names: Vec<String> = found.into_iter().map(|(name, _)| name).collect();
+    Ok((!names.is_empty()).then(|| {
+        format!(
+            "as long as the server waits here, reading {} of database \"{database}\" waits too: a transaction that had not ended at the stop \
+             point has locked them. After promotion they can be read, and so they can at a stop point before that transaction began",
+            names.join(", ")
+        )
+    }))
 }
 
 async fn pairs(client: &Client, query: &str) -> Result<Vec<(String, String)>, tokio_postgres::Error> {
