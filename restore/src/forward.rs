@@ -50,6 +50,13 @@ struct Waiting {
     tree: Arc<Tree>,
 }
 
+/// What a server is told of its next stop point.
+struct Next {
+    targets: Vec<(String, String)>,
+    /// The whole file.
+    auto_conf: Vec<u8>,
+}
+
 /// Moves it on.
 pub(crate) async fn forward(cli: &Cli, args: &ForwardArgs) -> Result<Report> {
     let asked = Asked::of(&args.target, false)?;
@@ -232,7 +239,7 @@ impl Waiting {
     }
 
     /// The targets, and postgresql.auto.conf with them. It waits in any case, to be looked at.
-    fn next_settings(&self, choice: &Choice) -> Result<(Vec<(String, String)>, Vec<u8>)> {
+    fn next_settings(&self, choice: &Choice) -> Result<Next> {
         let targets = settings::targets(
             &choice.stop,
             choice.route.timeline().as_u32(),
@@ -244,20 +251,23 @@ impl Waiting {
                 "Restore once more.",
             )
         })?;
-        Ok((targets, new))
+        Ok(Next {
+            targets,
+            auto_conf: new,
+        })
     }
 
     /// The state first: until the settings follow, more WAL can be had than is asked for.
-    fn write_stop(&mut self, choice: &Choice, (targets, new): (Vec<(String, String)>, Vec<u8>)) -> Result<()> {
+    fn write_stop(&mut self, choice: &Choice, next: Next) -> Result<()> {
         // What was fetched for the stop point before may end there.
         self.state.restore = ulid::Ulid::new().to_string();
         self.state.route = choice.route.clone();
         self.state.needed_until = Some(choice.stop.record_end_lsn);
         self.state.stop = Some((choice.stop.lsn, choice.stop.inclusive));
-        self.state.settings.extend(targets);
+        self.state.settings.extend(next.targets);
         let state = Place::ours(&format!("{OURS}/{STATE}"));
         self.tree.write_file(&state, &self.state.to_json()?, 0o600)?;
-        self.tree.write_file(&Place::ours(AUTO_CONF), &new, 0o600)
+        self.tree.write_file(&Place::ours(AUTO_CONF), &next.auto_conf, 0o600)
     }
 }
 
