@@ -29,6 +29,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+pub(crate) use begin::read_control;
 pub(crate) use brake::Brake;
 pub(crate) use display::{Bar, show_progress};
 pub(crate) use error::BackupError;

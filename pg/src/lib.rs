@@ -13,6 +13,7 @@
 pub mod backup_manifest;
 mod bytes_at;
 pub mod catalog;
+pub mod collations;
 pub mod conninfo;
 pub mod control;
 pub mod heap;

@@ -14,7 +14,7 @@ use pg::lsn::Lsn;
 use store::manifest::Manifest;
 use tokio_postgres::Client;
 
-use self::judge::{judge, judge_waiting};
+use self::judge::{judge, judge_position};
 pub(crate) use self::server::Server;
 use crate::cli::TargetAction;
 use crate::error::{RestoreError, Result};
@@ -178,7 +178,7 @@ pub(crate) async fn promote(
         let (client, at) = access::connect(server, begun).await?;
         wait_for_pause(server, &client, begun).await?;
         let (replayed, commit_us) = position(&client).await?;
-        judge_waiting(stop, until, replayed).map_err(|problem| {
+        judge_position(stop, until, replayed).map_err(|problem| {
             failed(
                 problem,
                 "Nothing was promoted. Bring it to a stop point with `wal-restore forward` first.",

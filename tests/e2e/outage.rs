@@ -9,7 +9,7 @@ use anyhow::{Context, Result};
 use tests::case::case_for;
 use tests::seawall::{json_array, json_lsn, json_str};
 use tests::tmpfs::Tmpfs;
-use tests::wait::{DEADLINE, Pace, wait_for, wait_until};
+use tests::wait::{DEADLINE, Pace, delay, wait_for, wait_until};
 use tests::{Cluster, Scratch, Seawall, StopMode, Weed};
 
 const MIB: u64 = 1 << 20;
@@ -152,7 +152,7 @@ fn with_degrade_and_a_small_pg_wal_the_server_goes_on_and_what_is_lost_is_said()
             wal += MIB;
             beat.tick().await;
             if wal > 3 * u64::from(DISK_MIB) * MIB {
-                tokio::time::sleep(Duration::from_millis(500)).await;
+                delay(Duration::from_millis(500)).await;
             }
         }
         let log = agent.log();

@@ -9,13 +9,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use anyhow::Context as _;
-use pg::control::ControlFile;
 use pg::relation::RESTORE_DIRECTORY;
 use serde::Serialize;
 use store::id::BackupId;
 use tokio_postgres::Client;
 use tokio_postgres::error::SqlState;
 
+use crate::backup::read_control;
 use crate::preflight;
 
 /// What only the operator may set again: it changes who waits for whom, or what is archived elsewhere.
@@ -32,8 +32,6 @@ const OF_RECOVERY: [&str; 7] = [
     "primary_slot_name",
     "hot_standby",
 ];
-/// pg_control is written in place: a read may be torn.
-const CONTROL_READS: usize = 5;
 
 /// What is left to the operator.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -79,7 +77,8 @@ pub(super) struct Sorted {
 pub(super) async fn look(client: &Client, system_identifier: u64) -> anyhow::Result<Restored> {
     let directory = preflight::show(client, "data_directory").await?;
     let directory = Path::new(&directory);
-    let found = control(directory)?.system_identifier.as_u64();
+    let (control, _) = read_control(directory).await?;
+    let found = control.system_identifier.as_u64();
     anyhow::ensure!(
         found == system_identifier,
         "\"{}\" on this host is another cluster's",
@@ -89,19 +88,6 @@ pub(super) async fn look(client: &Client, system_identifier: u64) -> anyhow::Res
     let text = std::fs::read(&path).with_context(|| format!("cannot read \"{}\"", path.display()))?;
     let state = std::fs::read(directory.join(RESTORE_DIRECTORY).join(file::STATE)).ok();
     Ok(file::of_restore(&String::from_utf8_lossy(&text), state.as_deref()))
-}
-
-fn control(directory: &Path) -> anyhow::Result<ControlFile> {
-    let path = directory.join("global/pg_control");
-    let mut reads = 0;
-    loop {
-        let bytes = std::fs::read(&path).with_context(|| format!("cannot read \"{}\"", path.display()))?;
-        reads += 1;
-        match ControlFile::parse(&bytes) {
-            Err(_) if reads < CONTROL_READS => {}
-            control => return control.with_context(|| format!("\"{}\" makes no sense", path.display())),
-        }
-    }
 }
 
 /// Decides what becomes of each; `recorded` is what the settings were when the restored backup was taken. Pure.

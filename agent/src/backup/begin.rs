@@ -27,7 +27,7 @@ pub(super) struct Server {
 }
 
 /// Reads pg_control until its CRC is right.
-pub(super) async fn read_control(data_directory: &Path) -> Result<(ControlFile, Vec<u8>), BackupError> {
+pub(crate) async fn read_control(data_directory: &Path) -> Result<(ControlFile, Vec<u8>), BackupError> {
     let path = data_directory.join("global/pg_control");
     let refused = |source| BackupError::Control {
         directory: data_directory.to_owned(),

@@ -43,8 +43,14 @@ fn tuple(columns: &[u8]) -> Vec<u8> {
 /// A body with one page and main data.
 pub(super) fn body(file: RelationLocator, block: u32, page: &[u8], main: &[u8]) -> Vec<u8> {
     let has_data = if page.is_empty() { 0 } else { 0x20 };
-    let mut out = vec![0, has_data];
-    out.extend((page.len() as u16).to_le_bytes());
+    let mut head = vec![0, has_data];
+    head.extend((page.len() as u16).to_le_bytes());
+    with_block(head, file, block, page, main)
+}
+
+/// A block's header goes on with its place; data follow.
+fn with_block(head: Vec<u8>, file: RelationLocator, block: u32, page: &[u8], main: &[u8]) -> Vec<u8> {
+    let mut out = head;
     for part in [file.tablespace, file.database, file.relfilenode, block] {
         out.extend(part.to_le_bytes());
     }
@@ -56,16 +62,10 @@ pub(super) fn body(file: RelationLocator, block: u32, page: &[u8], main: &[u8]) 
 
 /// A body with the image of one page and main data.
 pub(super) fn image(file: RelationLocator, block: u32, page: &[u8], main: &[u8]) -> Vec<u8> {
-    let mut out = vec![0, 0x10, 0, 0];
-    out.extend(8192u16.to_le_bytes());
-    out.extend([0, 0, 0x02]);
-    for part in [file.tablespace, file.database, file.relfilenode, block] {
-        out.extend(part.to_le_bytes());
-    }
-    out.extend([255, main.len() as u8]);
-    out.extend(page);
-    out.extend(main);
-    out
+    let mut head = vec![0, 0x10, 0, 0];
+    head.extend(8192u16.to_le_bytes());
+    head.extend([0, 0, 0x02]);
+    with_block(head, file, block, page, main)
 }
 
 /// A body of main data alone.

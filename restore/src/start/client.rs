@@ -31,6 +31,10 @@ pub(crate) async fn connect(
     Ok(client)
 }
 
+/// For looking: a database's owner may have set operators of his own, and a paused server may hold locks for good.
+pub(crate) const CAREFUL: &str =
+    "-c search_path= -c lock_timeout=10s -c statement_timeout=60s -c default_transaction_read_only=on";
+
 /// The databases that take sessions.
 pub(crate) async fn databases(started: &Started) -> Result<Vec<String>> {
     let query = "SELECT datname::text FROM pg_catalog.pg_database WHERE datallowconn ORDER BY datname";
@@ -38,8 +42,7 @@ pub(crate) async fn databases(started: &Started) -> Result<Vec<String>> {
         message: format!("the restored server does not answer: {}", said(&error)),
         hint: "See its log in seawall.restore.".into(),
     };
-    let options = "-c search_path= -c lock_timeout=10s -c statement_timeout=60s";
-    let client = connect(started, "postgres", options).await.map_err(failed)?;
+    let client = connect(started, "postgres", CAREFUL).await.map_err(failed)?;
     let rows = client.query(query, &[]).await.map_err(failed)?;
     Ok(rows.iter().map(|row| row.get(0)).collect())
 }

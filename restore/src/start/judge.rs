@@ -12,14 +12,9 @@ pub(super) fn judge(stop: &StopPoint, replayed: Lsn, commit_us: Option<i64>) -> 
         StopKind::Follow => {}
         StopKind::Immediate if replayed < stop.lsn => return wrong("before the end of the backup"),
         StopKind::Immediate => {}
-        // The end that the header tells is cut at the object's end; the record's own end is at most its padding later.
-        _ if stop.inclusive && replayed < stop.record_end_lsn => {
-            return wrong("before the record that it should have replayed");
+        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => {
+            judge_position((stop.lsn, stop.inclusive), stop.record_end_lsn, replayed)?;
         }
-        _ if !stop.inclusive && replayed > stop.lsn => {
-            return wrong("behind the record that it should not have replayed");
-        }
-        StopKind::Time | StopKind::Lsn | StopKind::Xid | StopKind::Name | StopKind::Latest => {}
     }
     match (stop.asked_time_us, commit_us) {
         (Some(asked), Some(commit)) if commit > asked => Err(format!(
@@ -31,18 +26,19 @@ pub(super) fn judge(stop: &StopPoint, replayed: Lsn, commit_us: Option<i64>) -> 
     }
 }
 
-/// Does a server wait where its restore said that it shall? `stop` is the record and whether it is replayed, `until` that record's end.
-pub(super) fn judge_waiting(
+/// Is it on the right side of the record? `stop` is where that begins and whether it is replayed, `until` its end.
+pub(super) fn judge_position(
     (stop, inclusive): (Lsn, bool),
     until: Lsn,
     replayed: Lsn,
 ) -> std::result::Result<(), String> {
     match inclusive {
+        // The end that the header tells is cut at the object's end; the record's own end is at most its padding later.
         true if replayed < until => Err(format!(
-            "it waits at {replayed}, before the end of the record at {stop} that it should have replayed"
+            "recovery stopped at {replayed}, before the record at {stop} that it should have replayed"
         )),
         false if replayed > stop => Err(format!(
-            "it waits at {replayed}, behind the record at {stop} that it should not have replayed"
+            "recovery stopped at {replayed}, behind the record at {stop} that it should not have replayed"
         )),
         _ => Ok(()),
     }
@@ -56,10 +52,10 @@ mod tests {
     #[test]
     fn a_server_that_waits_elsewhere_is_not_promoted() {
         let (stop, until) = (Lsn::new(100), Lsn::new(140));
-        assert!(judge_waiting((stop, true), until, Lsn::new(140)).is_ok());
-        assert!(judge_waiting((stop, true), until, Lsn::new(139)).is_err());
-        assert!(judge_waiting((stop, false), until, Lsn::new(100)).is_ok());
-        assert!(judge_waiting((stop, false), until, Lsn::new(101)).is_err());
+        assert!(judge_position((stop, true), until, Lsn::new(140)).is_ok());
+        assert!(judge_position((stop, true), until, Lsn::new(139)).is_err());
+        assert!(judge_position((stop, false), until, Lsn::new(100)).is_ok());
+        assert!(judge_position((stop, false), until, Lsn::new(101)).is_err());
     }
 
     #[test]

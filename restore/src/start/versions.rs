@@ -3,17 +3,12 @@
 
 use std::collections::BTreeMap;
 
+use pg::collations::VERSIONS;
 use tokio_postgres::Client;
 
 use super::client::{self, said};
 use crate::report::Started;
 
-/// What the agent records; in the form of `agent::backup::versions`.
-const VERSIONS: &str = "SELECT 'collation.' || CASE c.collprovider WHEN 'c' THEN 'libc' ELSE 'icu' END, \
-     pg_catalog.max(pg_catalog.pg_collation_actual_version(c.oid)) FROM (SELECT oid, collprovider, pg_catalog.row_number() OVER \
-     (PARTITION BY collprovider ORDER BY collname <> 'und-x-icu', collname) AS number FROM pg_catalog.pg_collation \
-     WHERE collprovider IN ('c', 'i') AND collname NOT IN ('C', 'POSIX', 'ucs_basic') AND collname NOT LIKE 'C.%') AS c \
-     WHERE c.number = 1 GROUP BY 1";
 /// Indexes whose order depends on a library, by its letter in `pg_collation.collprovider`. The default collation (OID 100) is the
 /// database's; `datlocprovider` came with PostgreSQL 15.
 const INDEXES: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), p.provider::pg_catalog.text \
@@ -36,9 +31,6 @@ const LOCKED: &str = "SELECT pg_catalog.format('%I.%I', n.nspname, c.relname), '
      JOIN pg_catalog.pg_namespace AS n ON n.oid = c.relnamespace AND n.nspname <> 'pg_toast' \
      WHERE l.mode = 'AccessExclusiveLock' AND l.granted AND l.virtualtransaction IS NOT NULL AND l.pid = \
      (SELECT a.pid FROM pg_catalog.pg_stat_activity AS a WHERE a.backend_type = 'startup') ORDER BY 1";
-/// As little as can be: the database's owner may have set operators of his own, and a paused server may hold locks for good.
-const OPTIONS: &str =
-    "-c search_path= -c lock_timeout=10s -c statement_timeout=60s -c default_transaction_read_only=on";
 /// Indexes that are named for one database.
 const NAMED: usize = 50;
 
@@ -66,7 +58,7 @@ async fn in_database(
     database: &str,
     recorded: &BTreeMap<String, String>,
 ) -> Result<Vec<String>, tokio_postgres::Error> {
-    let client = client::connect(started, database, OPTIONS).await?;
+    let client = client::connect(started, database, client::CAREFUL).await?;
     let mut out: Vec<String> = locked(&client, database).await?.into_iter().collect();
     let indexes: Vec<(String, String)> = pairs(&client, INDEXES).await?;
     for (name, here) in pairs(&client, VERSIONS).await? {

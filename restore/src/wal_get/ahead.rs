@@ -7,10 +7,10 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use pg::segment::{SegmentNumber, segment_name};
 use pg::timeline::TimelineId;
 use store::catalog::Coverage;
-use store::layout::{Lane, WalName, WalRange};
-use store::object::ObjectMeta;
+use store::layout::{Lane, WalRange};
 use store::repository::Repository;
 
+use super::segment::ranges;
 use crate::decide::{self, Verdict};
 use crate::error::Result;
 use crate::state::State;
@@ -53,37 +53,19 @@ impl Ahead {
 
     fn of(state: &State, from: SegmentNumber, pages: Vec<Page>) -> Ahead {
         let mut ahead = Ahead {
-            coverage: Coverage {
-                lineage: state.lineage,
-                timelines: Default::default(),
-                histories: Default::default(),
-                declared: Default::default(),
-            },
+            coverage: Coverage::of_ranges(state.lineage, pages.iter().flat_map(|page| page.ranges.iter().copied())),
             from,
             to: None,
             has_more: HashSet::new(),
         };
-        for page in pages {
-            ahead.add(state, page);
-        }
-        for timeline in ahead.coverage.timelines.values_mut() {
-            timeline.ranges.sort_by_key(|range| range.start);
-        }
-        ahead
-    }
-
-    fn add(&mut self, state: &State, page: Page) {
-        if page.is_cut {
-            self.has_more.insert(page.timeline);
+        for page in pages.iter().filter(|page| page.is_cut) {
+            ahead.has_more.insert(page.timeline);
             // Of the last one there may be more; where nothing was understood, nothing is known.
             let last = page.ranges.last();
-            let last = last.map_or(self.from, |last| state.route.size.segment_of(last.start));
-            self.to = Some(self.to.map_or(last, |to| to.min(last)));
+            let last = last.map_or(from, |last| state.route.size.segment_of(last.start));
+            ahead.to = Some(ahead.to.map_or(last, |to| to.min(last)));
         }
-        if !page.ranges.is_empty() {
-            let own = self.coverage.timelines.entry(page.timeline).or_default();
-            own.ranges.extend(page.ranges);
-        }
+        ahead
     }
 
     /// Was everything of this segment listed?
@@ -124,13 +106,9 @@ async fn page(
     let after = format!("{prefix}{}.", segment_name(timeline, from, state.route.size));
     let listed = repository.store().list_page(&prefix, Some(&after), PAGE).await;
     let listed = listed.map_err(store::StoreError::from)?;
-    let range = |meta: &ObjectMeta| match layout.parse_wal(meta.name.as_str()) {
-        Some(WalName::Range(range)) => Some(range),
-        _ => None,
-    };
     Ok(Page {
         timeline,
-        ranges: listed.objects.iter().filter_map(range).collect(),
+        ranges: ranges(layout, &listed.objects),
         is_cut: listed.next.is_some(),
     })
 }

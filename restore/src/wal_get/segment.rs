@@ -5,7 +5,7 @@ use pg::lsn::Lsn;
 use pg::segment::{SegmentNumber, segment_name};
 use pg::timeline::TimelineId;
 use store::catalog::Coverage;
-use store::layout::{Lane, WalName, WalRange};
+use store::layout::{Lane, Layout, WalName, WalRange};
 use store::object::{ObjectMeta, list_all};
 use store::repository::Repository;
 
@@ -118,12 +118,6 @@ async fn list_segment(
     number: SegmentNumber,
 ) -> Result<(Coverage, bool)> {
     let size = state.route.size;
-    let mut coverage = Coverage {
-        lineage: state.lineage,
-        timelines: Default::default(),
-        histories: Default::default(),
-        declared: Default::default(),
-    };
     let route = state.route_to(timeline);
     let (start, end) = (size.start_of(number), size.end_of(number));
     let holds = |part: &&Part| part.begin < end && part.end.is_none_or(|part_end| part_end > start);
@@ -138,12 +132,7 @@ async fn list_segment(
     let later = |lane| has_behind(repository, state, timeline, lane, number);
     // All at once: each of them waits for the store.
     let (listed, wal_later, tail_later) = tokio::try_join!(of_segment, later(Lane::Wal), later(Lane::Tail))?;
-    for (timeline, ranges) in listed.into_iter().filter(|(_, ranges)| !ranges.is_empty()) {
-        coverage.timelines.entry(timeline).or_default().ranges.extend(ranges);
-    }
-    for timeline in coverage.timelines.values_mut() {
-        timeline.ranges.sort_by_key(|range| range.start);
-    }
+    let coverage = Coverage::of_ranges(state.lineage, listed.into_iter().flatten());
     Ok((coverage, wal_later || tail_later))
 }
 
@@ -154,18 +143,23 @@ async fn list_ranges(
     timeline: TimelineId,
     lane: Lane,
     number: SegmentNumber,
-) -> Result<(TimelineId, Vec<WalRange>)> {
+) -> Result<Vec<WalRange>> {
     let layout = repository.layout();
     let segment = segment_name(timeline, number, state.route.size);
     let prefix = layout.segment_prefix(lane, state.lineage, timeline, &segment);
     let listed = list_all(repository.store().as_ref(), &prefix)
         .await
         .map_err(store::StoreError::from)?;
+    Ok(ranges(layout, &listed))
+}
+
+/// What of a listing holds WAL.
+pub(super) fn ranges(layout: &Layout, listed: &[ObjectMeta]) -> Vec<WalRange> {
     let range = |meta: &ObjectMeta| match layout.parse_wal(meta.name.as_str()) {
         Some(WalName::Range(range)) => Some(range),
         _ => None,
     };
-    Ok((timeline, listed.iter().filter_map(range).collect()))
+    listed.iter().filter_map(range).collect()
 }
 
 /// True when a lane has anything of a later segment.
@@ -185,6 +179,5 @@ async fn has_behind(
         .list_page(&prefix, Some(&format!("{prefix}{segment}0")), 2)
         .await
         .map_err(store::StoreError::from)?;
-    let is_range = |meta: &ObjectMeta| matches!(layout.parse_wal(meta.name.as_str()), Some(WalName::Range(_)));
-    Ok(page.objects.iter().any(is_range))
+    Ok(!ranges(layout, &page.objects).is_empty())
 }
