@@ -32,7 +32,7 @@ TARGET := $(or $(CARGO_TARGET_DIR),target)
 WITH_SERVERS := set -a; . "$(SEAWALL_TEST_CACHE)/env"; set +a;
 
 ALL_TESTS = cargo test --workspace $(FEATURES) --no-run --message-format=json > $(TARGET)/tests.json; \
-  $(WITH_SERVERS) $(TARGET)/debug/run_tests $(AT_ONCE) < $(TARGET)/tests.json
+  $(WITH_SERVERS) $(TARGET)/debug/run_tests $(AT_ONCE) $(TARGET)/failed.txt < $(TARGET)/tests.json
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)

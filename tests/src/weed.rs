@@ -81,6 +81,7 @@ impl Weed {
     /// Starts it again with the same ports and data, after [`Weed::stop`] or [`Weed::kill9`].
     pub async fn restart(&mut self) -> Result<()> {
         ensure!(self.child.is_none(), "weed runs already");
+        self.ports.remove_sockets()?;
         let command = self.command()?;
         let mut child = Child::spawn(&self.scratch, "weed", command)?;
         let port = self.ports.s3;
@@ -202,27 +203,29 @@ impl Ports {
             others: ports[3..].try_into()?,
         })
     }
+
+    /// It names its Unix sockets by port, always in /tmp, and leaves them there; one of another user that is in its way goes unnoticed,
+    /// and then its parts cannot reach each other.
+    fn remove_sockets(&self) -> Result<()> {
+        let ports = [self.s3, self.https, self.filer].into_iter().chain(self.others);
+        let endings: Vec<String> = ports.map(|port| format!("-{port}.sock")).collect();
+        for entry in std::fs::read_dir("/tmp")?.flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name.starts_with("seaweedfs-") && endings.iter().any(|end| name.ends_with(end)) {
+                let path = entry.path();
+                std::fs::remove_file(&path).with_context(|| format!("could not remove {}", path.display()))?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl Drop for Weed {
     fn drop(&mut self) {
-        // Killed first. It names its Unix sockets by port, always in /tmp, and leaves them there.
+        // While the ports are still ours: whoever gets them next makes sockets of the same names.
+        let _ = self.ports.remove_sockets();
         self.child = None;
-        let Ports {
-            s3,
-            https,
-            filer,
-            others,
-        } = self.ports;
-        let ports = [s3, https, filer].into_iter().chain(others);
-        let endings: Vec<String> = ports.map(|port| format!("-{port}.sock")).collect();
-        for entry in std::fs::read_dir("/tmp").into_iter().flatten().flatten() {
-            let name = entry.file_name();
-            let name = name.to_string_lossy();
-            if name.starts_with("seaweedfs-") && endings.iter().any(|end| name.ends_with(end)) {
-                let _ = std::fs::remove_file(entry.path());
-            }
-        }
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Reads what `cargo test --no-run --message-format=json` prints, runs every test program that is named there in the directory of its
 //! package, and prints what a program said when it has ended, whole. All of them run; one that fails fails the run. `make test` uses
-//! it. The one argument is how many run at a time.
+//! it. Arguments: how many run at a time, and a file for what failed and why, empty when nothing did.
 
 use std::collections::VecDeque;
 use std::io::{BufRead, Write, stdin, stdout};
@@ -26,6 +26,10 @@ const FIRST: [&str; 9] = [
     "store_quirks",
     "matrix",
 ];
+
+/// How much of what was said at a panic is said again.
+const PANIC_LINES: usize = 4;
+const PANIC_COLUMNS: usize = 400;
 
 /// A test program.
 #[derive(Debug)]
@@ -90,11 +94,10 @@ fn run() -> Result<bool> {
         bad.len()
     );
     // Again at the end, where it is looked for.
-    for one in &bad {
-        println!("FAILED {}", one.name);
-        for panic in &one.panics {
-            println!("  {panic}");
-        }
+    let summary = summary(&bad);
+    print!("{summary}");
+    if let Some(path) = std::env::args_os().nth(2) {
+        std::fs::write(&path, summary).with_context(|| format!("cannot write {}", Path::new(&path).display()))?;
     }
     ensure!(ended.len() == count, "{} of {count} programs ran", ended.len());
     Ok(bad.is_empty())
@@ -156,16 +159,30 @@ fn run_one(program: &Program) -> Ended {
     }
 }
 
-/// Each place with the first line of what was said there.
-fn panics(said: &str) -> Vec<String> {
-    let mut lines = said.lines();
-    let mut found = Vec::new();
-    while let Some(line) = lines.next() {
-        if line.contains("panicked at") {
-            found.push(format!("{line} {}", lines.next().unwrap_or_default()));
+fn summary(bad: &[&Ended]) -> String {
+    let mut text = String::new();
+    for one in bad {
+        text.push_str(&format!("FAILED {}\n", one.name));
+        for line in one.panics.iter().flat_map(|panic| panic.lines()) {
+            text.push_str(&format!("  {line}\n"));
         }
     }
-    found
+    text
+}
+
+/// Each place with the beginning of what was said there.
+fn panics(said: &str) -> Vec<String> {
+    let lines: Vec<&str> = said.lines().collect();
+    let places = (0..lines.len()).filter(|&at| lines[at].contains("panicked at"));
+    places
+        .map(|at| {
+            let end = lines.len().min(at + 1 + PANIC_LINES);
+            let cut = lines[at..end]
+                .iter()
+                .map(|line| line.get(..PANIC_COLUMNS).unwrap_or(line));
+            cut.collect::<Vec<_>>().join("\n")
+        })
+        .collect()
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
