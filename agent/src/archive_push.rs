@@ -16,7 +16,6 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use archived::{Archived, Place, timeline_before};
 pub(crate) use error::PushError;
 use file::{Candidate, Planned, Verified};
@@ -34,7 +33,7 @@ use store::session::{self, Purpose, Session};
 use store::wal_object::{self, EncodedWal};
 use wal::segment_file::{SegmentFile, SegmentFileError, check_splice};
 
-use crate::open::{Context, current_lineage};
+use crate::open::{Context, current_lineage, segment_size};
 use crate::output;
 
 /// How long a request is repeated: the archiver waits for the answer, and offers the file again by itself.
@@ -58,7 +57,7 @@ pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
     let push = Push {
         writer: Arc::new(Writer::new(repository, Arc::new(keys.signing), EPOCH)),
         recipients: keys.recipients,
-        size: SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?,
+        size: segment_size(&lineage)?,
         lineage,
     };
     Ok(push.file(path).await?)

@@ -5,7 +5,6 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use pg::lsn::Lsn;
 use pg::preflight::Severity;
-use pg::segment::SegmentSize;
 use serde_json::json;
 use store::catalog::TimelineCoverage;
 use store::object::probe::probe_create_only;
@@ -14,7 +13,7 @@ use tokio_postgres::error::SqlState;
 
 use crate::cli::Global;
 use crate::exit::Failure;
-use crate::open::{Context, command_policy, current_lineage, load_config, refuse_other_cluster};
+use crate::open::{Context, command_policy, current_lineage, load_config, refuse_other_cluster, segment_size};
 use crate::{archiver, output, preflight, sql, status};
 
 /// How long the record may take to be archived.
@@ -148,7 +147,7 @@ async fn wait_until_archived(
     pushes: bool,
 ) -> anyhow::Result<()> {
     // Uploads end in any order: what counts is that nothing is missing from the start of the record's segment on.
-    let size = SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
+    let size = segment_size(lineage)?;
     let segment = size.start_containing(Lsn::new(target.as_u64().saturating_sub(1)));
     loop {
         let coverage = repository.coverage(lineage.id).await?;

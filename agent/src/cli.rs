@@ -52,6 +52,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Is what was stored still there, and still what was written? Structure in seconds; --all or --share reads bytes again
+    Verify(VerifyOptions),
     /// Test the preconditions, and that a WAL record written now is archived
     Check {
         /// Only print the effective configuration with the origin of each value
@@ -100,6 +102,19 @@ pub struct AdoptOptions {
     /// Take no backup: until there is one, nothing new can be restored
     #[arg(long)]
     pub no_backup: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct VerifyOptions {
+    /// Read and hash every object again
+    #[arg(long, conflicts_with = "share")]
+    pub all: bool,
+    /// Read one Nth of all objects, beginning where the last share ended: once a day, N days cover everything
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub share: Option<u32>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -1,7 +1,9 @@
 //! `wal-agent list`: backups, what can be reached, what is missing.
 
+use pg::timeline::TimelineId;
 use serde_json::json;
 use store::catalog::Coverage;
+use store::id::LineageId;
 use store::manifest::{KnownGood, Manifest};
 use store::records::LedgerEntry;
 
@@ -28,15 +30,20 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     }
 }
 
-struct Window {
-    lineage: String,
-    timeline: u32,
-    from: pg::lsn::Lsn,
-    to: pg::lsn::Lsn,
+/// What can be reached on a timeline.
+pub struct Window {
+    /// Lineage.
+    pub lineage: LineageId,
+    /// Timeline.
+    pub timeline: TimelineId,
+    /// End of the first usable backup.
+    pub from: pg::lsn::Lsn,
+    /// End of contiguous WAL.
+    pub to: pg::lsn::Lsn,
 }
 
 /// For each timeline the stretch from its first usable backup's end to the end of contiguous WAL.
-fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
+pub fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
     let mut out = Vec::new();
     for coverage in coverages {
         for timeline in coverage.timelines.keys() {
@@ -50,8 +57,8 @@ fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
                 });
             if let Some((from, to)) = reachable.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) {
                 out.push(Window {
-                    lineage: coverage.lineage.to_string(),
-                    timeline: timeline.as_u32(),
+                    lineage: coverage.lineage,
+                    timeline: *timeline,
                     from,
                     to,
                 });
@@ -92,7 +99,7 @@ fn print_json(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntr
         .collect();
     let windows: Vec<_> = windows(backups, coverages)
         .into_iter()
-        .map(|window| json!({ "lineage": window.lineage, "timeline": window.timeline, "from_lsn": window.from.to_string(), "to_lsn": window.to.to_string() }))
+        .map(|window| json!({ "lineage": window.lineage.to_string(), "timeline": window.timeline.as_u32(), "from_lsn": window.from.to_string(), "to_lsn": window.to.to_string() }))
         .collect();
     let holes: Vec<_> = coverages
         .iter()
@@ -141,7 +148,10 @@ fn print_tables(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEn
     for window in windows(backups, coverages) {
         println!(
             "Recoverable on timeline {}: {} to {} (lineage {})",
-            window.timeline, window.from, window.to, window.lineage
+            window.timeline.as_u32(),
+            window.from,
+            window.to,
+            window.lineage
         );
     }
     for coverage in coverages {

@@ -19,6 +19,7 @@ mod run;
 mod sql;
 mod status;
 mod take_backup;
+mod verify;
 
 use std::process::ExitCode;
 
@@ -75,6 +76,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::ArchivePush { path } => archive_push::run(&context, &path).await,
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,
+        Command::Verify(options) => verify::run(&context, &options).await,
         Command::Check { json, .. } => check::run(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
         Command::Completions { .. } => Ok(()),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 use config::{Cluster, Config, LogFormat};
 use pg::conninfo::ConnectOptions;
+use pg::segment::SegmentSize;
 use store::StoreError;
 use store::id::LineageId;
 use store::keys::file::{HostKeys, read_host};
@@ -106,6 +107,11 @@ pub async fn lineage_of(repository: &Repository, id: LineageId) -> anyhow::Resul
     lineages
         .find(|lineage| lineage.id == id)
         .ok_or_else(|| anyhow::anyhow!("lineage {id} is not in the repository"))
+}
+
+/// The segment size of a lineage.
+pub fn segment_size(lineage: &Lineage) -> anyhow::Result<SegmentSize> {
+    SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")
 }
 
 /// Loads the configuration only.

@@ -5,8 +5,11 @@
 use std::path::PathBuf;
 
 use comfy_table::Table;
+use pg::lsn::Lsn;
+use pg::timeline::TimelineId;
 use serde::{Deserialize, Serialize};
 use store::id::LineageId;
+use store::verify::Watermark;
 
 use crate::archiver::{self, Archiver};
 use crate::backup::RunningBackup;
@@ -88,26 +91,35 @@ pub fn state_file(context: &Context) -> PathBuf {
         .join(format!("{}.json", context.cluster.name))
 }
 
+/// What the daemon of this host has said last.
+fn last_said(context: &Context) -> Option<DaemonState> {
+    let bytes = std::fs::read(state_file(context)).ok()?;
+    serde_json::from_slice(&bytes).ok()
+}
+
 /// The lineage that the daemon of this host has archived last, as far as it has said.
 pub fn archived_lineage(context: &Context) -> Option<LineageId> {
-    let bytes = std::fs::read(state_file(context)).ok()?;
-    let state: DaemonState = serde_json::from_slice(&bytes).ok()?;
-    state.lineage.parse().ok()
+    last_said(context)?.lineage.parse().ok()
+}
+
+/// How far the daemon of this host has archived, as far as it has said: what is in the repository cannot be less.
+pub fn watermark(context: &Context) -> Option<Watermark> {
+    let state = last_said(context)?;
+    Some(Watermark {
+        lineage: state.lineage.parse().ok()?,
+        timeline: TimelineId::new(state.timeline)?,
+        archived: state.archived_lsn.parse().ok().filter(|lsn: &Lsn| lsn.is_valid())?,
+    })
 }
 
 /// True when a daemon wrote its state lately, whether it streams or not.
 pub fn is_running(context: &Context) -> bool {
-    let state: Option<DaemonState> = std::fs::read(state_file(context))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
-    state.is_some_and(|state| output::now_us() - state.written_us < STALE_US)
+    last_said(context).is_some_and(|state| output::now_us() - state.written_us < STALE_US)
 }
 
 /// Runs the command.
 pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
-    let state: Option<DaemonState> = std::fs::read(state_file(context))
-        .ok()
-        .and_then(|bytes| serde_json::from_slice(&bytes).ok());
+    let state = last_said(context);
     let running = state
         .as_ref()
         .is_some_and(|state| output::now_us() - state.written_us < STALE_US);

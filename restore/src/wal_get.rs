@@ -17,9 +17,6 @@ use std::time::Duration;
 
 use pg::segment::WalFileName;
 use pg::timeline::TimelineId;
-use store::layout::{Lane, WalName};
-use store::object::list_all;
-use store::repository::Repository;
 
 use crate::cli::{Cli, WalGetArgs};
 use crate::decide::{Verdict, missing_history};
@@ -116,24 +113,8 @@ fn stop(reason: String) -> RestoreError {
 }
 
 async fn history(opened: &Opened, state: &State, timeline: TimelineId, dest: &Path) -> Result<Outcome> {
-    let repository: &Repository = &opened.repository;
-    let prefix = format!(
-        "{}{}/history.",
-        repository.layout().wal_prefix(Lane::Wal, state.lineage),
-        timeline.hex8()
-    );
-    let listed = list_all(repository.store().as_ref(), &prefix)
-        .await
-        .map_err(store::StoreError::from)?;
-    let newest = listed.into_iter().rev().find(|meta| {
-        matches!(
-            repository.layout().parse_wal(meta.name.as_str()),
-            Some(WalName::History { .. })
-        )
-    });
-    match newest {
-        Some(meta) => {
-            let (_, bytes) = repository.read_history(&meta.name, timeline).await?;
+    match opened.repository.history_file(state.lineage, timeline).await? {
+        Some(bytes) => {
             put(dest, &bytes)?;
             Ok(Outcome::InPlace)
         }

@@ -17,7 +17,7 @@ use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
 use crate::manifest::Manifest;
 use crate::object::{ObjectName, list_all};
-use crate::records::{BackupProgress, LedgerEntry, Lineage, LostWal};
+use crate::records::{BackupProgress, LedgerEntry, Lineage, LostWal, Proof};
 use crate::repository::Repository;
 
 /// How often WAL that seems to be missing is looked for again, and how long after.
@@ -148,7 +148,7 @@ impl Repository {
             }
         }
         for (timeline, names) in histories {
-            if let Some(history) = self.newest_history(timeline, names).await? {
+            if let Some((history, _)) = self.newest_history(timeline, names).await? {
                 coverage.add_history(history);
             }
         }
@@ -167,17 +167,37 @@ impl Repository {
         Ok(coverage)
     }
 
+    /// The archived history file of a timeline, byte for byte; none when there is none that can be read.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn history_file(&self, lineage: LineageId, timeline: TimelineId) -> Result<Option<Vec<u8>>, StoreError> {
+        let prefix = format!(
+            "{}{}/history.",
+            self.layout().wal_prefix(Lane::Wal, lineage),
+            timeline.hex8()
+        );
+        let listed = list_all(self.store().as_ref(), &prefix).await?;
+        let is_history = |name: &ObjectName| {
+            let parsed = self.layout().parse_wal(name.as_str());
+            matches!(parsed, Some(WalName::History { .. }))
+        };
+        let names = listed.into_iter().map(|meta| meta.name).filter(is_history).collect();
+        let newest = self.newest_history(timeline, names).await?;
+        Ok(newest.map(|(_, bytes)| bytes))
+    }
+
     /// The history of a timeline by the highest epoch that can be read: a broken connection can leave half of one under its name, and
     /// then it is archived again under another. None: as if it were not there.
     async fn newest_history(
         &self,
         timeline: TimelineId,
         mut names: Vec<ObjectName>,
-    ) -> Result<Option<TimelineHistory>, StoreError> {
+    ) -> Result<Option<(TimelineHistory, Vec<u8>)>, StoreError> {
         names.sort();
         for name in names.iter().rev() {
             match self.read_history(name, timeline).await {
-                Ok((history, _)) => return Ok(Some(history)),
+                Ok(found) => return Ok(Some(found)),
                 Err(error) if error.is_damage() => tracing::error!(%error, "an archived history is damaged"),
                 Err(error) => return Err(error),
             }
@@ -217,6 +237,14 @@ impl Repository {
     /// The store failed.
     pub async fn ledger(&self) -> Result<Vec<LedgerEntry>, StoreError> {
         self.records("ledger", Kind::Ledger).await
+    }
+
+    /// What was verified, oldest first. A damaged entry is left out, with an alarm.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn proofs(&self) -> Result<Vec<Proof>, StoreError> {
+        self.records("proofs", Kind::Proof).await
     }
 
     async fn records<T>(&self, directory: &str, kind: Kind) -> Result<Vec<T>, StoreError>

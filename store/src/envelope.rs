@@ -24,6 +24,8 @@ const CLEAR_BYTES: usize = 120;
 const SIGNATURE_BYTES: usize = 64;
 /// Room that is left before a body which should not be copied: enough for a head with two dozen recipients.
 pub(crate) const HEAD_ROOM_BYTES: usize = 4096;
+/// No object is shorter: clear part and signature.
+pub(crate) const OBJECT_BYTES_MIN: u64 = (CLEAR_BYTES + SIGNATURE_BYTES) as u64;
 const SIGNATURE_DOMAIN: &[u8] = b"seawall/1 object\0";
 
 /// What the writer decides about the clear part.

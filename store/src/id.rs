@@ -77,6 +77,11 @@ macro_rules! ulid_id {
                 let random = random.iter().fold(0u128, |all, byte| (all << 8) | u128::from(*byte));
                 $name(ulid::Ulid::from_parts(unix_ms, random))
             }
+            /// From its 128 bits.
+            #[must_use]
+            pub const fn from_number(bits: u128) -> Self {
+                $name(ulid::Ulid(bits))
+            }
             /// The 16 bytes of the binary form.
             #[must_use]
             pub fn to_bytes(self) -> [u8; 16] {

@@ -5,7 +5,8 @@ use pg::segment::{SegmentSize, segment_name};
 use pg::timeline::TimelineId;
 
 use crate::error::StoreError;
-use crate::id::{BackupId, LineageId, PackId};
+use crate::id::{BackupId, LineageId, PackId, unhex};
+use crate::inventory::Named;
 use crate::object::ObjectName;
 use crate::records::LostWal;
 
@@ -166,10 +167,52 @@ impl Layout {
         self.name(&format!("ledger/{id}"))
     }
 
+    /// What was verified, and when; `id` is a ULID, so that names sort by time.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn proof(&self, id: impl std::fmt::Display) -> Result<ObjectName, StoreError> {
+        self.name(&format!("proofs/{id}"))
+    }
+
     /// Prefix for listing: `directory` is one of the format's, such as `backups`.
     #[must_use]
     pub fn prefix(&self, directory: &str) -> String {
         format!("{}/{directory}/", self.root)
+    }
+
+    /// Prefix for listing everything of the cluster.
+    #[must_use]
+    pub fn prefix_of_all(&self) -> String {
+        format!("{}/", self.root)
+    }
+
+    /// What an object of the cluster is; `None` for a name that this format does not make.
+    #[must_use]
+    pub fn parse(&self, name: &str) -> Option<Named> {
+        let rest = name.strip_prefix(&self.root)?.strip_prefix('/')?;
+        let (directory, rest) = rest.split_once('/')?;
+        let named = match directory {
+            "keys" => Named::Keys(rest.parse().ok()?),
+            "lineages" => Named::Lineage(rest.parse().ok()?),
+            "leases" => Named::Lease(u64::from_str_radix(rest, 16).ok()?),
+            "intents" => match rest.split_once('/')? {
+                (backup, "start") => Named::Intent(backup.parse().ok()?),
+                (backup, number) => Named::Progress(backup.parse().ok()?, u32::from_str_radix(number, 16).ok()?),
+            },
+            "packs" => Named::Pack(PackId(unhex(rest.split_once('/')?.1)?)),
+            "index" => Named::Index(rest.parse().ok()?),
+            "backups" => Named::Manifest(rest.parse().ok()?),
+            "wal" | "tail" => match self.parse_wal(name)? {
+                WalName::Range(range) => Named::Wal(range),
+                WalName::History { lineage, timeline, .. } => Named::History(lineage, timeline),
+            },
+            "holes" => Named::Hole,
+            "ledger" => Named::Ledger,
+            "proofs" => Named::Proof,
+            _ => return None,
+        };
+        Some(named)
     }
 
     /// Prefix of a lineage's WAL objects or tails.

@@ -120,6 +120,36 @@ pub struct LostWal {
     pub host: String,
 }
 
+/// Stored objects were read and hashed again.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Proof {
+    /// When, microseconds since 1970.
+    #[n(0)]
+    pub time_us: i64,
+    /// On which host.
+    #[n(1)]
+    pub host: String,
+    /// True when content was decrypted and compared, false when stored bytes were compared with what their writers signed.
+    #[n(2)]
+    pub content: bool,
+    /// First place of the share (FORMAT 11).
+    #[n(3)]
+    pub from: u64,
+    /// Its length.
+    #[n(4)]
+    pub len: u64,
+    /// Objects that were read.
+    #[n(5)]
+    pub objects: u64,
+    /// Their bytes.
+    #[n(6)]
+    pub bytes: u64,
+    /// How many of them were damaged.
+    #[n(7)]
+    pub damaged: u64,
+}
+
 /// Something that an operator will want to know later: protection was given up or came back.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

@@ -77,14 +77,17 @@ impl Repository {
     /// # Errors
     /// As [`Repository::open_as_host`].
     pub async fn open_as_restorer(store: Arc<dyn ObjectStore>, key: &OpeningKeyFile) -> Result<Self, StoreError> {
-        Self::open(
-            store,
-            key.repository,
-            &key.cluster,
-            Unlock::Opening,
-            Some(key.key.clone()),
-        )
-        .await
+        let unlock = Unlock::Opening(key.key.clone());
+        Self::open(store, key.repository, &key.cluster, unlock, Some(key.key.clone())).await
+    }
+
+    /// Opens with the maintenance key: metadata can be read, data cannot.
+    ///
+    /// # Errors
+    /// As [`Repository::open_as_host`].
+    pub async fn open_as_keeper(store: Arc<dyn ObjectStore>, key: &OpeningKeyFile) -> Result<Self, StoreError> {
+        let unlock = Unlock::Opening(key.key.clone());
+        Self::open(store, key.repository, &key.cluster, unlock, None).await
     }
 
     async fn open(
@@ -105,20 +108,19 @@ impl Repository {
         let layout = Layout::new(cluster)?;
         let (newest, bytes) = period::newest(store.as_ref(), &layout).await?;
         let head = Head::parse(newest.as_str(), &bytes)?;
-        let keys = match (unlock, &opening) {
-            (Unlock::Host(keys), _) => *keys,
-            (Unlock::Opening, Some(key)) => {
+        let keys = match unlock {
+            Unlock::Host(keys) => *keys,
+            Unlock::Opening(key) => {
                 let place = Place {
                     repository: expected,
                     cluster,
                     lineage: None,
                 };
                 ClusterKeys::derive(
-                    open_block(newest.as_str(), head.session_block(), place, key)?.dedup,
+                    open_block(newest.as_str(), head.session_block(), place, &key)?.dedup,
                     expected,
                 )?
             }
-            (Unlock::Opening, None) => return Err(StoreError::KeyMissing { role: "restore" }),
         };
         let period = period::read(&head, &bytes, &keys)?;
         Ok(Repository {
@@ -290,7 +292,7 @@ impl Repository {
 
 enum Unlock {
     Host(Box<ClusterKeys>),
-    Opening,
+    Opening(OpeningKey),
 }
 
 /// Bytes that head and signature of an object take, from its first bytes.

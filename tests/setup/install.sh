@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what the tests run against: PostgreSQL servers, an S3 server and build tools.
+# Installs what the tests run against: PostgreSQL servers, an S3 server, the packages of the second decoder and build tools.
 #
 #   install.sh [MAJOR|PEER...]     default: all of 13 14 15 16 17 18, no peer
 #
@@ -42,6 +42,7 @@ retry() {
 . "$HERE/suite.sh"
 . "$HERE/servers.sh"
 . "$HERE/peers.sh"
+. "$HERE/reader.sh"
 
 # With set -e a script can stop without a word. This one says where.
 trap 'say "failed at ${BASH_SOURCE[0]##*/}:$LINENO" >&2' ERR
@@ -65,6 +66,7 @@ main() {
   system_packages
   for major in "${MAJORS[@]}"; do "postgres_$major"; done
   seaweedfs
+  reader
   for peer in "${PEERS[@]}"; do "peer_$peer"; done
   write_env
   try_programs
@@ -80,6 +82,7 @@ write_env() {
       [ ! -x "$bin/postgres" ] || printf 'SEAWALL_PG%s_BIN=%s\n' "$major" "$bin"
     done
     printf 'SEAWALL_WEED_BIN=%s\n' "$CACHE/weed/weed"
+    printf 'SEAWALL_READER_PYTHON=%s\n' "$(reader_python)"
     for peer in "${PEERS_KNOWN[@]}"; do
       [ ! -e "$CACHE/$peer/.stamp" ] || printf 'SEAWALL_%s_BIN=%s\n' "${peer^^}" "$(peer_bin "$peer")"
     done
@@ -93,6 +96,7 @@ try_programs() {
   while IFS='=' read -r name path; do
     case $name in
       SEAWALL_WEED_BIN | SEAWALL_PGBACKREST_BIN) program=$path version=version ;;
+      SEAWALL_READER_PYTHON) program=$path version=--version ;;
       *) program=$path/postgres version=--version ;;
     esac
     as_server_user "$program" "$version" \

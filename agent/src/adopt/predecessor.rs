@@ -19,7 +19,7 @@ use store::records::{Lease, Lineage};
 use store::repository::Repository;
 
 use crate::exit::Failure;
-use crate::open::{Context, host_name};
+use crate::open::{Context, host_name, segment_size};
 use crate::{output, status};
 
 /// WAL that is older than this was not stored just before we came.
@@ -149,7 +149,7 @@ struct Newest {
 impl Newest {
     async fn find(repository: &Repository, lineage: &Lineage) -> anyhow::Result<Option<Self>> {
         let coverage = repository.coverage(lineage.id).await?;
-        let size = SegmentSize::new(lineage.segment_bytes)?;
+        let size = segment_size(lineage)?;
         let newest = coverage.newest_timeline().zip(coverage.newest_end());
         Ok(newest.map(|(timeline, end)| Newest {
             lineage: lineage.id,

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::Context as _;
 use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::replication::{ReplicationSession, SlotName};
@@ -21,7 +20,7 @@ use wal::lane::{self, LaneEnd, LaneError, LaneInputs, Opened};
 use wal::receive::{ReceiveOptions, StreamStatus};
 
 use crate::exit::{Failure, OTHER_SERVER_HINT};
-use crate::open::Context;
+use crate::open::{Context, segment_size};
 use crate::{init, output, sql};
 
 /// Between two looks whether the companion slot may move.
@@ -37,7 +36,7 @@ pub fn keep_overlap(
     status: watch::Receiver<StreamStatus>,
     mut stop: watch::Receiver<bool>,
 ) -> anyhow::Result<JoinHandle<()>> {
-    let size = SegmentSize::new(lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
+    let size = segment_size(lineage)?;
     let slot = init::overlap_slot(&context.cluster.wal.slot);
     Ok(tokio::spawn(async move {
         let mut advanced = Lsn::ZERO;

@@ -2,10 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
 use config::OnUnknownHistory;
 use pg::lsn::Lsn;
-use pg::segment::SegmentSize;
 use pg::timeline::TimelineId;
 use tokio::sync::watch;
 use wal::lane::{self, LaneEnd};
@@ -14,7 +12,7 @@ use super::daemon::Daemon;
 use super::ledger::Event;
 use super::{holes, lineages, others, slots};
 use crate::exit::Failure;
-use crate::open::Context;
+use crate::open::{Context, segment_size};
 use crate::sql;
 
 /// How long the server may take to let a slot go that nobody streams from any more.
@@ -99,7 +97,7 @@ async fn declare(
     from: Lsn,
     (reason, is_proven): (&str, bool),
 ) -> anyhow::Result<bool> {
-    let size = SegmentSize::new(daemon.lineage.segment_bytes).context("the lineage's segment size makes no sense")?;
+    let size = segment_size(&daemon.lineage)?;
     let client = sql::connect(&daemon.server(context)?).await?;
     let restart = sql::slot(&client, &context.cluster.wal.slot)
         .await?

@@ -8,6 +8,7 @@ use crate::error::StoreError;
 use crate::id::PackId;
 use crate::object::{ByteRange, ObjectName};
 use crate::pack::{ChunkOpener, Footer, FooterEntry, check_id, footer_bytes};
+use crate::verify::Depth;
 
 /// Ranges closer together than this are fetched in one GET.
 const COALESCE_BYTES: u64 = 256 << 10;
@@ -165,6 +166,35 @@ impl Repository {
             fetched_bytes,
             parts: vec![PackPart { start: 0, bytes: body }],
         })
+    }
+
+    /// Checks a pack that was read whole: footer, digest, and with the restore key every chunk.
+    pub(crate) fn check_pack(&self, name: &ObjectName, read: ReadObject) -> Result<Depth, StoreError> {
+        let ReadObject { head, header, body } = read;
+        let footer = Footer::of_body(&head, &body, &self.keys)?;
+        let ids: Vec<u8> = footer.entries.iter().flat_map(|entry| entry.id.0).collect();
+        if self.keys.digest(head.kind as u8, &ids) != header.digest {
+            return Err(StoreError::damaged(
+                name,
+                "its footer names other chunks than its header",
+            ));
+        }
+        let facts = PackFacts {
+            name: name.clone(),
+            head,
+            header,
+            footer,
+        };
+        let pack = match self.opened(facts) {
+            Ok(pack) => pack,
+            Err(StoreError::KeyMissing { .. }) => return Ok(Depth::Stored),
+            Err(error) => return Err(error),
+        };
+        let part = PackPart { start: 0, bytes: body };
+        for number in 0..pack.chunks() {
+            pack.chunk(number, &part, self)?;
+        }
+        Ok(Depth::Content)
     }
 
     /// Reads some chunks of a pack: head, footer, then the ranges that hold them.

@@ -1,0 +1,202 @@
+//! `wal-agent verify`: is what was stored still there, and still what was written?
+//!
+//! Structure first: seconds. Then bytes, as many as were asked for: all, or a share that moves on with each run, so that N runs have read
+//! everything once. How deep that goes is a matter of the key: with the restore key content is decrypted and compared, with the others
+//! stored bytes are compared with what their writers signed.
+
+mod report;
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use futures::StreamExt as _;
+use indicatif::{ProgressBar, ProgressStyle};
+use store::StoreError;
+use store::envelope::Kind;
+use store::id::BackupId;
+use store::inventory::Named;
+use store::keys::Role;
+use store::keys::file::read_opening;
+use store::object::ObjectMeta;
+use store::records::Proof;
+use store::repository::{NewObject, Repository, Writer};
+use store::verify::{Depth, Finding, Share, object, structure};
+
+use crate::cli::VerifyOptions;
+use crate::exit::{self, Failure};
+use crate::open::{Context, backup_policy, host_name};
+use crate::{output, status};
+
+/// Objects that are read at once: one is hashed while another arrives.
+const READS_IN_FLIGHT: usize = 3;
+
+/// The key that was here, of those that see most.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Key {
+    Restore,
+    Maintenance,
+    Host,
+}
+
+impl Key {
+    fn word(self) -> &'static str {
+        match self {
+            Key::Restore => "restore",
+            Key::Maintenance => "maintenance",
+            Key::Host => "host",
+        }
+    }
+
+    fn depth(self) -> Depth {
+        match self {
+            Key::Restore => Depth::Content,
+            Key::Maintenance | Key::Host => Depth::Stored,
+        }
+    }
+}
+
+/// What was read again.
+#[derive(Debug)]
+struct Read {
+    share: Share,
+    objects: u64,
+    bytes: u64,
+    /// Objects whose content was compared, and not their stored bytes only.
+    content: u64,
+    findings: Vec<Finding>,
+}
+
+/// Runs the command.
+pub async fn run(context: &Context, options: &VerifyOptions) -> anyhow::Result<()> {
+    let (repository, key) = open(context).await?;
+    let structure = structure(&repository, status::watermark(context)).await?;
+    let parts = if options.all { Some(1) } else { options.share };
+    let read = match parts {
+        None => None,
+        Some(parts) => {
+            let share = Share::one_of(parts, next_place(&repository, key.depth()).await?);
+            let read = read(&repository, &structure.inventory.objects, share, options.json).await?;
+            record(context, &repository, &read, key.depth()).await?;
+            Some(read)
+        }
+    };
+    report::print(&repository, key, structure, read, options.json).await
+}
+
+/// With the key that sees most of those that are here.
+async fn open(context: &Context) -> anyhow::Result<(Arc<Repository>, Key)> {
+    let config = &context.config;
+    let cannot = || format!("cannot open the repository at {}", config.repository.url);
+    if config.keys.restore_key.exists() {
+        let key = read_opening(&config.keys.restore_key, Role::Restore)?;
+        let opened = Repository::open_as_restorer(context.object_store(backup_policy())?, &key).await;
+        return Ok((Arc::new(opened.with_context(cannot)?), Key::Restore));
+    }
+    if config.keys.maintenance_key.exists() {
+        let key = read_opening(&config.keys.maintenance_key, Role::Maintenance)?;
+        let opened = Repository::open_as_keeper(context.object_store(backup_policy())?, &key).await;
+        return Ok((Arc::new(opened.with_context(cannot)?), Key::Maintenance));
+    }
+    let keys = context.host_keys()?;
+    Ok((context.repository(backup_policy(), &keys).await?, Key::Host))
+}
+
+/// Where the last one who looked at least as deep has stopped.
+async fn next_place(repository: &Repository, depth: Depth) -> anyhow::Result<u64> {
+    let proofs = repository.proofs().await?;
+    let last = proofs
+        .iter()
+        .rev()
+        .find(|proof| proof.content || depth == Depth::Stored);
+    Ok(last.map_or(0, |proof| Share::of(proof).end()))
+}
+
+async fn read(
+    repository: &Arc<Repository>,
+    objects: &[(Named, ObjectMeta)],
+    share: Share,
+    quiet: bool,
+) -> Result<Read, StoreError> {
+    let chosen = objects.iter().filter(|(_, meta)| share.holds(&meta.name));
+    let chosen: Vec<(Named, ObjectMeta)> = chosen.cloned().collect();
+    let bar = bar(chosen.iter().map(|(_, meta)| meta.size).sum(), quiet);
+    let looks = chosen.into_iter().map(|(named, meta)| {
+        let repository = Arc::clone(repository);
+        // Hashing and decoding keep a processor busy: each object has a task of its own.
+        let look = tokio::spawn(async move { object(&repository, named, &meta).await.map(|found| (found, meta.size)) });
+        async move { look.await.map_err(|_| StoreError::Stage("verify"))? }
+    });
+    let mut looks = futures::stream::iter(looks).buffer_unordered(READS_IN_FLIGHT);
+    let mut read = Read {
+        share,
+        objects: 0,
+        bytes: 0,
+        content: 0,
+        findings: Vec::new(),
+    };
+    while let Some(look) = looks.next().await {
+        let (found, bytes) = look?;
+        read.objects += 1;
+        read.bytes += bytes;
+        bar.inc(bytes);
+        match found {
+            Ok(depth) => read.content += u64::from(depth == Depth::Content),
+            Err(finding) => read.findings.push(finding),
+        }
+    }
+    bar.finish_and_clear();
+    Ok(read)
+}
+
+fn bar(bytes: u64, quiet: bool) -> ProgressBar {
+    if quiet {
+        return ProgressBar::hidden();
+    }
+    let style = ProgressStyle::with_template(
+        "verifying {wide_bar} {decimal_bytes}/{decimal_total_bytes} {decimal_bytes_per_sec} {eta} left",
+    );
+    ProgressBar::new(bytes).with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
+}
+
+/// Notes what was read, so that the next share goes on behind it. Only a host can sign; elsewhere shares begin anew each time.
+async fn record(context: &Context, repository: &Arc<Repository>, read: &Read, depth: Depth) -> anyhow::Result<()> {
+    let Ok(keys) = context.host_keys() else {
+        tracing::warn!(
+            "no host key here: what was verified cannot be noted in the repository, and the next share begins at the same place"
+        );
+        return Ok(());
+    };
+    let now_us = output::now_us();
+    let proof = Proof {
+        time_us: now_us,
+        host: host_name(),
+        content: depth == Depth::Content,
+        from: read.share.from,
+        len: read.share.len,
+        objects: read.objects,
+        bytes: read.bytes,
+        damaged: read.findings.len() as u64,
+    };
+    let id = BackupId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
+    let writer = Writer::new(Arc::clone(repository), Arc::new(keys.signing), 0);
+    let plain = minicbor::to_vec(&proof)?;
+    let name = repository.layout().proof(id)?;
+    writer
+        .put(&name, NewObject::metadata(Kind::Proof, &plain, now_us))
+        .await?;
+    Ok(())
+}
+
+/// The end of a command that found damage.
+fn damaged(findings: usize) -> anyhow::Error {
+    Failure {
+        code: exit::DAMAGED,
+        message: format!("the repository is damaged: {findings} findings"),
+        hint: Some(
+            "Keep it as it is. Backups and times that the findings do not name can be restored; versions of the bucket, or another copy of \
+             the repository, may hold the bytes. Take a new backup."
+                .into(),
+        ),
+    }
+    .into()
+}

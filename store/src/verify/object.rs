@@ -1,0 +1,94 @@
+//! One object: read whole, hashed again, compared with what its name and its parts say.
+
+use super::{Finding, judge};
+use crate::envelope::{Header, Kind};
+use crate::error::StoreError;
+use crate::inventory::Named;
+use crate::object::ObjectMeta;
+use crate::repository::{ReadObject, Repository};
+
+/// How far down an object was verified.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Depth {
+    /// Its stored bytes are those that its writer signed. Needs no key that opens data.
+    Stored,
+    /// It was decrypted, decompressed and compared with the keyed digests of its content.
+    Content,
+}
+
+/// Reads an object and hashes it again, as deep as the keys at hand go.
+///
+/// # Errors
+/// The store failed. What is wrong with the object is the finding.
+pub async fn object(
+    repository: &Repository,
+    named: Named,
+    meta: &ObjectMeta,
+) -> Result<Result<Depth, Finding>, StoreError> {
+    let read = repository.read(&meta.name).await;
+    let checked = read.and_then(|read| check(repository, named, meta, read));
+    judge(&meta.name, checked)
+}
+
+fn check(repository: &Repository, named: Named, meta: &ObjectMeta, read: ReadObject) -> Result<Depth, StoreError> {
+    if read.head.object_bytes() != meta.size {
+        let reason = format!("{} bytes where {} were written", meta.size, read.head.object_bytes());
+        return Err(StoreError::damaged(&meta.name, reason));
+    }
+    if !belongs(named, read.head.kind) {
+        let reason = format!("is a {:?}, which does not belong there", read.head.kind);
+        return Err(StoreError::damaged(&meta.name, reason));
+    }
+    if !says_the_same(named, &read.header) {
+        return Err(StoreError::damaged(
+            &meta.name,
+            "its header speaks of something else than its name",
+        ));
+    }
+    if matches!(named, Named::Pack(_)) {
+        return repository.check_pack(&meta.name, read);
+    }
+    match repository.read_plain_of(read) {
+        Ok((header, plain)) if header.plain_bytes == plain.len() as u64 => Ok(Depth::Content),
+        Ok(_) => Err(StoreError::damaged(
+            &meta.name,
+            "its content has another length than its header says",
+        )),
+        Err(StoreError::KeyMissing { .. }) => Ok(Depth::Stored),
+        Err(error) => Err(error),
+    }
+}
+
+fn belongs(named: Named, kind: Kind) -> bool {
+    match named {
+        Named::Keys(_) => kind == Kind::Keys,
+        Named::Lineage(_) => kind == Kind::Lineage,
+        Named::Lease(_) => kind == Kind::Lease,
+        Named::Intent(_) => kind == Kind::Intent,
+        Named::Progress(..) => kind == Kind::Progress,
+        Named::Pack(_) => matches!(kind, Kind::DataPack | Kind::MetadataPack),
+        Named::Index(_) => kind == Kind::Index,
+        Named::Manifest(_) => kind == Kind::Manifest,
+        Named::Wal(range) => kind == if range.tail { Kind::Tail } else { Kind::Wal },
+        Named::History(..) => kind == Kind::History,
+        Named::Hole => kind == Kind::Hole,
+        Named::Ledger => kind == Kind::Ledger,
+        Named::Proof => kind == Kind::Proof,
+    }
+}
+
+fn says_the_same(named: Named, header: &Header) -> bool {
+    match named {
+        Named::Wal(range) => {
+            header.lineage == Some(range.lineage)
+                && header.timeline == Some(range.timeline.as_u32())
+                && header.start == Some(range.start.as_u64())
+                && header.end == Some(range.end.as_u64())
+                && header.plain_bytes == range.end.as_u64() - range.start.as_u64()
+        }
+        Named::History(lineage, timeline) => {
+            header.lineage == Some(lineage) && header.timeline == Some(timeline.as_u32())
+        }
+        _ => true,
+    }
+}
