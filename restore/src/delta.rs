@@ -14,12 +14,12 @@ use store::id::PageDigest;
 use store::keys::ClusterKeys;
 use store::page_map::Extents;
 use store::pipeline::read_up_to;
-use store::repository::Repository;
+use store::repository::{Maps, Repository};
 use tokio::task::JoinHandle;
 
 use crate::error::{RestoreError, Result};
 use crate::tree::Tree;
-use crate::work::{Maps, RelationMap, Work};
+use crate::work::{RelationMap, Work};
 
 /// Pages that are read at once: 1 MiB.
 const READ_PAGES: usize = 128;
@@ -51,7 +51,7 @@ pub(crate) async fn plan_pages(
     let mut reader = Maps::new(repository);
     let mut comparing = VecDeque::new();
     for map in maps {
-        let extents = reader.extents(map.extents).await?;
+        let extents = reader.extents(map.extents).await?.content;
         let on_disk = match tree {
             Some(tree) => tree.open_existing(work.place(map.file)?)?,
             None => None,
@@ -60,7 +60,7 @@ pub(crate) async fn plan_pages(
             work.add_pages(map.file, &extents, None)?;
             continue;
         };
-        let digests = reader.digests(at).await?;
+        let digests = reader.digests(at).await?.content.pages;
         let keys = repository.keys().clone();
         comparing.push_back(Comparing {
             file: map.file,

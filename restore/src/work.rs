@@ -1,7 +1,5 @@
 //! From the file table to work: which bytes of which pack go where. Pure but for reading page maps.
 
-mod maps;
-
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
 use std::ops::Range;
@@ -16,8 +14,6 @@ use store::page_map::{Extent, Extents, Source};
 use crate::delta::{Held, without};
 use crate::error::{RestoreError, Result};
 use crate::paths::{Place, captured, place};
-
-pub(crate) use self::maps::Maps;
 
 /// A run of bytes out of one pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,7 @@
 
 mod create;
 mod fence;
+mod maps;
 mod packs;
 mod parts;
 mod period;
@@ -12,6 +13,7 @@ mod writer;
 
 pub use create::{Created, Description, NewRepository, create, describe};
 pub use fence::{Fence, LOOK_AGE_MAX};
+pub use maps::{Maps, WholeMap};
 pub use parts::{FetchedPack, OpenPack, PackPart, PartRange};
 pub use period::Period;
 pub use writer::{NewObject, Put, Writer};

@@ -13,7 +13,7 @@ use store::keys::Role;
 use store::keys::file::read_opening;
 use store::object::local::LocalStore;
 use store::page_map::Source;
-use store::repository::Repository;
+use store::repository::{Maps, Repository};
 
 fn golden() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden-1")
@@ -48,7 +48,7 @@ async fn file(repository: &Repository, entry: &FileEntry) -> Vec<u8> {
         );
     }
     let Some(at) = entry.extents else { return out };
-    let (extents, _, _) = repository.extents(at).await.unwrap();
+    let extents = Maps::new(repository).extents(at).await.unwrap().content;
     for page in 0..extents.pages {
         match extents.slice(page, page + 1)[0].source {
             Source::Zero => out.extend([0; 8192]),

@@ -12,7 +12,7 @@ use store::chunk::ChunkReference;
 use store::file_table::{EntryType, FileEntry};
 use store::id::PackId;
 use store::manifest::Manifest;
-use store::repository::Repository;
+use store::repository::{Maps, Repository};
 use wal::block::RelationLocator;
 
 use super::catalog::Catalog;
@@ -20,7 +20,6 @@ use super::heap::Heap;
 use super::name::quote;
 use crate::error::{RestoreError, Result};
 use crate::fetch_files;
-use crate::work::Maps;
 
 /// Largest catalog that is read: a million tables take half of it.
 const CATALOG_PAGES_MAX: u32 = 65_536;
@@ -156,7 +155,7 @@ impl<'a> Files<'a> {
 
     async fn load_part(&self, heap: &mut Heap, first: u32, entry: &FileEntry) -> Result<()> {
         let Some(extents) = entry.extents else { return Ok(()) };
-        let extents = Maps::new(self.repository).extents(extents).await?;
+        let extents = Maps::new(self.repository).extents(extents).await?.content;
         if first.saturating_add(extents.pages) > CATALOG_PAGES_MAX {
             return Err(too_large(&entry.path));
         }

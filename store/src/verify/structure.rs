@@ -17,7 +17,7 @@ use crate::inventory::{Inventory, Named};
 use crate::manifest::Manifest;
 use crate::object::ObjectMeta;
 use crate::page_map::Source;
-use crate::repository::Repository;
+use crate::repository::{Maps, Repository, WholeMap};
 
 /// Small objects read at once.
 const READS_IN_FLIGHT: usize = 16;
@@ -173,9 +173,9 @@ async fn references(repository: &Repository, manifest: &Manifest) -> Result<Vec<
         Ok(table) => table,
         Err(finding) => return Ok(vec![finding]),
     };
-    let mut findings = Vec::new();
+    let (mut findings, mut maps) = (Vec::new(), Maps::new(repository));
     for entry in &table {
-        match judge(&name, packs_of_entry(repository, entry).await)? {
+        match judge(&name, packs_of_entry(&mut maps, entry).await)? {
             Err(finding) => findings.push(Finding {
                 reason: format!("{}: {}", entry.path.escape_ascii(), finding.reason),
                 ..finding
@@ -192,28 +192,29 @@ async fn references(repository: &Repository, manifest: &Manifest) -> Result<Vec<
     Ok(findings)
 }
 
-async fn packs_of_entry(repository: &Repository, entry: &FileEntry) -> Result<BTreeSet<PackId>, StoreError> {
+async fn packs_of_entry(maps: &mut Maps<'_>, entry: &FileEntry) -> Result<BTreeSet<PackId>, StoreError> {
     let mut used: BTreeSet<PackId> = entry.content.iter().map(|part| part.pack).collect();
+    used.extend(entry.content_list.map(|list| list.pack));
     if entry.entry_type != EntryType::File || entry.class != EntryClass::Relation {
         return Ok(used);
     }
     let packs = |references: Vec<ChunkReference>| references.into_iter().map(|at| at.pack);
     if let Some(at) = entry.extents {
-        let (extents, _, needed) = repository.extents(at).await?;
-        used.extend(packs(needed));
-        if u64::from(extents.pages) * crate::limits::PAGE_BYTES as u64 != entry.size {
+        let WholeMap { content, chunks } = maps.extents(at).await?;
+        used.extend(packs(chunks));
+        if u64::from(content.pages) * crate::limits::PAGE_BYTES as u64 != entry.size {
             return Err(StoreError::damaged(at.pack, "extents of another size than the file"));
         }
-        for run in &extents.runs {
+        for run in &content.runs {
             if let Source::Pack { pack, .. } = run.source {
                 used.insert(pack);
             }
         }
     }
     if let Some(at) = entry.digests {
-        let (digests, _, needed) = repository.digests(at).await?;
-        used.extend(packs(needed));
-        if digests.pages.len() as u64 * crate::limits::PAGE_BYTES as u64 != entry.size {
+        let WholeMap { content, chunks } = maps.digests(at).await?;
+        used.extend(packs(chunks));
+        if content.pages.len() as u64 * crate::limits::PAGE_BYTES as u64 != entry.size {
             return Err(StoreError::damaged(
                 at.pack,
                 "page digests of another size than the file",

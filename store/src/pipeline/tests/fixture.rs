@@ -14,7 +14,7 @@ use crate::limits::{PAGE_BYTES, RELATION_CHUNK_PAGES_MAX};
 use crate::manifest::{ConfigurationPaths, Manifest};
 use crate::object::ObjectStore;
 use crate::page_map::Source;
-use crate::repository::{Created, NewRepository, Repository, create};
+use crate::repository::{Created, Maps, NewRepository, Repository, create};
 use crate::session::{Place, Purpose};
 
 pub(super) const NOW_US: i64 = 1_790_000_000_000_000;
@@ -185,6 +185,7 @@ impl Fixture {
             repository: &self.restorer,
             packs: HashMap::new(),
         };
+        let mut maps = Maps::new(&self.restorer);
         let mut out = Files::new();
         for entry in self.restorer.file_table(&manifest).await.unwrap() {
             let mut bytes = Vec::new();
@@ -198,18 +199,18 @@ impl Fixture {
                 bytes.extend(chunks.get(at).await);
             }
             if let Some(at) = entry.extents {
-                let (map, depth, chain) = self.restorer.extents(at).await.unwrap();
-                assert!(depth <= crate::limits::PAGE_MAP_DEPTH_MAX);
-                needed.extend(chain);
-                bytes = read_pages(&mut chunks, &map, &mut needed).await;
-                let (digests, _, chain) = self.restorer.digests(entry.digests.unwrap()).await.unwrap();
-                needed.extend(chain);
+                let map = maps.extents(at).await.unwrap();
+                assert!(map.depth() <= usize::from(crate::limits::PAGE_MAP_DEPTH_MAX));
+                needed.extend(map.chunks);
+                bytes = read_pages(&mut chunks, &map.content, &mut needed).await;
+                let digests = maps.digests(entry.digests.unwrap()).await.unwrap();
+                needed.extend(digests.chunks);
                 let keys = self.restorer.keys();
                 assert!(
                     bytes
                         .chunks(PAGE_BYTES)
                         .map(|page| keys.page_digest(page))
-                        .eq(digests.pages),
+                        .eq(digests.content.pages),
                     "digests of what is stored"
                 );
             }

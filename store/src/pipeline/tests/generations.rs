@@ -8,6 +8,7 @@ use crate::file_table::EntryClass;
 use crate::limits::PAGE_BYTES;
 use crate::manifest::PackNeed;
 use crate::object::memory::MemoryStore;
+use crate::repository::Maps;
 use crate::retry::SplitMix;
 
 fn below(random: &SplitMix, limit: usize) -> usize {
@@ -186,13 +187,14 @@ async fn small_changes_make_deltas_and_a_whole_map_now_and_then() {
         let (id, _) = fixture.backup(inputs, jobs).await.unwrap();
         let manifest = fixture.host.manifest(id).await.unwrap();
         let entry = &fixture.host.file_table(&manifest).await.unwrap()[0];
-        let (_, extents, _) = fixture.host.extents(entry.extents.unwrap()).await.unwrap();
-        let (_, digests, _) = fixture.host.digests(entry.digests.unwrap()).await.unwrap();
-        depths.push((extents, digests));
+        let mut maps = Maps::new(&fixture.host);
+        let extents = maps.extents(entry.extents.unwrap()).await.unwrap();
+        let digests = maps.digests(entry.digests.unwrap()).await.unwrap();
+        depths.push((extents.depth(), digests.depth()));
         assert!(fixture.read_back(id).await == files, "generation {generation}");
         parent = Some(id);
     }
-    let digests: Vec<u16> = depths.iter().map(|(_, digests)| *digests).collect();
+    let digests: Vec<usize> = depths.iter().map(|(_, digests)| *digests).collect();
     assert_eq!(digests, [0, 1, 2, 3, 4, 5, 6, 7, 8, 0, 1, 2]);
     assert!(depths.iter().any(|(extents, _)| *extents == 8), "{depths:?}");
 }

@@ -1,23 +1,38 @@
-//! Page maps with their parents.
+//! Page maps with what they are deltas upon.
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 
-use store::StoreError;
-use store::chunk::ChunkReference;
-use store::id::{PackId, PageDigest};
-use store::limits::PAGE_MAP_DEPTH_MAX;
-use store::page_map::{Digests, Extents, Form, decode_digests, decode_extents};
-use store::repository::{FetchedPack, Repository};
+use super::{FetchedPack, Repository};
+use crate::chunk::ChunkReference;
+use crate::error::StoreError;
+use crate::id::PackId;
+use crate::limits::PAGE_MAP_DEPTH_MAX;
+use crate::page_map::{Digests, Extents, Form, decode_digests, decode_extents};
 
-use crate::error::{RestoreError, Result};
-
-/// Memory for metadata packs while page maps are read.
+/// Memory for metadata packs while page maps are read: the chain of a map leads through as many packs as it is deep.
 const METADATA_BYTES_MAX: u64 = 32 << 20;
 
-/// Page maps with their parents, metadata packs kept within a bound.
+/// A whole map, and the chunks that it was put together from, its own first.
 #[derive(Debug)]
-pub(crate) struct Maps<'a> {
+pub struct WholeMap<T> {
+    /// The map.
+    pub content: T,
+    /// Where it came from.
+    pub chunks: Vec<ChunkReference>,
+}
+
+impl<T> WholeMap<T> {
+    /// Deltas above the whole map below.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.chunks.len() - 1
+    }
+}
+
+/// Reads page maps, metadata packs kept within a bound.
+#[derive(Debug)]
+pub struct Maps<'a> {
     repository: &'a Repository,
     packs: HashMap<PackId, Arc<FetchedPack>>,
     order: VecDeque<PackId>,
@@ -26,7 +41,8 @@ pub(crate) struct Maps<'a> {
 
 impl<'a> Maps<'a> {
     /// An empty cache.
-    pub(crate) fn new(repository: &'a Repository) -> Self {
+    #[must_use]
+    pub fn new(repository: &'a Repository) -> Self {
         Maps {
             repository,
             packs: HashMap::new(),
@@ -35,7 +51,7 @@ impl<'a> Maps<'a> {
         }
     }
 
-    async fn pack(&mut self, id: PackId) -> Result<Arc<FetchedPack>> {
+    async fn pack(&mut self, id: PackId) -> Result<Arc<FetchedPack>, StoreError> {
         if let Some(pack) = self.packs.get(&id) {
             return Ok(Arc::clone(pack));
         }
@@ -52,22 +68,29 @@ impl<'a> Maps<'a> {
         Ok(pack)
     }
 
-    /// The whole map at a reference.
-    pub(crate) async fn extents(&mut self, at: ChunkReference) -> Result<Extents> {
-        let damaged = |reason: &str| RestoreError::from(StoreError::damaged(at.pack, reason));
-        let mut deltas = Vec::new();
+    async fn chunk(&mut self, at: ChunkReference) -> Result<Vec<u8>, StoreError> {
+        self.pack(at.pack).await?.chunk(at.number, self.repository)
+    }
+
+    /// The whole extents at a reference.
+    ///
+    /// # Errors
+    /// Damaged, or a parent is missing.
+    pub async fn extents(&mut self, at: ChunkReference) -> Result<WholeMap<Extents>, StoreError> {
+        let damaged = |reason: &str| StoreError::damaged(at.pack, reason);
+        let (mut deltas, mut chunks) = (Vec::new(), vec![at]);
         let mut next = at;
         loop {
-            let bytes = self.pack(next.pack).await?.chunk(next.number, self.repository)?;
+            let bytes = self.chunk(next).await?;
             let parsed = decode_extents(&bytes).ok_or_else(|| damaged("extents make no sense"))?;
             match parsed.form {
                 Form::Whole => {
-                    let whole = deltas
+                    let content = deltas
                         .iter()
                         .rev()
                         .fold(parsed.content, |base: Extents, delta| base.with_delta(delta));
-                    return if whole.is_whole() {
-                        Ok(whole)
+                    return if content.is_whole() {
+                        Ok(WholeMap { content, chunks })
                     } else {
                         Err(damaged("extents do not cover their file"))
                     };
@@ -77,6 +100,7 @@ impl<'a> Maps<'a> {
                 }
                 Form::Delta { parent, .. } => {
                     deltas.push(parsed.content);
+                    chunks.push(parent);
                     next = parent;
                 }
             }
@@ -84,13 +108,16 @@ impl<'a> Maps<'a> {
     }
 
     /// The whole digests at a reference, one a page.
-    pub(crate) async fn digests(&mut self, at: ChunkReference) -> Result<Vec<PageDigest>> {
-        let damaged = |reason: &str| RestoreError::from(StoreError::damaged(at.pack, reason));
+    ///
+    /// # Errors
+    /// Damaged, or a parent is missing.
+    pub async fn digests(&mut self, at: ChunkReference) -> Result<WholeMap<Digests>, StoreError> {
+        let damaged = |reason: &str| StoreError::damaged(at.pack, reason);
         let nonsense = || damaged("digests make no sense");
-        let mut deltas = Vec::new();
+        let (mut deltas, mut chunks) = (Vec::new(), vec![at]);
         let mut next = at;
-        let mut whole = loop {
-            let bytes = self.pack(next.pack).await?.chunk(next.number, self.repository)?;
+        let mut content = loop {
+            let bytes = self.chunk(next).await?;
             match decode_digests(&bytes, Err) {
                 Ok(Some(whole)) => break whole.content,
                 Ok(None) => return Err(nonsense()),
@@ -99,14 +126,15 @@ impl<'a> Maps<'a> {
                 }
                 Err(parent) => {
                     deltas.push(bytes);
+                    chunks.push(parent);
                     next = parent;
                 }
             }
         };
         for delta in deltas.iter().rev() {
-            let parsed = decode_digests(delta, |_| Ok::<Digests, ChunkReference>(std::mem::take(&mut whole)));
-            whole = parsed.ok().flatten().ok_or_else(nonsense)?.content;
+            let parsed = decode_digests(delta, |_| Ok::<Digests, ChunkReference>(std::mem::take(&mut content)));
+            content = parsed.ok().flatten().ok_or_else(nonsense)?.content;
         }
-        Ok(whole.pages)
+        Ok(WholeMap { content, chunks })
     }
 }
