@@ -33,6 +33,7 @@ pub mod retention;
 pub mod retry;
 pub mod seal;
 pub mod session;
+pub mod sweep;
 pub mod testing;
 pub mod verify;
 pub mod wal_object;

@@ -138,6 +138,28 @@ fn what_is_damaged_missing_or_rolled_back_is_named_and_nothing_else() {
             fs::write(path, bytes)?;
         }
 
+        // What verify itself reads is damaged: it says so and goes on.
+        for path in [&objects(&seawall, "lineages")?[0], &objects(&seawall, "backups")?[0]] {
+            with_damage(path, flip, async || {
+                let (code, report) = verify(&seawall, &[]).await?;
+                let name = path.file_name().unwrap().to_str().unwrap();
+                assert!(code == DAMAGED && is_said(&report, name), "{report}");
+                Ok(())
+            })
+            .await?;
+        }
+        let head = |path: &Path| {
+            let mut bytes = fs::read(path)?;
+            bytes[150] ^= 1;
+            Ok(fs::write(path, bytes)?)
+        };
+        with_damage(wal.last().unwrap(), head, async || {
+            assert_eq!(verify(&seawall, &[]).await?.0, 0);
+            assert_eq!(verify(&seawall, &["--all"]).await?.0, DAMAGED);
+            Ok(())
+        })
+        .await?;
+
         // A pack is gone: structure names the backups that need it.
         with_damage(largest, gone, async || {
             let (code, report) = verify(&seawall, &[]).await?;

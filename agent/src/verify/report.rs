@@ -2,8 +2,8 @@
 
 use std::collections::BTreeSet;
 
+use pg::segment::SegmentSize;
 use serde_json::json;
-use store::catalog::Coverage;
 use store::layout::{WalName, WalRange};
 use store::manifest::Manifest;
 use store::repository::Repository;
@@ -11,7 +11,6 @@ use store::verify::{Finding, Severity, Share, Structure};
 
 use super::{Key, Read, damaged};
 use crate::list::{Window, windows};
-use crate::open::{lineage_of, segment_size};
 use crate::output;
 
 /// Findings in the text; JSON has all.
@@ -30,11 +29,11 @@ pub(super) async fn print(
     let mut findings = structure.findings.clone();
     findings.extend(read.iter().flat_map(|read| read.findings.iter().cloned()));
     findings.sort_by(|a, b| (b.severity, &a.object, &a.reason).cmp(&(a.severity, &b.object, &b.reason)));
-    findings.dedup_by(|a, b| a.object == b.object);
+    findings.dedup();
     let windows = reachable(repository, &structure, &findings);
     let mut points = Vec::new();
     for window in windows {
-        let newest = newest_commit(repository, &structure.coverages, &window).await?;
+        let newest = newest_commit(repository, &structure, &window).await?;
         points.push((window, newest));
     }
     if as_json {
@@ -72,24 +71,26 @@ fn reachable(repository: &Repository, structure: &Structure, findings: &[Finding
     windows(&backups, &coverages)
 }
 
-/// The newest commit of a window, by the facts in the headers of its last objects. Those are signed.
-async fn newest_commit(
-    repository: &Repository,
-    coverages: &[Coverage],
-    window: &Window,
-) -> anyhow::Result<Option<i64>> {
-    let coverage = coverages.iter().find(|coverage| coverage.lineage == window.lineage);
-    let Some(archived) = coverage.and_then(|coverage| coverage.timelines.get(&window.timeline)) else {
+/// The newest commit of a window, by the facts in the headers of its last objects. Those are signed; one that is damaged says nothing here.
+async fn newest_commit(repository: &Repository, structure: &Structure, window: &Window) -> anyhow::Result<Option<i64>> {
+    let mut coverages = structure.coverages.iter();
+    let coverage = coverages.find(|coverage| coverage.lineage == window.lineage);
+    let archived = coverage.and_then(|coverage| coverage.timelines.get(&window.timeline));
+    let mut manifests = structure.manifests.iter();
+    let manifest = manifests.find(|manifest| manifest.lineage == window.lineage);
+    let (Some(archived), Some(manifest)) = (archived, manifest) else {
         return Ok(None);
     };
     let mut ranges: Vec<&WalRange> = archived.ranges.iter().filter(|range| range.end <= window.to).collect();
     ranges.sort_by_key(|range| (std::cmp::Reverse(range.end), range.tail));
-    let size = segment_size(&lineage_of(repository, window.lineage).await?)?;
+    let size = SegmentSize::new(manifest.segment_bytes)?;
     for range in ranges.into_iter().take(HEADERS_READ) {
         let name = repository.layout().wal(range, size)?;
-        if let Some((_, header)) = repository.read_header(&name).await?
-            && let Some(time) = header.wal.and_then(|facts| facts.time_highest_us)
-        {
+        let header = match repository.read_header(&name).await {
+            Err(error) if error.damaged_object().is_some() => continue,
+            found => found?.map(|(_, header)| header),
+        };
+        if let Some(time) = header.and_then(|header| header.wal?.time_highest_us) {
             return Ok(Some(time));
         }
     }

@@ -1,0 +1,163 @@
+//! Which packs may be deleted, decided in two phases. Pure: what lies in the repository and what time it is there come in as arguments;
+//! nothing is deleted here.
+//!
+//! There is no lock between whoever deletes and the hosts that write and restore. What keeps a pack that somebody relies on is time, told
+//! by the store alone, never by one of our clocks:
+//!
+//! 1. **Condemn.** A pack that no manifest needs, and that is older than the grace, is written down in a list. So are, just before a
+//!    manifest is retired, the packs that no other needs.
+//! 2. A writer stores its intent, then reads the lists, and refers to nothing that stands in one.
+//! 3. **Delete.** A pack is deleted when every list that names it is older than the grace and no manifest needs it *now*. Where one does,
+//!    its backup had begun before the list was there: the pack stays. Then the list goes.
+//!
+//! A manifest counts only if it was stored at most `duration_max` after the intent of its backup. Whoever began before a list was written
+//! has stored its manifest `duration_max` later or never, and the grace is longer: at the end of it every manifest that can count is there
+//! to be seen. The same goes for the packs that a backup itself has stored. However long a writer sleeps, however the clock of a host
+//! jumps, nothing changes in that. (That a pack is condemned only when it is older than the grace spares lists; nothing depends on it.)
+//!
+//! A restore finds its packs for as long as the grace, less the time that a run took from its beginning to the end of the manifest. A run
+//! that has not come to that end within half of the grace stops there.
+//!
+//! A crash anywhere leaves a list that the next run goes on with. A pack stays in its list until it is deleted: who begins meanwhile does
+//! not count on it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use crate::id::{BackupId, PackId};
+
+/// How long things may take, in milliseconds of the store's clock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Times {
+    /// From an intent to its manifest, at most.
+    pub duration_max_ms: i64,
+    /// From being written down to being deleted, at least. Longer than `duration_max`.
+    pub grace_ms: i64,
+}
+
+/// A manifest, with the intent that its backup began with.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ManifestSeen {
+    /// Its backup.
+    pub backup: BackupId,
+    /// When it was stored.
+    pub stored_ms: i64,
+    /// When the intent was stored; none when it is not there.
+    pub intent_stored_ms: Option<i64>,
+    /// The packs that it needs.
+    pub packs: Vec<PackId>,
+}
+
+/// A list of condemned packs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListSeen {
+    /// When it was stored.
+    pub stored_ms: i64,
+    /// What stands in it.
+    pub packs: Vec<PackId>,
+}
+
+/// What lies in the repository. The order counts: first the time is read, then the manifests are listed, then the lists. A manifest that is
+/// stored later belongs to a backup that began after every list that is old, or is late; and of one that was retired before it could be seen
+/// the new list is seen.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// The store's time before anything was listed.
+    pub now_ms: i64,
+    /// Packs, and when each was stored.
+    pub packs: BTreeMap<PackId, i64>,
+    /// Lists of condemned packs, in any order.
+    pub lists: Vec<ListSeen>,
+    /// All manifests. One that cannot be read makes a plan impossible: nobody knows what it needs.
+    pub manifests: Vec<ManifestSeen>,
+}
+
+/// What is to be done, in this order: delete packs, remove the lists that are done with, write the new list, delete manifests.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SweepPlan {
+    /// Packs to delete.
+    pub delete: BTreeSet<PackId>,
+    /// Lists (by their place in [`Seen::lists`]) that have nothing left to do once `delete` is done.
+    pub close: Vec<usize>,
+    /// Packs to write down.
+    pub condemn: BTreeSet<PackId>,
+    /// Packs of old lists that a manifest needs: they stay.
+    pub reprieved: BTreeSet<PackId>,
+    /// Manifests to delete, last of all.
+    pub retire: BTreeSet<BackupId>,
+    /// Manifests that were stored too late to be relied on: whoever restores passes them over.
+    pub late: Vec<BackupId>,
+}
+
+/// Why no plan can be made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SweepError {
+    /// A backup may take longer than what protects it.
+    #[error("the grace must be longer than the longest backup may take")]
+    GraceTooShort,
+}
+
+/// True when a manifest can be relied on: it was stored in time.
+#[must_use]
+pub fn is_in_time(manifest: &ManifestSeen, times: Times) -> bool {
+    let begun = manifest.intent_stored_ms;
+    begun.is_some_and(|begun| manifest.stored_ms.saturating_sub(begun) <= times.duration_max_ms)
+}
+
+/// Plans one run, in which these manifests are retired.
+///
+/// # Errors
+/// Times that protect nothing.
+pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Result<SweepPlan, SweepError> {
+    if times.grace_ms <= times.duration_max_ms || times.duration_max_ms < 0 {
+        return Err(SweepError::GraceTooShort);
+    }
+    // What was stored after `now` was read, or before the store's clock went back, is young.
+    let is_old = |stored_ms: i64| seen.now_ms.saturating_sub(stored_ms) > times.grace_ms;
+    // A late manifest protects its packs all the same: that costs space, and not to do so could cost a backup whose intent was lost.
+    let (going, staying): (Vec<_>, Vec<_>) = seen
+        .manifests
+        .iter()
+        .partition(|manifest| retire.contains(&manifest.backup));
+    let (needed_last, needed) = (packs_of(&going), packs_of(&staying));
+    let (old, young): (Vec<_>, Vec<_>) = seen
+        .lists
+        .iter()
+        .enumerate()
+        .partition(|(_, list)| is_old(list.stored_ms));
+    let condemned: BTreeSet<PackId> = young.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect();
+    let due = old.iter().flat_map(|(_, list)| list.packs.iter().copied());
+    let due = due.filter(|pack| seen.packs.contains_key(pack) && !condemned.contains(pack));
+    let (reprieved, delete): (BTreeSet<_>, BTreeSet<_>) =
+        due.partition(|pack| needed.contains(pack) || needed_last.contains(pack));
+    // What a manifest needs that goes is written down anew where it is in a list already, needed by others or not: those others may be
+    // retired by somebody else at this moment.
+    let condemn = seen.packs.iter().filter(|(pack, stored_ms)| {
+        let is_listed = condemned.contains(pack);
+        match (needed.contains(pack), needed_last.contains(pack)) {
+            (true, goes) => goes && is_listed,
+            (false, true) => true,
+            (false, false) => is_old(**stored_ms) && !is_listed && !delete.contains(pack),
+        }
+    });
+    let late = seen.manifests.iter().filter(|manifest| !is_in_time(manifest, times));
+    Ok(SweepPlan {
+        condemn: condemn.map(|(pack, _)| *pack).collect(),
+        close: old.iter().map(|(place, _)| *place).collect(),
+        late: late.map(|manifest| manifest.backup).collect(),
+        retire: going.iter().map(|manifest| manifest.backup).collect(),
+        delete,
+        reprieved,
+    })
+}
+
+fn packs_of(manifests: &[&ManifestSeen]) -> BTreeSet<PackId> {
+    manifests
+        .iter()
+        .flat_map(|manifest| manifest.packs.iter().copied())
+        .collect()
+}
+
+#[cfg(test)]
+mod simulation;
+#[cfg(test)]
+mod tests;
