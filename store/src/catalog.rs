@@ -198,7 +198,9 @@ impl Repository {
         for name in names.iter().rev() {
             match self.read_history(name, timeline).await {
                 Ok(found) => return Ok(Some(found)),
-                Err(error) if error.is_damage() => tracing::error!(%error, "an archived history is damaged"),
+                Err(error) if error.is_untrusted() => {
+                    tracing::error!(%error, "an archived history is damaged or planted")
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -256,7 +258,10 @@ impl Repository {
             match self.read_record(&meta.name, kind).await {
                 Ok(record) => out.push(record),
                 // Half of one, left by a broken connection, must not stop the archive: its writer has said it again elsewhere.
-                Err(error) if error.is_damage() => tracing::error!(%error, "a record is damaged and left out"),
+                // One that nobody of ours has signed must not either: who may only put could stop it for good.
+                Err(error) if error.is_untrusted() => {
+                    tracing::error!(%error, "a record is damaged or planted, and left out")
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -57,10 +57,6 @@
 
 mod by_time;
 mod descent;
-#[cfg(test)]
-mod model;
-#[cfg(test)]
-mod properties;
 mod reason;
 #[cfg(test)]
 mod tests;

@@ -127,6 +127,12 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
     let condemned: BTreeSet<PackId> = young.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect();
     let due = old.iter().flat_map(|(_, list)| list.packs.iter().copied());
     let due = due.filter(|pack| seen.packs.contains_key(pack) && !condemned.contains(pack));
+    let counting: Vec<_> = seen
+        .manifests
+        .iter()
+        .filter(|manifest| is_in_time(manifest, times))
+        .collect();
+    let relied_on = packs_of(&counting);
     let (reprieved, delete): (BTreeSet<_>, BTreeSet<_>) =
         due.partition(|pack| needed.contains(pack) || needed_last.contains(pack));
     // What a manifest needs that goes is written down anew where it is in a list already, needed by others or not: those others may be
@@ -142,7 +148,18 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
     let late = seen.manifests.iter().filter(|manifest| !is_in_time(manifest, times));
     Ok(SweepPlan {
         condemn: condemn.map(|(pack, _)| *pack).collect(),
-        close: old.iter().map(|(place, _)| *place).collect(),
+        // What only late manifests need stays in its list: a sweep that looked before they came may be about to delete it, and nobody must
+        // begin to refer to it.
+        close: old
+            .iter()
+            .filter(|(_, list)| {
+                !list
+                    .packs
+                    .iter()
+                    .any(|pack| reprieved.contains(pack) && !relied_on.contains(pack))
+            })
+            .map(|(place, _)| *place)
+            .collect(),
         late: late.map(|manifest| manifest.backup).collect(),
         retire: going.iter().map(|manifest| manifest.backup).collect(),
         delete,
@@ -157,7 +174,5 @@ fn packs_of(manifests: &[&ManifestSeen]) -> BTreeSet<PackId> {
         .collect()
 }
 
-#[cfg(test)]
-mod simulation;
 #[cfg(test)]
 mod tests;

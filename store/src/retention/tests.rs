@@ -1,5 +1,8 @@
 //! One plain example for each rule.
 
+mod model;
+mod properties;
+
 use super::*;
 
 const HOUR: u64 = 3600;

@@ -1,5 +1,7 @@
 //! One plain example for each rule.
 
+mod simulation;
+
 use super::*;
 
 const TIMES: Times = Times {
@@ -130,6 +132,25 @@ fn a_late_manifest_is_named_and_its_packs_are_spared() {
     let plan = plan(&seen);
     assert_eq!(plan.late, [BackupId::from_number(2), BackupId::from_number(3)]);
     assert_eq!(plan.condemn, set(&[5]));
+}
+
+#[test]
+fn what_only_a_late_manifest_needs_stays_in_its_list() {
+    let mut seen = seen(2000);
+    seen.lists = vec![ListSeen {
+        stored_ms: 500,
+        packs: packs(&[3, 4]),
+    }];
+    seen.manifests.push(ManifestSeen {
+        intent_stored_ms: Some(400),
+        ..manifest(2, 1990, &[3])
+    });
+    // A sweep that looked at 1980 deletes both; so nobody may begin to refer to 3.
+    let plan = plan(&seen);
+    assert_eq!(
+        (plan.delete, plan.reprieved, plan.close),
+        (set(&[4]), set(&[3]), vec![])
+    );
 }
 
 #[test]

@@ -7,7 +7,7 @@ use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
 
 use super::{Finding, judge, object};
-use crate::catalog::Coverage;
+use crate::catalog::{Coverage, TimelineCoverage};
 use crate::chunk::ChunkReference;
 use crate::envelope::OBJECT_BYTES_MIN;
 use crate::error::StoreError;
@@ -55,7 +55,7 @@ pub async fn structure(repository: &Repository, remembered: Option<Watermark>) -
     let inventory = Inventory::of(repository).await?;
     let mut findings = names(&inventory);
     findings.extend(small_objects(repository, &inventory).await?);
-    findings.extend(epochs(&inventory));
+    findings.extend(epochs(repository, &inventory).await?);
     let manifests = manifests(repository, &inventory).await?;
     let packs = inventory.packs();
     for manifest in &manifests {
@@ -63,7 +63,7 @@ pub async fn structure(repository: &Repository, remembered: Option<Watermark>) -
         findings.extend(references(repository, manifest).await?);
     }
     findings.extend(intents(&inventory));
-    let (coverages, wal) = wal(repository, &inventory, &manifests).await?;
+    let (coverages, wal) = wal(repository, &inventory, &manifests, remembered).await?;
     findings.extend(wal);
     findings.extend(remembered.and_then(|remembered| fallen_behind(&coverages, remembered)));
     findings.sort_by(|a, b| (b.severity, &a.object).cmp(&(a.severity, &b.object)));
@@ -104,7 +104,7 @@ async fn small_objects(repository: &Repository, inventory: &Inventory) -> Result
 }
 
 /// Epochs are numbered without a gap, and nobody writes under one that was never leased.
-fn epochs(inventory: &Inventory) -> Vec<Finding> {
+async fn epochs(repository: &Repository, inventory: &Inventory) -> Result<Vec<Finding>, StoreError> {
     let mut leased = BTreeSet::new();
     let mut used = BTreeMap::new();
     for (named, meta) in &inventory.objects {
@@ -119,13 +119,23 @@ fn epochs(inventory: &Inventory) -> Vec<Finding> {
         }
     }
     let newest = leased.last().copied().unwrap_or(0);
+    // Who finds a name taken by bytes that are not his takes the next epoch: a gap can be that.
     let gaps = (1..newest).filter(|epoch| !leased.contains(epoch));
     let mut findings: Vec<_> = gaps
-        .map(|epoch| Finding::damage(format!("leases/{epoch:08x}"), "the lease of this epoch is missing"))
+        .map(|epoch| Finding::notice(format!("leases/{epoch:08x}"), "the lease of this epoch is missing"))
         .collect();
-    let unleased = used.into_iter().filter(|(epoch, _)| *epoch > newest);
-    findings.extend(unleased.map(|(_, name)| Finding::damage(name, "the lease of its epoch is missing")));
-    findings
+    for (epoch, name) in used.into_iter().filter(|(epoch, _)| *epoch > newest) {
+        // Leases were listed before WAL: this one may be newer than its part of the listing.
+        if repository
+            .store()
+            .head(&repository.layout().lease(epoch)?)
+            .await?
+            .is_none()
+        {
+            findings.push(Finding::damage(name, "the lease of its epoch is missing"));
+        }
+    }
+    Ok(findings)
 }
 
 /// Those that can be read; the others were found already.
@@ -252,6 +262,7 @@ async fn wal(
     repository: &Repository,
     inventory: &Inventory,
     manifests: &[Manifest],
+    remembered: Option<Watermark>,
 ) -> Result<(Vec<Coverage>, Vec<Finding>), StoreError> {
     let mut findings = Vec::new();
     let lineages: BTreeSet<LineageId> = inventory
@@ -271,8 +282,12 @@ async fn wal(
         .map(|manifest| (manifest.lineage, format!("backup {}", manifest.backup)));
     let orphans: BTreeMap<LineageId, String> = with_wal.chain(used).collect();
     for (lineage, user) in orphans.into_iter().filter(|(lineage, _)| !lineages.contains(lineage)) {
-        let reason = format!("is missing, and {user} belongs to it");
-        findings.push(Finding::damage(repository.layout().lineage(lineage)?, reason));
+        let name = repository.layout().lineage(lineage)?;
+        // As with leases: it may be newer than its part of the listing.
+        if repository.store().head(&name).await?.is_none() {
+            let reason = format!("is missing, and {user} belongs to it");
+            findings.push(Finding::damage(name, reason));
+        }
     }
     let mut coverages = Vec::new();
     for lineage in lineages {
@@ -283,11 +298,7 @@ async fn wal(
                 findings.push(Finding::damage(what, "the history of a timeline is missing"));
             }
             if let Some(at) = coverage.first_undeclared_hole(*timeline) {
-                let what = format!("wal/{lineage}/{}", timeline.hex8());
-                findings.push(Finding::damage(
-                    what,
-                    format!("WAL is missing from {at} on, and nobody declared it lost"),
-                ));
+                findings.push(missing_wal(lineage, *timeline, at, remembered));
             }
         }
         coverages.push(coverage);
@@ -308,26 +319,42 @@ async fn wal(
     Ok((coverages, findings))
 }
 
+/// Uploads end in any order: behind what the agent has confirmed a range can still be under way.
+fn missing_wal(lineage: LineageId, timeline: TimelineId, at: Lsn, remembered: Option<Watermark>) -> Finding {
+    let what = format!("wal/{lineage}/{}", timeline.hex8());
+    let is_ahead = remembered.is_some_and(|remembered| {
+        remembered.lineage == lineage && remembered.timeline == timeline && at >= remembered.archived
+    });
+    if is_ahead {
+        Finding::notice(
+            what,
+            format!("WAL from {at} on is not there yet; what comes behind it is"),
+        )
+    } else {
+        Finding::damage(
+            what,
+            format!("WAL is missing from {at} on, and nobody declared it lost"),
+        )
+    }
+}
+
 fn fallen_behind(coverages: &[Coverage], remembered: Watermark) -> Option<Finding> {
     let Watermark {
         lineage,
         timeline,
         archived,
     } = remembered;
-    let coverage = coverages.iter().find(|coverage| coverage.lineage == lineage);
-    let end = coverage.and_then(|coverage| coverage.timelines.get(&timeline)?.end());
-    let what = format!("wal/{lineage}/{}", timeline.hex8());
-    match end {
-        Some(end) if end >= archived => None,
-        Some(end) => Some(Finding::damage(
-            what,
-            format!("ends at {end}; it was archived up to {archived}"),
-        )),
-        None => Some(Finding::damage(
-            what,
-            format!("is missing; it was archived up to {archived}"),
-        )),
+    let coverage = coverages.iter().find(|coverage| coverage.lineage == lineage)?;
+    // A stream begins at the end of what was archived: of a new timeline that is the end of another one, of a new lineage nothing.
+    let end = coverage.timelines.values().filter_map(TimelineCoverage::end).max()?;
+    if end >= archived || coverage.undeclared(timeline, end, archived).is_empty() {
+        return None;
     }
+    let what = format!("wal/{lineage}/{}", timeline.hex8());
+    Some(Finding::damage(
+        what,
+        format!("ends at {end}; it was archived up to {archived}"),
+    ))
 }
 
 /// True for a timeline that others lead to: only the first one of a lineage may be without history.
