@@ -254,6 +254,13 @@ async fn copy_of_the_disk(scratch: &Scratch, major: u32) -> Result<()> {
     assert_eq!(story.spliced(&agent)?, Vec::<String>::new());
     assert_eq!(story.seawall.lineages()?, [story.lineage.as_str(), new.as_str()]);
     assert!(!story.seawall.wal_of(&new)?.is_empty());
+    // Its agent takes a backup by itself. Until there is one, a restore refuses for that.
+    wait_until("the first backup of the copy", 2 * DEADLINE, async || {
+        let list = story.other.list().await.unwrap_or_default();
+        let mut backups = list["backups"].as_array().into_iter().flatten();
+        backups.any(|backup| backup["lineage"] == new.as_str())
+    })
+    .await?;
     agent.stop(DEADLINE).await?;
     story.production_goes_on(scratch, "common 1000, ours 3000").await
 }
