@@ -127,11 +127,7 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
     let condemned: BTreeSet<PackId> = young.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect();
     let due = old.iter().flat_map(|(_, list)| list.packs.iter().copied());
     let due = due.filter(|pack| seen.packs.contains_key(pack) && !condemned.contains(pack));
-    let counting: Vec<_> = seen
-        .manifests
-        .iter()
-        .filter(|manifest| is_in_time(manifest, times))
-        .collect();
+    let (counting, late): (Vec<_>, Vec<_>) = seen.manifests.iter().partition(|manifest| is_in_time(manifest, times));
     let relied_on = packs_of(&counting);
     let (reprieved, delete): (BTreeSet<_>, BTreeSet<_>) =
         due.partition(|pack| needed.contains(pack) || needed_last.contains(pack));
@@ -145,22 +141,14 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
             (false, false) => is_old(**stored_ms) && !is_listed && !delete.contains(pack),
         }
     });
-    let late = seen.manifests.iter().filter(|manifest| !is_in_time(manifest, times));
+    let only_late = |pack: &PackId| reprieved.contains(pack) && !relied_on.contains(pack);
+    let done = old.iter().filter(|(_, list)| !list.packs.iter().any(only_late));
     Ok(SweepPlan {
         condemn: condemn.map(|(pack, _)| *pack).collect(),
         // What only late manifests need stays in its list: a sweep that looked before they came may be about to delete it, and nobody must
         // begin to refer to it.
-        close: old
-            .iter()
-            .filter(|(_, list)| {
-                !list
-                    .packs
-                    .iter()
-                    .any(|pack| reprieved.contains(pack) && !relied_on.contains(pack))
-            })
-            .map(|(place, _)| *place)
-            .collect(),
-        late: late.map(|manifest| manifest.backup).collect(),
+        close: done.map(|(place, _)| *place).collect(),
+        late: late.iter().map(|manifest| manifest.backup).collect(),
         retire: going.iter().map(|manifest| manifest.backup).collect(),
         delete,
         reprieved,

@@ -8,6 +8,7 @@ use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
+use tests::install::reader_python;
 use tests::seawall::{CLUSTER, json_str};
 use tests::wait::DEADLINE;
 use tests::{Cluster, Scratch, Seawall, StopMode, case, pgbench, tree, user};
@@ -25,20 +26,6 @@ struct Reader<'a> {
     script: PathBuf,
 }
 
-/// Where `make setup` has put the packages that it needs.
-fn python() -> Result<PathBuf> {
-    const NAME: &str = "SEAWALL_READER_PYTHON";
-    if let Some(path) = std::env::var_os(NAME) {
-        return Ok(path.into());
-    }
-    let cache = std::env::var_os("SEAWALL_TEST_CACHE").unwrap_or_else(|| "/var/tmp/seawall-test".into());
-    let text = fs::read_to_string(Path::new(&cache).join("env")).unwrap_or_default();
-    let mut lines = text.lines().filter_map(|line| line.split_once('='));
-    let found = lines.find(|(name, _)| *name == NAME);
-    let (_, path) = found.with_context(|| format!("{NAME} is not set\nHINT: run: make setup"))?;
-    Ok(path.into())
-}
-
 impl<'a> Reader<'a> {
     /// A copy of it: the directory with the sources may be closed to the server user.
     fn new(seawall: &'a Seawall, scratch: &'a Scratch) -> Result<Self> {
@@ -48,7 +35,7 @@ impl<'a> Reader<'a> {
         Ok(Self {
             seawall,
             scratch,
-            python: python()?,
+            python: reader_python()?,
             script: scratch.write("reader.py", text)?,
         })
     }

@@ -25,6 +25,13 @@ pub fn weed_bin() -> Result<PathBuf> {
         .context("SeaweedFS is not installed (SEAWALL_WEED_BIN is not set)\nHINT: run: make setup")
 }
 
+/// The Python that has the packages of the second decoder.
+pub fn reader_python() -> Result<PathBuf> {
+    lookup("SEAWALL_READER_PYTHON").context(
+        "the second decoder's packages are not installed (SEAWALL_READER_PYTHON is not set)\nHINT: run: make setup",
+    )
+}
+
 /// pgBackRest, for measurements beside it.
 pub fn pgbackrest_bin() -> Result<PathBuf> {
     lookup("SEAWALL_PGBACKREST_BIN").context(

@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::retry::SplitMix;
 
 const TIMES: Times = Times {
     duration_max_ms: 1000,
@@ -39,24 +40,12 @@ enum Broken {
     SlowRetirement,
 }
 
-struct Random(u64);
+fn below(random: &SplitMix, limit: usize) -> usize {
+    usize::try_from(random.next() % limit.max(1) as u64).unwrap()
+}
 
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-
-    fn below(&mut self, limit: usize) -> usize {
-        (self.next() % limit.max(1) as u64) as usize
-    }
-
-    fn one_in(&mut self, n: usize) -> bool {
-        self.below(n) == 0
-    }
+fn one_in(random: &SplitMix, n: usize) -> bool {
+    below(random, n) == 0
 }
 
 #[derive(Default)]
@@ -110,7 +99,7 @@ struct Restore {
 }
 
 struct World {
-    random: Random,
+    random: SplitMix,
     broken: Broken,
     store: Store,
     writers: Vec<Writer>,
@@ -127,7 +116,7 @@ fn pack(number: u64) -> PackId {
 impl World {
     fn new(seed: u64, broken: Broken) -> Self {
         World {
-            random: Random(seed),
+            random: SplitMix::new(seed),
             broken,
             store: Store::default(),
             writers: Vec::new(),
@@ -146,16 +135,16 @@ impl World {
     }
 
     fn step(&mut self) {
-        match self.random.below(10) {
+        match below(&self.random, 10) {
             0 | 1 => {
-                let longest = if self.random.one_in(12) { 2500 } else { 200 };
-                self.store.now_ms += self.random.below(longest) as i64;
+                let longest = if one_in(&self.random, 12) { 2500 } else { 200 };
+                self.store.now_ms += below(&self.random, longest) as i64;
             }
             2 => self.begin(),
             3..=5 => self.write(),
             6 => self.restore(),
             _ => {
-                let which = self.random.below(2);
+                let which = below(&self.random, 2);
                 self.sweep(which);
             }
         }
@@ -166,7 +155,7 @@ impl World {
     fn begin(&mut self) {
         if self.writers.len() >= 3 {
             // One of them dies; what it stored stays.
-            let which = self.random.below(3);
+            let which = below(&self.random, 3);
             self.writers.remove(which);
             return;
         }
@@ -177,7 +166,7 @@ impl World {
             has_intent: false,
             condemned: early,
             refers: None,
-            own_left: self.random.below(3),
+            own_left: below(&self.random, 3),
         });
     }
 
@@ -194,9 +183,9 @@ impl World {
         if self.writers.is_empty() {
             return;
         }
-        let which = self.random.below(self.writers.len());
+        let which = below(&self.random, self.writers.len());
         let condemned = self.condemned();
-        let (store, random, broken) = (&mut self.store, &mut self.random, self.broken);
+        let (store, random, broken) = (&mut self.store, &self.random, self.broken);
         let Some(writer) = self.writers.get_mut(which) else {
             return;
         };
@@ -211,7 +200,7 @@ impl World {
                 broken == Broken::ListsIgnored || writer.condemned.as_ref().is_some_and(|list| !list.contains(pack))
             };
             let there = store.packs.keys().copied().filter(spared);
-            writer.refers = Some(there.filter(|_| random.one_in(3)).collect());
+            writer.refers = Some(there.filter(|_| one_in(random, 3)).collect());
         } else if writer.own_left > 0 {
             writer.own_left -= 1;
             let own = pack(store.number());
@@ -237,7 +226,7 @@ impl World {
         if counting.is_empty() {
             return;
         }
-        let which = self.random.below(counting.len());
+        let which = below(&self.random, counting.len());
         self.restores.push(Restore {
             packs: counting[which].packs.clone(),
             until_ms: self.store.now_ms + RESTORE_MAX_MS,
@@ -251,7 +240,7 @@ impl World {
     /// One step of one sweeper; it may die before any of them.
     fn sweep(&mut self, which: usize) {
         let mut sweeper = std::mem::take(&mut self.sweepers[which]);
-        if self.random.one_in(40) {
+        if one_in(&self.random, 40) {
             return;
         }
         if self.broken == Broken::ManifestsListedFirst && sweeper.manifests_first.is_none() {
@@ -286,7 +275,7 @@ impl World {
         let retire: BTreeSet<BackupId> = seen
             .manifests
             .iter()
-            .filter(|_| self.random.one_in(4))
+            .filter(|_| one_in(&self.random, 4))
             .map(|manifest| manifest.backup)
             .collect();
         let mut plan = plan_sweep(seen, &retire, TIMES).unwrap();
