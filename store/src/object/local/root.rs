@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use super::super::{ByteRange, ErrorClass, OBJECT_BYTES_MAX, ObjectError, ObjectMeta, ObjectName, Operation, Outcome};
 use super::LocalOptions;
 use super::io_error::{LINK_HINT, io_error, root_missing};
-use crate::buffer::PageBuffer;
+use crate::buffer::Pool;
 
 /// Proves that a directory which is not the one that was opened is the repository all the same.
 const MARKER: &str = "seawall.json";
@@ -26,6 +26,7 @@ pub(super) struct Root {
     identity: Mutex<(u64, u64)>,
     /// Directories whose own entry is known to be durable, see `place`.
     pub(super) durable: Mutex<HashSet<Incarnation>>,
+    buffers: Pool,
 }
 
 /// One life of a directory: an inode number can come again, with another birth time it is another directory.
@@ -75,6 +76,7 @@ impl Root {
             options,
             identity,
             durable: Mutex::default(),
+            buffers: Pool::default(),
         })
     }
 
@@ -176,7 +178,7 @@ impl Root {
                 detail,
             ));
         }
-        let mut bytes = PageBuffer::new(length as usize);
+        let mut bytes = self.buffers.take(length as usize);
         file.read_exact_at(&mut bytes, wanted.start).map_err(failed)?;
         Ok(bytes.freeze())
     }
