@@ -24,12 +24,11 @@ use pg::lsn::Lsn;
 use pg::segment::{SegmentNumber, SegmentSize, WalFileName, segment_name};
 use pg::timeline::TimelineId;
 use store::crash::{self, CrashPoint};
-use store::keys::Recipient;
 use store::layout::WalRange;
 use store::records::Lineage;
 use store::repository::{Repository, Writer};
 use store::retry::RetryPolicy;
-use store::session::{self, Purpose, Session};
+use store::session::{Purpose, Session};
 use store::wal_object::{self, EncodedWal};
 use wal::segment_file::{SegmentFile, SegmentFileError, check_splice};
 
@@ -44,7 +43,6 @@ const EPOCH: u64 = 0;
 
 struct Push {
     writer: Arc<Writer>,
-    recipients: Vec<Recipient>,
     lineage: Lineage,
     size: SegmentSize,
 }
@@ -56,7 +54,6 @@ pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
     let lineage = current_lineage(context, &repository).await?;
     let push = Push {
         writer: Arc::new(Writer::new(repository, Arc::new(keys.signing), EPOCH)),
-        recipients: keys.recipients,
         size: segment_size(&lineage)?,
         lineage,
     };
@@ -145,13 +142,7 @@ impl Push {
     }
 
     fn session(&self) -> Result<Session, PushError> {
-        let place = session::Place {
-            repository: self.repository().id(),
-            cluster: self.repository().cluster(),
-            lineage: Some(self.lineage.id),
-        };
-        let keys = self.repository().keys();
-        Ok(Session::begin(keys, &self.recipients, place, Purpose::Wal)?)
+        Ok(self.repository().begin_session(self.lineage.id, Purpose::Wal)?)
     }
 }
 

@@ -17,7 +17,6 @@ mod last_known_good;
 mod list;
 mod local;
 mod owner;
-mod parent;
 mod remote;
 mod report;
 mod running;
@@ -41,7 +40,7 @@ use pg::conninfo::ConnectOptions;
 use pg::control::ControlFile;
 use pg::identity::ServerVersion;
 use store::id::BackupId;
-use store::keys::{Recipient, SigningKey};
+use store::keys::SigningKey;
 use store::manifest::{ConfigurationPaths, KnownGood, Manifest, Tablespace};
 use store::pipeline::{Clock, Outcome, Pipeline, commit};
 use store::records::{Intent, Lineage};
@@ -56,7 +55,6 @@ pub(crate) struct BackupInputs {
     /// Signs what is written.
     pub(crate) signing: Arc<SigningKey>,
     /// Whom the session key is sealed to.
-    pub(crate) recipients: Vec<Recipient>,
     /// A session of our own on the server; its connection task runs already. Closed when the backup ends, however it ends.
     pub(crate) sql: tokio_postgres::Client,
     /// Where its files are read.
@@ -200,6 +198,12 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     };
     let manifest = manifest(&inputs, facts, outcome, stopped);
     commit::put_manifest(&writer, &manifest).await?;
+    // By the store's clock: ours may have slept with the host.
+    if !repository.is_in_time(&manifest).await? {
+        return Err(BackupError::TooLong {
+            limit: inputs.duration_max,
+        });
+    }
     say(&manifest);
     Ok(BackupReport::new(&manifest, begun.elapsed(), copied.took))
 }
@@ -221,7 +225,6 @@ fn copying_of(inputs: &BackupInputs, writer: &Arc<Writer>, backup: BackupId) -> 
     copy::Copying {
         backup,
         writer: Arc::clone(writer),
-        recipients: inputs.recipients.clone(),
         lineage: inputs.lineage.id,
         jobs: inputs.jobs,
         uploads_in_flight: inputs.uploads_in_flight,
@@ -266,6 +269,7 @@ fn manifest(inputs: &BackupInputs, facts: Facts, outcome: Outcome, stopped: &end
         vanished: outcome.vanished,
         label: inputs.label.clone(),
         known_good: facts.known_good,
+        duration_max_us: u64::try_from(inputs.duration_max.as_micros()).unwrap_or(u64::MAX),
     }
 }
 

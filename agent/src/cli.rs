@@ -54,6 +54,24 @@ pub enum Command {
     },
     /// Is what was stored still there, and still what was written? Structure in seconds; --all or --share reads bytes again
     Verify(VerifyOptions),
+    /// Give up backups and WAL as [retention] says, and delete what nobody needs any more
+    Prune(PruneOptions),
+    /// A backup stays, whatever [retention] says
+    Pin {
+        /// Its id, as `list` shows it
+        backup: String,
+        /// Why, for people
+        #[arg(long, default_value = "")]
+        reason: String,
+    },
+    /// A backup is as any other again
+    Unpin {
+        /// Its id
+        backup: String,
+    },
+    /// Keys: which there are, on paper, replaced, for others, revoked
+    #[command(subcommand)]
+    Key(KeyCommand),
     /// Test the preconditions, and that a WAL record written now is archived
     Check {
         /// Only print the effective configuration with the origin of each value
@@ -118,6 +136,111 @@ pub struct VerifyOptions {
     /// Print JSON
     #[arg(long)]
     pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct PruneOptions {
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What `wal-agent key` does. Whatever changes who is trusted needs the restore key that `init` made.
+#[derive(Debug, Subcommand)]
+pub enum KeyCommand {
+    /// Which key files are here, and whom the repository trusts
+    Show {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Do the key files that are here fit the repository, and open what is in it?
+    Check {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
+    /// Print a key for paper, whole or split into parts of which some are needed
+    Export(KeyExportOptions),
+    /// Make a key file out of what was printed
+    Import {
+        /// Files with what was printed, in any order; standard input when none is named
+        files: Vec<PathBuf>,
+        /// The key file to make
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Replace a key of this host by a new one
+    Rotate {
+        /// Which
+        #[arg(value_enum)]
+        key: KeyFile,
+    },
+    /// Another who can restore: a second person, an escrow. What is stored already opens for him, too
+    AddRecipient {
+        /// What people call him
+        name: String,
+        /// The restore key file to make for him
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// Nothing new is sealed to a recipient any more; what he could open, he still can
+    RemoveRecipient {
+        /// What people call him
+        name: String,
+    },
+    /// A key file for another host of the cluster, with a signing key of its own
+    AddHost {
+        /// Its name
+        name: String,
+        /// The host key file to make for it
+        #[arg(long, short, value_name = "FILE")]
+        output: PathBuf,
+    },
+    /// A signing key counts no more: its host was stolen or is gone. The next backup stores everything anew
+    Revoke(KeyRevokeOptions),
+}
+
+/// A key file of this host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum KeyFile {
+    /// host.key: signs what this host writes
+    Host,
+    /// maintenance.key: verifies, prunes
+    Maintenance,
+    /// restore.key: opens everything, says who is trusted
+    Restore,
+}
+
+#[derive(Debug, Args)]
+pub struct KeyExportOptions {
+    /// Which
+    #[arg(value_enum, default_value = "restore")]
+    pub key: KeyFile,
+    /// Split it into so many parts
+    #[arg(long, value_name = "N", requires = "threshold", value_parser = clap::value_parser!(u8).range(2..))]
+    pub parts: Option<u8>,
+    /// So many parts are needed
+    #[arg(long, value_name = "M", requires = "parts", value_parser = clap::value_parser!(u8).range(2..))]
+    pub threshold: Option<u8>,
+    /// A file for each part in this directory, instead of standard output
+    #[arg(long, value_name = "DIR")]
+    pub directory: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct KeyRevokeOptions {
+    /// Name of the host, or id of the signing key
+    pub signer: String,
+    /// From when on it was in wrong hands, RFC 3339: what the repository received later does not count [default: now]
+    #[arg(long, value_name = "TIME")]
+    pub since: Option<jiff::Timestamp>,
+    /// Do it; without this it is only said what would happen
+    #[arg(long)]
+    pub yes: bool,
 }
 
 #[derive(Debug, Args)]

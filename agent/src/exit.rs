@@ -163,9 +163,7 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(store) = cause.downcast_ref::<StoreError>() {
         return match store {
-            StoreError::Damaged { .. } | StoreError::UnknownSigner { .. } | StoreError::Conflict { .. } => {
-                Some(DAMAGED)
-            }
+            StoreError::Damaged { .. } | StoreError::Untrusted { .. } | StoreError::Conflict { .. } => Some(DAMAGED),
             StoreError::TakenOver { .. } => Some(TAKEN_OVER),
             StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } => Some(KEY),
             // Keys of another repository, or of another cluster.

@@ -11,10 +11,13 @@ mod cli;
 mod drop_slots;
 mod exit;
 mod init;
+mod key;
 mod list;
 mod open;
 mod output;
+mod pin;
 mod preflight;
+mod prune;
 mod run;
 mod sql;
 mod status;
@@ -77,6 +80,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,
         Command::Verify(options) => verify::run(&context, &options).await,
+        Command::Prune(options) => prune::run(&context, &options).await,
+        Command::Pin { backup, reason } => pin::pin(&context, &backup, reason).await,
+        Command::Unpin { backup } => pin::unpin(&context, &backup).await,
+        Command::Key(command) => key::run(&context, command).await,
         Command::Check { json, .. } => check::run(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
         Command::Completions { .. } => Ok(()),

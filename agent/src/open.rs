@@ -10,10 +10,11 @@ use pg::conninfo::ConnectOptions;
 use pg::segment::SegmentSize;
 use store::StoreError;
 use store::id::LineageId;
-use store::keys::file::{HostKeys, read_host};
+use store::keys::file::{HostKeys, read_host, read_opening};
+use store::keys::{Role, SigningKey};
 use store::object::ObjectStore;
 use store::records::Lineage;
-use store::repository::Repository;
+use store::repository::{Period, Repository, Signer, SignerRole};
 use store::retry::RetryPolicy;
 
 use crate::cli::Global;
@@ -56,12 +57,44 @@ impl Context {
         Ok(keys)
     }
 
+    /// The repository, opened as its keeper, and what signs for him. He alone decides about deletion.
+    pub async fn keeper(&self, policy: RetryPolicy) -> anyhow::Result<(Arc<Repository>, SigningKey)> {
+        let path = &self.config.keys.maintenance_key;
+        let file = read_opening(path, Role::Maintenance)?;
+        if file.cluster != self.cluster.name {
+            return Err(StoreError::Foreign {
+                what: "the maintenance key's cluster",
+                expected: self.cluster.name.clone(),
+                found: file.cluster,
+            }
+            .into());
+        }
+        let signing = file.signing()?;
+        let opened = Repository::open_as_keeper(self.object_store(policy)?, &file).await;
+        let repository =
+            opened.with_context(|| format!("cannot open the repository at {}", self.config.repository.url))?;
+        let id = signing.verifying().id();
+        let period = repository.period();
+        let counts =
+            |signer: &Signer| signer.id == id && signer.role == SignerRole::Keeper && signer.revoked_us.is_none();
+        if !period.signers.iter().any(counts) {
+            return Err(Failure {
+                code: crate::exit::KEY,
+                message: format!("the key in \"{}\" may not decide about deletion", path.display()),
+                hint: Some("Where the restore key is, `wal-agent key rotate maintenance` makes one that may.".into()),
+            }
+            .into());
+        }
+        Ok((Arc::new(repository), signing))
+    }
+
     /// The repository, opened as a host.
     pub async fn repository(&self, policy: RetryPolicy, keys: &HostKeys) -> anyhow::Result<Arc<Repository>> {
         let opened = Repository::open_as_host(self.object_store(policy)?, keys).await;
-        Ok(Arc::new(opened.with_context(|| {
-            format!("cannot open the repository at {}", self.config.repository.url)
-        })?))
+        let repository =
+            opened.with_context(|| format!("cannot open the repository at {}", self.config.repository.url))?;
+        refuse_revoked(&repository.period(), keys)?;
+        Ok(Arc::new(repository))
     }
 
     /// True when the configuration names more than one server.
@@ -87,6 +120,28 @@ impl Context {
         options.application_name = "seawall".into();
         Ok(options)
     }
+}
+
+/// What a host signs must count: else it would be stored in vain.
+fn refuse_revoked(period: &Period, keys: &HostKeys) -> anyhow::Result<()> {
+    let id = keys.signing.verifying().id();
+    let signer = period.signers.iter().find(|signer| signer.id == id);
+    let message = match signer {
+        Some(signer) if signer.role == SignerRole::Host && signer.revoked_us.is_none() => return Ok(()),
+        Some(signer) if signer.revoked_us.is_some() => {
+            format!("this host's signing key {id} was revoked: nothing that it writes counts")
+        }
+        _ => format!("this host's signing key {id} is not one of the cluster's"),
+    };
+    Err(Failure {
+        code: crate::exit::KEY,
+        message,
+        hint: Some(
+            "Where the restore key is, `wal-agent key rotate host` (or `key add-host`) makes a host key that counts."
+                .into(),
+        ),
+    }
+    .into())
 }
 
 /// The lineage that is being archived: the one that this host's daemon has found its server to belong to, else the newest. A clone with

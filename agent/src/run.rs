@@ -75,7 +75,6 @@ impl Running {
             inputs: None,
             removed_until: None,
             held: None,
-            recipients: keys.recipients.into(),
             orders: watch::Sender::new(Orders {
                 loss_is_open: is_open,
                 ..Orders::default()

@@ -93,7 +93,6 @@ pub async fn take(
     let inputs = BackupInputs {
         repository,
         signing: Arc::new(keys.signing),
-        recipients: keys.recipients,
         sql: client,
         source,
         compressed_stream: policy.stream_compression,

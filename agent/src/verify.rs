@@ -15,8 +15,8 @@ use store::StoreError;
 use store::envelope::Kind;
 use store::id::BackupId;
 use store::inventory::Named;
-use store::keys::Role;
 use store::keys::file::read_opening;
+use store::keys::{Role, SigningKey};
 use store::object::ObjectMeta;
 use store::records::Proof;
 use store::repository::{NewObject, Repository, Writer};
@@ -68,7 +68,11 @@ struct Read {
 
 /// Runs the command.
 pub async fn run(context: &Context, options: &VerifyOptions) -> anyhow::Result<()> {
-    let (repository, key) = open(context).await?;
+    let Opened {
+        repository,
+        key,
+        signing,
+    } = open(context).await?;
     let structure = structure(&repository, status::watermark(context)).await?;
     let parts = if options.all { Some(1) } else { options.share };
     let read = match parts {
@@ -77,7 +81,7 @@ pub async fn run(context: &Context, options: &VerifyOptions) -> anyhow::Result<(
             let share = Share::one_of(parts, next_place(&repository, key.depth()).await?);
             let read = read(&repository, &structure.inventory.objects, share, options.json).await?;
             // What was found is said in any case.
-            if let Err(error) = record(context, &repository, &read, key.depth()).await {
+            if let Err(error) = record(&repository, signing, &read, key.depth()).await {
                 tracing::warn!(
                     error = format!("{error:#}"),
                     "cannot note in the repository what was verified: the next share begins at the same place"
@@ -89,22 +93,35 @@ pub async fn run(context: &Context, options: &VerifyOptions) -> anyhow::Result<(
     report::print(&repository, key, structure, read, options.json).await
 }
 
+/// The repository, and who looks at it.
+struct Opened {
+    repository: Arc<Repository>,
+    key: Key,
+    signing: anyhow::Result<SigningKey>,
+}
+
 /// With the key that sees most of those that are here.
-async fn open(context: &Context) -> anyhow::Result<(Arc<Repository>, Key)> {
+async fn open(context: &Context) -> anyhow::Result<Opened> {
     let config = &context.config;
     let cannot = || format!("cannot open the repository at {}", config.repository.url);
-    if config.keys.restore_key.exists() {
-        let key = read_opening(&config.keys.restore_key, Role::Restore)?;
-        let opened = Repository::open_as_restorer(context.object_store(backup_policy())?, &key).await;
-        return Ok((Arc::new(opened.with_context(cannot)?), Key::Restore));
-    }
-    if config.keys.maintenance_key.exists() {
-        let key = read_opening(&config.keys.maintenance_key, Role::Maintenance)?;
-        let opened = Repository::open_as_keeper(context.object_store(backup_policy())?, &key).await;
-        return Ok((Arc::new(opened.with_context(cannot)?), Key::Maintenance));
-    }
-    let keys = context.host_keys()?;
-    Ok((context.repository(backup_policy(), &keys).await?, Key::Host))
+    let (repository, key, signing) = if config.keys.restore_key.exists() {
+        let file = read_opening(&config.keys.restore_key, Role::Restore)?;
+        let opened = Repository::open_as_restorer(context.object_store(backup_policy())?, &file).await;
+        (Arc::new(opened.with_context(cannot)?), Key::Restore, file.signing())
+    } else if config.keys.maintenance_key.exists() {
+        let file = read_opening(&config.keys.maintenance_key, Role::Maintenance)?;
+        let opened = Repository::open_as_keeper(context.object_store(backup_policy())?, &file).await;
+        (Arc::new(opened.with_context(cannot)?), Key::Maintenance, file.signing())
+    } else {
+        let keys = context.host_keys()?;
+        let opened = context.repository(backup_policy(), &keys).await?;
+        (opened, Key::Host, Ok(keys.signing))
+    };
+    Ok(Opened {
+        repository,
+        key,
+        signing: signing.map_err(anyhow::Error::from),
+    })
 }
 
 /// Where the last one who looked at least as deep has stopped.
@@ -165,8 +182,12 @@ fn bar(bytes: u64, quiet: bool) -> ProgressBar {
 }
 
 /// Notes what was read, so that the next share goes on behind it. Only a host can sign.
-async fn record(context: &Context, repository: &Arc<Repository>, read: &Read, depth: Depth) -> anyhow::Result<()> {
-    let keys = context.host_keys()?;
+async fn record(
+    repository: &Arc<Repository>,
+    signing: anyhow::Result<SigningKey>,
+    read: &Read,
+    depth: Depth,
+) -> anyhow::Result<()> {
     let now_us = output::now_us();
     let proof = Proof {
         time_us: now_us,
@@ -179,7 +200,7 @@ async fn record(context: &Context, repository: &Arc<Repository>, read: &Read, de
         damaged: read.findings.len() as u64,
     };
     let id = BackupId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
-    let writer = Writer::new(Arc::clone(repository), Arc::new(keys.signing), 0);
+    let writer = Writer::new(Arc::clone(repository), Arc::new(signing?), 0);
     let plain = minicbor::to_vec(&proof)?;
     let name = repository.layout().proof(id)?;
     writer

@@ -14,12 +14,13 @@ use store::StoreError;
 use store::file_table::EntryClass;
 use store::id::{BackupId, LineageId};
 use store::keys::SigningKey;
-use store::manifest::{ConfigurationPaths, CorruptPage, Manifest};
+use store::manifest::{CorruptPage, Manifest};
 use store::pipeline::{
     FileJob, Listed, Outcome, PackFilter, PageCheck, Parent, Pipeline, PipelineInputs, Progress, Reread, commit,
 };
 use store::repository::{Created, NewRepository, Repository, Writer, create};
-use store::session::{Place, Purpose, Session};
+use store::session::Purpose;
+use store::testing::manifest::empty_manifest;
 
 /// 384 MiB a data set, in files of 64 MiB.
 const PAGES: u32 = 48 << 10;
@@ -239,17 +240,7 @@ async fn timed_backup(
     parent: Option<BackupId>,
 ) -> Result<(Took, Outcome), Failed> {
     let repository = &setting.repository;
-    let place = Place {
-        repository: repository.id(),
-        cluster: "bench",
-        lineage: Some(setting.lineage),
-    };
-    let session = Session::begin(
-        repository.keys(),
-        &setting.created.host.recipients,
-        place,
-        Purpose::Backup,
-    )?;
+    let session = repository.begin_session(setting.lineage, Purpose::Backup)?;
     let parent = match parent {
         Some(id) => Some(Parent::load(repository, Some(repository.manifest(id).await?), None).await?),
         None => None,
@@ -296,35 +287,12 @@ async fn timed_backup(
 async fn commit_backup(setting: &Setting, outcome: &Outcome) -> Result<BackupId, Failed> {
     let backup = BackupId::from_parts(1, [1; 10]);
     let manifest = Manifest {
-        backup,
-        lineage: setting.lineage,
-        timeline: 1,
-        start_lsn: 1,
-        end_lsn: 2,
         started_us: NOW_US,
         finished_us: NOW_US,
-        server_version: 150_000,
-        system_identifier: 1,
-        segment_bytes: 16 << 20,
-        relation_segment_blocks: 131_072,
-        checksum_version: 1,
-        backup_label: Vec::new().into(),
-        tablespace_map: Vec::new().into(),
-        tablespaces: Vec::new(),
         file_table: outcome.file_table.clone(),
         packs: outcome.packs.clone(),
         totals: outcome.totals,
-        corrupt_pages: Vec::new(),
-        settings: Default::default(),
-        parent: None,
-        owner_user: None,
-        owner_group: None,
-        source: "local".into(),
-        from_standby: false,
-        configuration: ConfigurationPaths::default(),
-        vanished: Vec::new(),
-        label: None,
-        known_good: Vec::new(),
+        ..empty_manifest(backup, setting.lineage)
     };
     commit::put_manifest(&*writer(setting)?, &manifest).await?;
     Ok(backup)

@@ -177,7 +177,6 @@ async fn ship(setting: &Setting, wal: &WalData) -> Result<Shipment, Failed> {
     let fence = Arc::new(Fence::new(Arc::clone(&setting.repository), 1, setting.lineage));
     let (mut shipper, mut reports) = Shipper::new(
         (writer, fence),
-        setting.created.host.recipients.clone().into(),
         setting.lineage,
         wal.config.segment_size,
         UPLOADS_IN_FLIGHT,

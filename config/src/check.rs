@@ -7,7 +7,7 @@ use pg::conninfo::{ConninfoError, parse_servers};
 use crate::Passwords;
 use crate::checked::{
     Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
-    Postgres, Restore, Retained, Status, Wal,
+    Postgres, Restore, Retained, Retention, Status, Wal,
 };
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
@@ -79,6 +79,7 @@ fn cluster(raw: &Raw, name: &str, passwords: Passwords, out: &mut Outcome) -> Cl
         postgres: postgres(&mut table(raw, &above, &CLUSTER, "postgres", out), passwords),
         wal: wal(&mut table(raw, &above, &CLUSTER, "wal", out)),
         backup: backup(&mut table(raw, &above, &CLUSTER, "backup", out)),
+        retention: retention(&mut table(raw, &above, &CLUSTER, "retention", out)),
         restore: restore(&mut table(raw, &above, &CLUSTER, "restore", out)),
         status: Status {
             state_directory: table(raw, &above, &CLUSTER, "status", out)
@@ -215,6 +216,21 @@ fn backup(reader: &mut Reader<'_>) -> Backup {
         },
         after_loss: reader.text("after_loss").as_deref() != Some("manual"),
         last_known_good: reader.list("last_known_good"),
+    }
+}
+
+fn retention(reader: &mut Reader<'_>) -> Retention {
+    let count = |reader: &mut Reader<'_>, name| reader.count(name).and_then(|count| u32::try_from(count).ok());
+    let age = |reader: &mut Reader<'_>, name| reader.is_set(name).then(|| reader.duration(name));
+    Retention {
+        window: age(reader, "window"),
+        keep_within: age(reader, "keep_within"),
+        keep_last: count(reader, "keep_last"),
+        keep_daily: count(reader, "keep_daily"),
+        keep_weekly: count(reader, "keep_weekly"),
+        keep_monthly: count(reader, "keep_monthly"),
+        keep_yearly: count(reader, "keep_yearly"),
+        grace: reader.duration("grace"),
     }
 }
 

@@ -88,6 +88,8 @@ pub struct Cluster {
     pub wal: Wal,
     /// `[cluster.<name>.backup]`.
     pub backup: Backup,
+    /// `[cluster.<name>.retention]`.
+    pub retention: Retention,
     /// `[cluster.<name>.restore]`.
     pub restore: Restore,
     /// `[cluster.<name>.status]`.
@@ -182,6 +184,27 @@ pub struct Backup {
     pub after_loss: bool,
     /// `last_known_good`: SQL whose answers are recorded with each backup.
     pub last_known_good: Vec<String>,
+}
+
+/// `[cluster.<name>.retention]`: what `prune` keeps. Without any rule it keeps everything.
+#[derive(Debug, Clone)]
+pub struct Retention {
+    /// `window`: how far back every moment stays restorable.
+    pub window: Option<Duration>,
+    /// `keep_within`: backups of this age or younger.
+    pub keep_within: Option<Duration>,
+    /// `keep_last`: so many of the newest.
+    pub keep_last: Option<u32>,
+    /// `keep_daily`: the newest of each of so many days.
+    pub keep_daily: Option<u32>,
+    /// `keep_weekly`: the newest of each of so many weeks.
+    pub keep_weekly: Option<u32>,
+    /// `keep_monthly`: the newest of each of so many months.
+    pub keep_monthly: Option<u32>,
+    /// `keep_yearly`: the newest of each of so many years.
+    pub keep_yearly: Option<u32>,
+    /// `grace`; 48 h: from being given up to being deleted. Longer than a backup and than a restore may take.
+    pub grace: Duration,
 }
 
 /// Where the files of a backup are read.

@@ -149,7 +149,7 @@ pub(crate) static ROOT: Section = Section {
 pub(crate) static CLUSTER: Section = Section {
     name: "",
     keys: &[],
-    children: &[POSTGRES, WAL, BACKUP, RESTORE, STATUS],
+    children: &[POSTGRES, WAL, BACKUP, RETENTION, RESTORE, STATUS],
 };
 
 const S3: Section = Section {
@@ -282,6 +282,21 @@ const BACKUP: Section = Section {
         key_or("checkpoint", Kind::Choice(&["fast", "spread"]), "fast"),
         key_or("after_loss", Kind::Choice(&["automatic", "manual"]), "automatic"),
         key("last_known_good", Kind::List),
+    ],
+    children: &[],
+};
+
+const RETENTION: Section = Section {
+    name: "retention",
+    keys: &[
+        key("window", seconds(60, 36_500 * 86_400)),
+        key("keep_within", seconds(60, 36_500 * 86_400)),
+        key("keep_last", count(1, 1_000_000)),
+        key("keep_daily", count(1, 36_500)),
+        key("keep_weekly", count(1, 5_200)),
+        key("keep_monthly", count(1, 1_200)),
+        key("keep_yearly", count(1, 100)),
+        key_or("grace", seconds(120, 365 * 86_400), "48h"),
     ],
     children: &[],
 };

@@ -36,7 +36,7 @@ pub mod open;
 
 pub use checked::{
     Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
-    Postgres, Restore, Retained, Status, Wal,
+    Postgres, Restore, Retained, Retention, Status, Wal,
 };
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};

@@ -44,6 +44,8 @@ MIB = 1 << 20
 PACK, METADATA_PACK, MANIFEST, LINEAGE, KEYS, WAL, TAIL, HISTORY = 1, 2, 4, 7, 9, 10, 11, 12
 RELATION, CONTENT, EXTENTS, FILE_TABLE, CHUNK_LIST = 1, 2, 3, 5, 6
 SMALL_KINDS = (7, 8, 9, 12, 13, 14)
+# Section 6.1: the root, hosts, keepers.
+WRITTEN_BY = {0: {9, 14, 15, 18}, 1: {*range(1, 9), *range(10, 16), 18, 19}, 2: set(range(13, 19))}
 
 
 class Refused(Exception):
@@ -171,6 +173,11 @@ def raw_public(private):
     return private.public_key().public_bytes(serialization.Encoding.Raw, serialization.PublicFormat.Raw)
 
 
+def key_id(public):
+    """Section 5: the first 16 bytes of the BLAKE3 of a public key."""
+    return blake3(public).digest()[:16]
+
+
 # ---- Section 4: one object
 
 
@@ -195,15 +202,18 @@ class Envelope:
         self.signature = data[signed : signed + 64]
         self.body = data[signed + 64 : signed + 64 + body]
 
-    def check(self, signers):
-        """Section 4: the signature, then the body's BLAKE3."""
-        public = signers.get(self.writer)
-        require(public is not None, f"{self.name} is signed by a key that the cluster does not list, or has revoked")
-        require(blake3(public).digest()[:16] == self.writer, f"{self.name} has a key id that is not its key's")
+    def is_by(self, public):
+        """Section 6.1: True when this key has signed the object."""
         try:
             Ed25519PublicKey.from_public_bytes(public).verify(self.signature, self.signed)
         except InvalidSignature:
-            raise Refused(f"{self.name} does not have the signature of these bytes") from None
+            return False
+        return True
+
+    def check(self, public):
+        """Section 4: the signature, then the body's BLAKE3."""
+        require(key_id(public) == self.writer, f"{self.name} has a key id that is not its key's")
+        require(self.is_by(public), f"{self.name} does not have the signature of these bytes")
         require(blake3(self.body).digest() == self.blake3, f"{self.name} is damaged: its body is not the one that was signed")
 
 
@@ -217,7 +227,7 @@ class Repository:
         require(about["format"] == 1, f"the repository has format {about['format']}, which is not known")
         require(about["required_features"] == 0, "the repository needs features that this reader does not know")
         self.id = ulid_bytes(about["repository"])
-        self.private = self.restore_key(json.loads(pathlib.Path(key_file).read_bytes()), about["repository"])
+        self.privates = [self.restore_key(json.loads(pathlib.Path(key_file).read_bytes()), about["repository"])]
         self.sessions, self.packs = {}, collections.OrderedDict()
         self.open_keys()
 
@@ -227,6 +237,7 @@ class Repository:
         require(key["repository"] == repository and key["cluster"] == self.cluster, "the restore key is of another repository or cluster")
         private = X25519PrivateKey.from_private_bytes(bytes.fromhex(key["secret"]))
         require(raw_public(private).hex() == key["public"].lower(), "the two halves of the restore key do not belong together")
+        self.root_key = bytes.fromhex(key["root"])
         return private
 
     def below(self, *parts):
@@ -242,15 +253,45 @@ class Repository:
         """Sections 5.1, 6.1 and 10: the newest period's keys, whose session leads to all others."""
         periods = [int(name) for name in self.below("keys") if re.fullmatch("[1-9][0-9]*", name)]
         require(periods, f"there is no cluster {self.cluster} in {self.root}, or it has no keys")
-        envelope = self.envelope("keys", str(max(periods)))
-        require(envelope.kind == KEYS, f"{envelope.name} is of another kind")
-        self.derive(self.unseal_session(envelope, bytes(16), "keys")[1])
-        header = self.header(envelope)
-        keys = Cbor.decode(self.frame(envelope, header))
-        require(keys[0] == max(periods), f"{envelope.name} is of another period")
-        require(keys[3] == blake3(self.dedup_secret).digest()[:16], f"{envelope.name} has another dedup secret")
-        envelope.check({signer[0]: signer[1] for signer in keys[2]})
-        self.signers = {signer[0]: signer[1] for signer in keys[2] if 3 not in signer}
+        newest, root = None, self.root_key
+        for period in sorted(periods):
+            envelope = self.envelope("keys", str(period))
+            if not envelope.is_by(root):
+                continue
+            envelope.check(root)
+            require(envelope.kind == KEYS, f"{envelope.name} is of another kind")
+            try:
+                self.derive(self.unseal_session(envelope, bytes(16), "keys")[1])
+            except Refused as refused:
+                print(f"{envelope.name}: {refused}", file=sys.stderr)
+                continue
+            keys = Cbor.decode(self.frame(envelope, self.header(envelope)))
+            require(keys[0] == period, f"{envelope.name} is of another period")
+            require(keys[3] == blake3(self.dedup_secret).digest()[:16], f"{envelope.name} has another dedup secret")
+            newest, root = keys, keys[4]
+        require(newest, "no period of keys is signed by the root key that the key file names, and sealed to its key")
+        self.signers = {signer[0]: signer for signer in newest[2]}
+        self.signers[key_id(newest[4])] = {1: newest[4], 4: 0}
+        self.open_period_keys(newest[5])
+
+    def open_period_keys(self, period_keys):
+        """Section 6.1: keys of periods, for what was stored before ours was a restore key."""
+        mine = self.privates[0]
+        for public, recipient, encapsulated, sealed in (tuple(one[n] for n in range(4)) for one in period_keys):
+            if recipient == key_id(raw_public(mine)):
+                info = b"seawall/1 period key\x00" + self.id + self.cluster.encode() + b"\x00" + public
+                private = X25519PrivateKey.from_private_bytes(hpke_open(mine, encapsulated, sealed, info))
+                require(raw_public(private) == public, "the key of a period is another than it says")
+                self.privates.append(private)
+
+    def check(self, envelope):
+        """Sections 4 and 6.1: signed by somebody who may write such an object, before his key was revoked."""
+        signer = self.signers.get(envelope.writer)
+        require(signer is not None, f"{envelope.name} is signed by a key that the cluster does not list")
+        require(envelope.kind in WRITTEN_BY[signer[4]], f"{envelope.name} is signed by somebody who may not write it")
+        stored = (self.root / envelope.name).stat().st_mtime_ns // 1000
+        require(stored <= signer.get(3, stored), f"{envelope.name} was stored after its signer had been revoked")
+        envelope.check(signer[1])
 
     def derive(self, dedup_secret):
         """Section 5.1."""
@@ -272,11 +313,12 @@ class Repository:
         if known not in self.sessions:
             session = Cbor.decode(envelope.session_block)
             require(session[1] == purpose, f"{envelope.name} has a session of another purpose")
-            public = blake3(raw_public(self.private)).digest()[:16]
-            sealed = next((one for one in session[2] if one[0] == public), None)
-            require(sealed is not None, f"{envelope.name} is not sealed to this restore key")
+            sealed_to = {one[0]: one for one in session[2]}
+            private = next((key for key in self.privates if key_id(raw_public(key)) in sealed_to), None)
+            require(private is not None, f"{envelope.name} is not sealed to this restore key")
+            sealed = sealed_to[key_id(raw_public(private))]
             info = b"seawall/1 session\x00" + self.id + lineage + session[0] + self.cluster.encode() + b"\x00" + purpose.encode()
-            secrets = hpke_open(self.private, sealed[1], sealed[2], info)
+            secrets = hpke_open(private, sealed[1], sealed[2], info)
             require(len(secrets) == 64, f"{envelope.name} has a session key of another length")
             self.sessions[known] = (session[0], secrets[32:], secrets[:32])
         return self.sessions[known]
@@ -315,7 +357,7 @@ class Repository:
         """Section 4: an object that is not a pack, checked; its envelope, header and plaintext."""
         envelope = self.envelope(*parts)
         require(envelope.kind == kind, f"{envelope.name} is of another kind")
-        envelope.check(self.signers)
+        self.check(envelope)
         header = self.header(envelope)
         return envelope, header, self.frame(envelope, header)
 
@@ -338,7 +380,7 @@ class Pack:
         name = identity.hex()
         envelope = self.envelope = repository.envelope("packs", name[:2], name)
         require(envelope.kind in (PACK, METADATA_PACK) and len(envelope.body) < 256 * MIB, f"{envelope.name} is no pack")
-        envelope.check(repository.signers)
+        repository.check(envelope)
         header = repository.header(envelope)
         self.lineage = header.get(2, bytes(16))
         self.key = repository.body_key(envelope, header)

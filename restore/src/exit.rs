@@ -49,7 +49,7 @@ pub(crate) fn of_store(error: &StoreError) -> u8 {
         StoreError::Damaged { .. }
         | StoreError::Conflict { .. }
         | StoreError::TooNew { .. }
-        | StoreError::UnknownSigner { .. }
+        | StoreError::Untrusted { .. }
         | StoreError::Foreign { .. }
         | StoreError::Codec(_) => DAMAGED,
         _ => FAILURE,

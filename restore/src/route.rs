@@ -231,6 +231,7 @@ pub(crate) mod tests {
             timelines,
             histories,
             declared: Vec::new(),
+            given_up: Vec::new(),
         }
     }
 

@@ -80,14 +80,9 @@ async fn main() -> Result<(), Failure> {
     let writer = Arc::new(Writer::new(Arc::clone(&repository), signing, 0));
     let lineage = LineageId::from_parts(u64::try_from(NOW_US / 1000)?, [7; 10]);
     write_lineage(&writer, lineage).await?;
-    write_wal(&repository, &writer, &host.recipients, lineage).await?;
-    let place = Place {
-        repository: repository.id(),
-        cluster: "golden",
-        lineage: Some(lineage),
-    };
+    write_wal(&repository, &writer, lineage).await?;
     for (number, changed) in [(1u8, &[][..]), (2, &[5, 17, 40][..])] {
-        let session = Session::begin(repository.keys(), &host.recipients, place, Purpose::Backup)?;
+        let session = repository.begin_session(lineage, Purpose::Backup)?;
         let data = directory.join("data");
         write_data(&data, changed)?;
         write_backup(&repository, &writer, session, lineage, number, &data).await?;
@@ -119,20 +114,10 @@ async fn write_lineage(writer: &Writer, id: LineageId) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn write_wal(
-    repository: &Repository,
-    writer: &Writer,
-    recipients: &[store::keys::Recipient],
-    lineage: LineageId,
-) -> Result<(), Failure> {
+async fn write_wal(repository: &Repository, writer: &Writer, lineage: LineageId) -> Result<(), Failure> {
     let size = SegmentSize::new(1 << 20)?;
     let timeline = TimelineId::new(1).ok_or("timeline")?;
-    let place = Place {
-        repository: repository.id(),
-        cluster: "golden",
-        lineage: Some(lineage),
-    };
-    let session = Session::begin(repository.keys(), recipients, place, Purpose::Wal)?;
+    let session = repository.begin_session(lineage, Purpose::Wal)?;
     let wal: Vec<u8> = b"this stands for WAL "
         .iter()
         .copied()
@@ -269,5 +254,6 @@ fn manifest(
         vanished: Vec::new(),
         label: None,
         known_good: Vec::new(),
+        duration_max_us: 86_400_000_000,
     }
 }

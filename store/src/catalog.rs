@@ -17,8 +17,8 @@ use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
 use crate::manifest::Manifest;
 use crate::object::{ObjectName, list_all};
-use crate::records::{BackupProgress, LedgerEntry, Lineage, LostWal, Proof};
-use crate::repository::Repository;
+use crate::records::{BackupProgress, GIVEN_UP, LedgerEntry, Lineage, LostWal, Proof};
+use crate::repository::{ReadObject, Repository};
 
 /// How often WAL that seems to be missing is looked for again, and how long after.
 const LOOKS_FOR_MISSING: u32 = 3;
@@ -38,13 +38,48 @@ impl Repository {
             .collect())
     }
 
+    /// One manifest, where backups may refer to what it refers to. `None`: it was written before a signer was revoked, or came too late.
+    ///
+    /// # Errors
+    /// As [`Repository::manifest`].
+    pub async fn manifest_to_build_on(&self, backup: BackupId) -> Result<Option<Manifest>, StoreError> {
+        let name = self.layout().manifest(backup)?;
+        let read = self.read(&name).await?;
+        if !self.may_be_built_on(&read) {
+            return Ok(None);
+        }
+        let manifest = self.manifest_of(backup, read)?;
+        Ok(self.is_in_time(&manifest).await?.then_some(manifest))
+    }
+
+    /// True when a backup came within the time that it may take, by the store's clock: its packs are kept for it. One that came later may lose
+    /// what it refers to.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn is_in_time(&self, manifest: &Manifest) -> Result<bool, StoreError> {
+        let stored = self.store().head(&self.layout().manifest(manifest.backup)?).await?;
+        let begun = self.store().head(&self.layout().intent(manifest.backup)?).await?;
+        let limit_ms = manifest.duration_max_ms();
+        let took_ms = stored
+            .zip(begun)
+            .map(|(stored, begun)| stored.modified_unix_ms.saturating_sub(begun.modified_unix_ms));
+        Ok(took_ms.is_some_and(|took_ms| took_ms <= limit_ms))
+    }
+
     /// One manifest.
     ///
     /// # Errors
     /// Missing or damaged.
     pub async fn manifest(&self, backup: BackupId) -> Result<Manifest, StoreError> {
         let name = self.layout().manifest(backup)?;
-        let manifest: Manifest = self.read_record(&name, Kind::Manifest).await?;
+        let read = self.read(&name).await?;
+        self.manifest_of(backup, read)
+    }
+
+    fn manifest_of(&self, backup: BackupId, read: ReadObject) -> Result<Manifest, StoreError> {
+        let name = read.head.name().to_owned();
+        let manifest: Manifest = self.record_of(read, Kind::Manifest)?;
         if manifest.backup == backup {
             Ok(manifest)
         } else {
@@ -67,7 +102,11 @@ impl Repository {
             (Some(backup) > after).then_some((backup, &meta.name))
         });
         for (backup, name) in newest_first {
-            match self.read_record::<BackupProgress>(name, Kind::Progress).await {
+            let read = match self.read(name).await {
+                Ok(read) if !self.may_be_built_on(&read) => continue,
+                read => read,
+            };
+            match read.and_then(|read| self.record_of::<BackupProgress>(read, Kind::Progress)) {
                 Ok(progress) if progress.backup == backup => return Ok(Some(progress)),
                 Ok(_) => tracing::warn!(%name, "the progress of a backup speaks of another one; it is passed over"),
                 Err(error) if error.damaged_object().is_some() => {
@@ -115,7 +154,10 @@ impl Repository {
     pub async fn chunk_index(&self) -> Result<ChunkIndex, StoreError> {
         let mut all = ChunkIndex::default();
         for meta in list_all(self.store().as_ref(), &self.layout().prefix("index")).await? {
-            let read = self.read_plain(&meta.name).await;
+            let read = match self.read(&meta.name).await {
+                Ok(read) if !self.may_be_built_on(&read) => continue,
+                read => read.and_then(|read| self.read_plain_of(read)),
+            };
             match read.and_then(|(_, plain)| ChunkIndex::decode(meta.name.as_str(), &plain)) {
                 Ok(index) => all.extend(index),
                 Err(error) if error.is_untrusted() => {
@@ -156,11 +198,15 @@ impl Repository {
             if lost.lineage == lineage
                 && let Some(timeline) = TimelineId::new(lost.timeline)
             {
-                coverage.add_hole(Hole {
+                let hole = Hole {
                     timeline,
                     start: Lsn::new(lost.start),
                     end: Lsn::new(lost.end),
-                });
+                };
+                match lost.reason == GIVEN_UP {
+                    true => coverage.given_up.push(hole),
+                    false => coverage.add_hole(hole),
+                }
             }
         }
         coverage.finish();
@@ -296,7 +342,14 @@ impl Repository {
     where
         T: for<'b> minicbor::Decode<'b, ()>,
     {
-        let read = self.read(name).await?;
+        self.record_of(self.read(name).await?, kind)
+    }
+
+    fn record_of<T>(&self, read: ReadObject, kind: Kind) -> Result<T, StoreError>
+    where
+        T: for<'b> minicbor::Decode<'b, ()>,
+    {
+        let name = read.head.name().to_owned();
         if read.head.kind != kind {
             return Err(StoreError::damaged(
                 name,

@@ -282,7 +282,7 @@ impl Head {
     /// # Errors
     /// [`StoreError::Damaged`] for a bad signature, [`StoreError::WrongKey`] when the metadata key does not open the header.
     pub fn open(&self, signer: &VerifyingKey, keys: &ClusterKeys) -> Result<Header, StoreError> {
-        if signer.id() != self.writer || !signer.verify(&signed_message(&self.name, &self.bytes), &self.signature) {
+        if !self.is_signed_by(signer) {
             return Err(StoreError::damaged(
                 &self.name,
                 "the signature does not hold for this name and head",
@@ -291,7 +291,13 @@ impl Head {
         self.open_unsigned(keys)
     }
 
-    /// Opens the header without knowing the signer; only for `keys/<n>`, which brings the signers.
+    /// True when this signer has signed this head for this name.
+    #[must_use]
+    pub fn is_signed_by(&self, signer: &VerifyingKey) -> bool {
+        signer.id() == self.writer && signer.verify(&signed_message(&self.name, &self.bytes), &self.signature)
+    }
+
+    /// Opens the header without looking at the signature; only for `keys/<n>`, which brings the signers.
     ///
     /// # Errors
     /// [`StoreError::WrongKey`] when the metadata key does not open it.

@@ -31,13 +31,15 @@ pub enum StoreError {
         /// Which version or feature.
         reason: String,
     },
-    /// The signer of an object is not one of the cluster's, or was revoked.
-    #[error("object \"{name}\" is signed by {signer}, which is not a signer of this cluster")]
-    UnknownSigner {
+    /// The signature of an object does not count.
+    #[error("object \"{name}\" is signed by {signer}, {reason}")]
+    Untrusted {
         /// Full name of the object.
         name: String,
         /// Key id of the signer.
         signer: String,
+        /// Why it does not count.
+        reason: &'static str,
     },
     /// The key at hand does not open this.
     #[error("{what} cannot be opened with the key at hand")]
@@ -141,16 +143,16 @@ impl StoreError {
     /// True when the object is damaged or planted: whoever can do without it passes it over, loudly.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {
-        self.is_damage() || matches!(self, StoreError::UnknownSigner { .. })
+        self.is_damage() || matches!(self, StoreError::Untrusted { .. })
     }
 
     /// The object that cannot be used as it is: damaged, or planted, or of a later version, which damage can look like.
     #[must_use]
     pub fn damaged_object(&self) -> Option<&str> {
         match self {
-            StoreError::Damaged { name, .. }
-            | StoreError::UnknownSigner { name, .. }
-            | StoreError::TooNew { name, .. } => Some(name),
+            StoreError::Damaged { name, .. } | StoreError::Untrusted { name, .. } | StoreError::TooNew { name, .. } => {
+                Some(name)
+            }
             StoreError::Object(error) if self.is_damage() => Some(error.name()),
             _ => None,
         }
@@ -171,8 +173,8 @@ impl StoreError {
                     .into()
             }
             StoreError::TooNew { .. } => "Upgrade seawall on this host.".into(),
-            StoreError::UnknownSigner { .. } => {
-                "The object was not written by a host of this cluster. Treat it as planted; check who can write to the repository.".into()
+            StoreError::Untrusted { .. } => {
+                "The object was not written by anybody of this cluster who may write it. Treat it as planted; check who can write to the repository.".into()
             }
             StoreError::WrongKey { .. } => {
                 "Use the key files that `wal-agent init` made for this cluster and this repository.".into()

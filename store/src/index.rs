@@ -25,6 +25,11 @@ impl ChunkIndex {
         self.chunks.entry(id).or_insert(at);
     }
 
+    /// The packs that it names, some several times.
+    pub fn packs(&self) -> impl Iterator<Item = PackId> {
+        self.chunks.values().map(|at| at.pack)
+    }
+
     /// Number of chunks.
     #[must_use]
     pub fn len(&self) -> usize {

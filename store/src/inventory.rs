@@ -39,6 +39,10 @@ pub enum Named {
     Ledger,
     /// What was verified, and when.
     Proof,
+    /// A list of what is to be deleted.
+    Condemned,
+    /// A backup that stays.
+    Pin(BackupId),
 }
 
 /// The objects of a cluster.

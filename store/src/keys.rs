@@ -4,6 +4,7 @@
 //! *Restorer*: restore key: decrypts everything. Key files are `keys::file`.
 
 pub mod file;
+pub mod paper;
 pub mod signing;
 
 use hpke::{Deserializable, Kem, Serializable, aead::AesGcm256, kdf::HkdfSha256, kem::X25519HkdfSha256};

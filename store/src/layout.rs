@@ -175,6 +175,22 @@ impl Layout {
         self.name(&format!("proofs/{id}"))
     }
 
+    /// A list of what is to be deleted; `id` is a ULID, so that names sort by time.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn condemned(&self, id: impl std::fmt::Display) -> Result<ObjectName, StoreError> {
+        self.name(&format!("condemned/{id}"))
+    }
+
+    /// A backup that stays; `id` is a ULID.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`].
+    pub fn pin(&self, backup: BackupId, id: impl std::fmt::Display) -> Result<ObjectName, StoreError> {
+        self.name(&format!("pins/{backup}/{id}"))
+    }
+
     /// Prefix for listing: `directory` is one of the format's, such as `backups`.
     #[must_use]
     pub fn prefix(&self, directory: &str) -> String {
@@ -210,6 +226,8 @@ impl Layout {
             "holes" => Named::Hole,
             "ledger" => Named::Ledger,
             "proofs" => Named::Proof,
+            "condemned" => Named::Condemned,
+            "pins" => Named::Pin(rest.split_once('/')?.0.parse().ok()?),
             _ => return None,
         };
         Some(named)

@@ -27,6 +27,7 @@ pub mod object;
 pub mod pack;
 pub mod page_map;
 pub mod pipeline;
+pub mod prune;
 pub mod records;
 pub mod repository;
 pub mod retention;

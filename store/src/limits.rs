@@ -38,3 +38,6 @@ pub const INLINE_CONTENT_REFERENCES_MAX: usize = 64;
 pub const RELATION_ZSTD_LEVEL: i32 = 1;
 /// zstd level of WAL and metadata.
 pub const WAL_ZSTD_LEVEL: i32 = 3;
+
+/// Largest WAL segment of a server (`--wal-segsize`, PostgreSQL docs, initdb).
+pub const SEGMENT_BYTES_MAX: u64 = 1 << 30;

@@ -215,4 +215,19 @@ pub struct Manifest {
     #[n(28)]
     #[cbor(default)]
     pub known_good: Vec<KnownGood>,
+    /// Microseconds of the store's clock from the intent to this object: where it came later, it does not count. 0: that was not said yet.
+    #[n(29)]
+    #[cbor(default)]
+    pub duration_max_us: u64,
+}
+
+impl Manifest {
+    /// How long after its intent it counts, in milliseconds of the store's clock.
+    #[must_use]
+    pub fn duration_max_ms(&self) -> i64 {
+        match self.duration_max_us {
+            0 => i64::MAX,
+            limit_us => i64::try_from(limit_us / 1000).unwrap_or(i64::MAX),
+        }
+    }
 }

@@ -21,6 +21,7 @@ mod bits;
 pub mod commit;
 mod content;
 mod copy;
+pub mod earlier;
 mod fetch;
 mod job;
 mod milestone;

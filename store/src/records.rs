@@ -4,7 +4,7 @@ use minicbor::{Decode, Encode};
 
 use crate::chunk::ChunkReference;
 use crate::file_table::FileEntry;
-use crate::id::{BackupId, Digest, LineageId};
+use crate::id::{BackupId, Digest, LineageId, PackId};
 
 /// One unbroken physical history of a cluster.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
@@ -93,7 +93,76 @@ pub struct BackupProgress {
     pub entries: Vec<FileEntry>,
 }
 
-/// A range of WAL that is known to be lost.
+/// What is to be deleted when its grace is over, and what is not (FORMAT 12).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Condemned {
+    /// When it was decided, microseconds since 1970, by the clock of who decided it. The store's counts.
+    #[n(0)]
+    pub time_us: i64,
+    /// On which host.
+    #[n(1)]
+    pub host: String,
+    /// Packs that nobody is to refer to any more.
+    #[n(2)]
+    pub packs: Vec<PackId>,
+    /// Backups that are given up.
+    #[n(3)]
+    pub retired: Vec<BackupId>,
+    /// WAL that stays, of each timeline that was known. None: this list says nothing about WAL.
+    #[n(4)]
+    pub wal: Option<Vec<KeptWal>>,
+}
+
+/// WAL of a timeline that stays.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct KeptWal {
+    /// Lineage.
+    #[n(0)]
+    pub lineage: LineageId,
+    /// Timeline.
+    #[n(1)]
+    pub timeline: u32,
+    /// What stays of it; nothing when this is empty.
+    #[n(2)]
+    pub ranges: Vec<KeptRange>,
+}
+
+/// A stretch of WAL.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct KeptRange {
+    /// First byte.
+    #[n(0)]
+    pub start: u64,
+    /// Byte after the last; none: all that follows.
+    #[n(1)]
+    pub end: Option<u64>,
+}
+
+/// The operator said that a backup stays.
+#[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Pin {
+    /// The backup.
+    #[n(0)]
+    pub backup: BackupId,
+    /// When, microseconds since 1970.
+    #[n(1)]
+    pub time_us: i64,
+    /// On which host.
+    #[n(2)]
+    pub host: String,
+    /// Why, for people.
+    #[n(3)]
+    pub reason: String,
+}
+
+/// [`LostWal::reason`] of WAL that nobody lost: the keeper deleted it.
+pub const GIVEN_UP: &str = "given up by retention";
+
+/// A range of WAL that is known to be lost, or was given up.
 #[derive(Debug, Clone, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]
 pub struct LostWal {

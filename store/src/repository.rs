@@ -9,30 +9,34 @@ mod maps;
 mod packs;
 mod parts;
 mod period;
+mod periods;
+mod trust;
 mod writer;
 
 pub use create::{Created, Description, NewRepository, create, describe};
 pub use fence::{Fence, LOOK_AGE_MAX};
 pub use maps::{Maps, WholeMap};
 pub use parts::{FetchedPack, OpenPack, PackPart, PartRange};
-pub use period::Period;
+pub use period::{Period, PeriodRecipient, SealedPeriodKey, Signer, SignerRole};
 pub use writer::{NewObject, Put, Writer};
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 
 use crate::envelope::{Head, Header, Protection};
 use crate::error::StoreError;
 use crate::frame;
-use crate::id::RepositoryId;
+use crate::id::{LineageId, RepositoryId};
 use crate::keys::file::{HostKeys, OpeningKeyFile};
 use crate::keys::{ClusterKeys, OpeningKey, VerifyingKey};
 use crate::layout::Layout;
 use crate::limits::ENVELOPE_PEEK_BYTES;
 use crate::object::{ByteRange, ErrorClass, ObjectName, ObjectStore};
 use crate::seal::Secret32;
-use crate::session::{Place, open_block};
+use crate::session::{Place, Purpose, Session, open_block};
+
+use trust::Trust;
 
 /// One cluster's part of a repository, open for reading.
 #[derive(Debug)]
@@ -42,7 +46,7 @@ pub struct Repository {
     id: RepositoryId,
     cluster: String,
     keys: ClusterKeys,
-    signers: Vec<VerifyingKey>,
+    trust: RwLock<Arc<Trust>>,
     opening: Option<OpeningKey>,
     metadata_packs: Mutex<packs::RecentPacks>,
 }
@@ -68,8 +72,8 @@ impl Repository {
             store,
             keys.repository,
             &keys.cluster,
-            Unlock::Host(Box::new(keys.cluster_keys.clone())),
-            None,
+            keys.root,
+            &Unlock::Host(Box::new(keys.cluster_keys.clone())),
         )
         .await
     }
@@ -79,8 +83,8 @@ impl Repository {
     /// # Errors
     /// As [`Repository::open_as_host`].
     pub async fn open_as_restorer(store: Arc<dyn ObjectStore>, key: &OpeningKeyFile) -> Result<Self, StoreError> {
-        let unlock = Unlock::Opening(key.key.clone());
-        Self::open(store, key.repository, &key.cluster, unlock, Some(key.key.clone())).await
+        let unlock = Unlock::Restorer(key.key.clone());
+        Self::open(store, key.repository, &key.cluster, key.root, &unlock).await
     }
 
     /// Opens with the maintenance key: metadata can be read, data cannot.
@@ -88,16 +92,16 @@ impl Repository {
     /// # Errors
     /// As [`Repository::open_as_host`].
     pub async fn open_as_keeper(store: Arc<dyn ObjectStore>, key: &OpeningKeyFile) -> Result<Self, StoreError> {
-        let unlock = Unlock::Opening(key.key.clone());
-        Self::open(store, key.repository, &key.cluster, unlock, None).await
+        let unlock = Unlock::Keeper(key.key.clone());
+        Self::open(store, key.repository, &key.cluster, key.root, &unlock).await
     }
 
     async fn open(
         store: Arc<dyn ObjectStore>,
         expected: RepositoryId,
         cluster: &str,
-        unlock: Unlock,
-        opening: Option<OpeningKey>,
+        root: Option<VerifyingKey>,
+        unlock: &Unlock,
     ) -> Result<Self, StoreError> {
         let description = describe(store.as_ref()).await?;
         if description.repository != expected {
@@ -108,30 +112,49 @@ impl Repository {
             });
         }
         let layout = Layout::new(cluster)?;
-        let (newest, bytes) = period::newest(store.as_ref(), &layout).await?;
-        let head = Head::parse(newest.as_str(), &bytes)?;
-        let keys = match unlock {
-            Unlock::Host(keys) => *keys,
-            Unlock::Opening(key) => {
-                let place = Place {
-                    repository: expected,
-                    cluster,
-                    lineage: None,
-                };
-                ClusterKeys::derive(
-                    open_block(newest.as_str(), head.session_block(), place, &key)?.dedup,
-                    expected,
-                )?
+        let candidates = trust::candidates(store.as_ref(), &layout).await?;
+        let place = Place {
+            repository: expected,
+            cluster,
+            lineage: None,
+        };
+        let keys_of = |head: &Head| match unlock {
+            Unlock::Host(keys) => Ok((**keys).clone()),
+            Unlock::Keeper(key) | Unlock::Restorer(key) => {
+                let dedup = open_block(head.name(), head.session_block(), place, [key])?.dedup;
+                ClusterKeys::derive(dedup, expected)
             }
         };
-        let period = period::read(&head, &bytes, &keys)?;
+        let followed = match root {
+            Some(root) => trust::follow(&candidates, root, keys_of),
+            None => trust::first(&candidates, keys_of),
+        };
+        let followed = match (followed, candidates.wrong) {
+            // Damage tells more than that nothing is left.
+            (Err(_), Some(wrong)) => return Err(wrong),
+            (followed, _) => followed?,
+        };
+        if let Some(later) = followed.later {
+            let what = format!("what was decided later, in \"{}{later}\",", layout.prefix("keys"));
+            if !matches!(unlock, Unlock::Restorer(_)) {
+                return Err(StoreError::WrongKey { what });
+            }
+            tracing::warn!(
+                "{what} is not for this key: it was replaced by another. What was stored before can be restored with it"
+            );
+        }
+        let opening = match unlock {
+            Unlock::Restorer(key) => Some(key.clone()),
+            Unlock::Host(_) | Unlock::Keeper(_) => None,
+        };
+        let trust = Trust::new(followed.period, opening.as_ref(), expected, cluster);
         Ok(Repository {
             store,
             layout,
             id: expected,
             cluster: cluster.to_owned(),
-            keys,
-            signers: period.valid_signers(),
+            keys: followed.keys,
+            trust: RwLock::new(Arc::new(trust)),
             opening,
             metadata_packs: Mutex::new(packs::RecentPacks::default()),
         })
@@ -173,19 +196,46 @@ impl Repository {
         self.opening.is_some()
     }
 
-    fn signer_of(&self, head: &Head) -> Result<&VerifyingKey, StoreError> {
-        self.signers
-            .iter()
-            .find(|signer| signer.id() == head.writer)
-            .ok_or_else(|| StoreError::UnknownSigner {
-                name: head.name().into(),
-                signer: head.writer.to_string(),
-            })
+    fn trust(&self) -> Arc<Trust> {
+        Arc::clone(&self.trust.read().unwrap_or_else(PoisonError::into_inner))
     }
 
-    fn open_head(&self, name: &ObjectName, bytes: &Bytes) -> Result<(Head, Header), StoreError> {
+    /// Whose signatures count and whom sessions are sealed to, as it was known when this was opened or last refreshed.
+    #[must_use]
+    pub fn period(&self) -> Period {
+        self.trust().period.clone()
+    }
+
+    /// Number of [`Repository::period`].
+    #[must_use]
+    pub fn period_number(&self) -> u64 {
+        self.trust().period.number
+    }
+
+    /// Draws the key of a session and seals it to the recipients of now.
+    ///
+    /// # Errors
+    /// As [`Session::begin`].
+    pub fn begin_session(&self, lineage: LineageId, purpose: Purpose) -> Result<Session, StoreError> {
+        let place = Place {
+            repository: self.id,
+            cluster: &self.cluster,
+            lineage: Some(lineage),
+        };
+        Session::begin(&self.keys, &self.trust().period.seals_to(), place, purpose)
+    }
+
+    /// False for what was written before the last revocation, or by a signer who is revoked: backups do not refer to what it refers to.
+    #[must_use]
+    pub fn may_be_built_on(&self, read: &ReadObject) -> bool {
+        self.trust().may_be_built_on(&read.head, read.header.period)
+    }
+
+    /// Opens head and header; and says until when the signer was one, if he was revoked.
+    fn open_head(&self, name: &ObjectName, bytes: &Bytes) -> Result<(Head, Header, Option<i64>), StoreError> {
         let head = Head::parse(name.as_str(), bytes)?;
-        let header = head.open(self.signer_of(&head)?, &self.keys)?;
+        let admitted = self.trust().admit(&head)?;
+        let header = head.open(&admitted.key, &self.keys)?;
         if header.repository != self.id || header.cluster != self.cluster {
             return Err(StoreError::Foreign {
                 what: "the object's cluster",
@@ -193,7 +243,7 @@ impl Repository {
                 found: format!("{}/{}", header.repository, header.cluster),
             });
         }
-        Ok((head, header))
+        Ok((head, header, admitted.until_us))
     }
 
     /// Reads and checks only the head and header of an object; `None` when it does not exist.
@@ -221,7 +271,8 @@ impl Repository {
                 )
                 .await?;
         }
-        let (head, header) = self.open_head(name, &peek)?;
+        let (head, header, until_us) = self.open_head(name, &peek)?;
+        refuse_after(&head, until_us, meta.modified_unix_ms)?;
         if head.object_bytes() != meta.size {
             let reason = format!("{} bytes where {} were written", meta.size, head.object_bytes());
             return Err(StoreError::damaged(name, reason));
@@ -235,7 +286,15 @@ impl Repository {
     /// The store failed, or the object is damaged or foreign.
     pub async fn read(&self, name: &ObjectName) -> Result<ReadObject, StoreError> {
         let bytes = self.store.get(name, ByteRange::All).await?;
-        let (head, header) = self.open_head(name, &bytes)?;
+        let (head, header, until_us) = self.open_head(name, &bytes)?;
+        if until_us.is_some() {
+            let stored = self
+                .store
+                .head(name)
+                .await?
+                .map_or(i64::MAX, |meta| meta.modified_unix_ms);
+            refuse_after(&head, until_us, stored)?;
+        }
         let body = head.body(&bytes)?;
         Ok(ReadObject { head, header, body })
     }
@@ -286,15 +345,30 @@ impl Repository {
                     cluster: &self.cluster,
                     lineage: header.lineage,
                 };
-                Ok(Some(open_block(head.name(), head.session_block(), place, key)?.key))
+                let trust = self.trust();
+                let keys = std::iter::once(key).chain(&trust.period_keys);
+                Ok(Some(open_block(head.name(), head.session_block(), place, keys)?.key))
             }
         }
     }
 }
 
+/// Refuses what the store received after its signer was revoked.
+fn refuse_after(head: &Head, until_us: Option<i64>, stored_unix_ms: i64) -> Result<(), StoreError> {
+    match until_us {
+        Some(until_us) if stored_unix_ms.saturating_mul(1000) > until_us => Err(StoreError::Untrusted {
+            name: head.name().into(),
+            signer: head.writer.to_string(),
+            reason: "who had been revoked before it was stored",
+        }),
+        _ => Ok(()),
+    }
+}
+
 enum Unlock {
     Host(Box<ClusterKeys>),
-    Opening(OpeningKey),
+    Keeper(OpeningKey),
+    Restorer(OpeningKey),
 }
 
 /// Bytes that head and signature of an object take, from its first bytes.

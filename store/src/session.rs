@@ -147,23 +147,28 @@ pub struct Opened {
     pub dedup: Secret32,
 }
 
-/// Opens a session block.
+/// Opens a session block, with the first of the keys that it is sealed to.
 ///
 /// # Errors
-/// [`StoreError::WrongKey`] when no sealed key is for this recipient or it does not open; [`StoreError::Damaged`] when the block
+/// [`StoreError::WrongKey`] when it is sealed to none of them or does not open; [`StoreError::Damaged`] when the block
 /// makes no sense.
-pub fn open_block(name: &str, block: &[u8], place: Place<'_>, key: &OpeningKey) -> Result<Opened, StoreError> {
+pub fn open_block<'k>(
+    name: &str,
+    block: &[u8],
+    place: Place<'_>,
+    keys: impl IntoIterator<Item = &'k OpeningKey>,
+) -> Result<Opened, StoreError> {
     let parsed: Block =
         minicbor::decode(block).map_err(|error| StoreError::damaged(name, format!("session block: {error}")))?;
-    let me = key_id(&key.public());
     let wrong_key = || StoreError::WrongKey {
         what: format!("the session of \"{name}\""),
     };
-    let sealed = parsed
-        .sealed
-        .iter()
-        .find(|sealed| sealed.recipient == me)
-        .ok_or_else(wrong_key)?;
+    let sealed_to = |key: &'k OpeningKey| {
+        let me = key_id(&key.public());
+        let sealed = parsed.sealed.iter().find(|sealed| sealed.recipient == me)?;
+        Some((key, sealed))
+    };
+    let (key, sealed) = keys.into_iter().find_map(sealed_to).ok_or_else(wrong_key)?;
     let info = info(place, parsed.session, &parsed.purpose);
     let payload = key
         .open(sealed.encapsulated.as_slice(), &info, &sealed.ciphertext)
@@ -233,7 +238,7 @@ mod tests {
             lineage: None,
         };
         let session = Session::begin(&keys, &recipients, place, Purpose::Wal).unwrap();
-        let opened = open_block("x", session.block(), place, &restore).unwrap();
+        let opened = open_block("x", session.block(), place, [&restore]).unwrap();
         assert_eq!(opened.key.expose(), session.key().expose());
         assert_eq!(opened.dedup.expose(), keys.dedup().expose());
         assert!(
@@ -244,12 +249,12 @@ mod tests {
                     cluster: "other",
                     ..place
                 },
-                &restore
+                [&restore]
             )
             .is_err()
         );
-        assert!(open_block("x", session.block(), place, &maintenance).is_err());
+        assert!(open_block("x", session.block(), place, [&maintenance]).is_err());
         let period = Session::begin(&keys, &recipients, place, Purpose::Keys).unwrap();
-        assert!(open_block("x", period.block(), place, &maintenance).is_ok());
+        assert!(open_block("x", period.block(), place, [&restore, &maintenance]).is_ok());
     }
 }

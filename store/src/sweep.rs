@@ -21,14 +21,49 @@
 //! A crash anywhere leaves a list that the next run goes on with. A pack stays in its list until it is deleted: who begins meanwhile does
 //! not count on it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use roaring::RoaringBitmap;
 
 use crate::id::{BackupId, PackId};
+
+/// A pack, by the number that [`PackNumbers`] gave it: manifests name the same packs over and over.
+pub type PackNumber = u32;
+
+/// Packs and their numbers.
+#[derive(Clone, Debug, Default)]
+pub struct PackNumbers {
+    ids: Vec<PackId>,
+    numbers: HashMap<PackId, PackNumber>,
+}
+
+impl PackNumbers {
+    /// The number of a pack; a new one where it has none.
+    pub fn number(&mut self, pack: PackId) -> PackNumber {
+        let next = PackNumber::try_from(self.ids.len()).unwrap_or(PackNumber::MAX);
+        *self.numbers.entry(pack).or_insert_with(|| {
+            self.ids.push(pack);
+            next
+        })
+    }
+
+    /// The number of a pack that has one.
+    #[must_use]
+    pub fn known(&self, pack: PackId) -> Option<PackNumber> {
+        self.numbers.get(&pack).copied()
+    }
+
+    /// The pack of a number that was given.
+    #[must_use]
+    pub fn pack(&self, number: PackNumber) -> Option<PackId> {
+        self.ids.get(number as usize).copied()
+    }
+}
 
 /// How long things may take, in milliseconds of the store's clock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Times {
-    /// From an intent to its manifest, at most.
+    /// From an intent to its manifest, at most, whatever a manifest says.
     pub duration_max_ms: i64,
     /// From being written down to being deleted, at least. Longer than `duration_max`.
     pub grace_ms: i64,
@@ -43,8 +78,10 @@ pub struct ManifestSeen {
     pub stored_ms: i64,
     /// When the intent was stored; none when it is not there.
     pub intent_stored_ms: Option<i64>,
+    /// How long it says that it may take.
+    pub duration_max_ms: i64,
     /// The packs that it needs.
-    pub packs: Vec<PackId>,
+    pub packs: RoaringBitmap,
 }
 
 /// A list of condemned packs.
@@ -53,7 +90,7 @@ pub struct ListSeen {
     /// When it was stored.
     pub stored_ms: i64,
     /// What stands in it.
-    pub packs: Vec<PackId>,
+    pub packs: Vec<PackNumber>,
 }
 
 /// What lies in the repository. The order counts: first the time is read, then the manifests are listed, then the lists. A manifest that is
@@ -64,7 +101,7 @@ pub struct Seen {
     /// The store's time before anything was listed.
     pub now_ms: i64,
     /// Packs, and when each was stored.
-    pub packs: BTreeMap<PackId, i64>,
+    pub packs: BTreeMap<PackNumber, i64>,
     /// Lists of condemned packs, in any order.
     pub lists: Vec<ListSeen>,
     /// All manifests. One that cannot be read makes a plan impossible: nobody knows what it needs.
@@ -75,13 +112,13 @@ pub struct Seen {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepPlan {
     /// Packs to delete.
-    pub delete: BTreeSet<PackId>,
+    pub delete: BTreeSet<PackNumber>,
     /// Lists (by their place in [`Seen::lists`]) that have nothing left to do once `delete` is done.
     pub close: Vec<usize>,
     /// Packs to write down.
-    pub condemn: BTreeSet<PackId>,
+    pub condemn: BTreeSet<PackNumber>,
     /// Packs of old lists that a manifest needs: they stay.
-    pub reprieved: BTreeSet<PackId>,
+    pub reprieved: BTreeSet<PackNumber>,
     /// Manifests to delete, last of all.
     pub retire: BTreeSet<BackupId>,
     /// Manifests that were stored too late to be relied on: whoever restores passes them over.
@@ -99,8 +136,9 @@ pub enum SweepError {
 /// True when a manifest can be relied on: it was stored in time.
 #[must_use]
 pub fn is_in_time(manifest: &ManifestSeen, times: Times) -> bool {
+    let limit_ms = manifest.duration_max_ms.min(times.duration_max_ms);
     let begun = manifest.intent_stored_ms;
-    begun.is_some_and(|begun| manifest.stored_ms.saturating_sub(begun) <= times.duration_max_ms)
+    begun.is_some_and(|begun| manifest.stored_ms.saturating_sub(begun) <= limit_ms)
 }
 
 /// Plans one run, in which these manifests are retired.
@@ -124,24 +162,24 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
         .iter()
         .enumerate()
         .partition(|(_, list)| is_old(list.stored_ms));
-    let condemned: BTreeSet<PackId> = young.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect();
+    let condemned: BTreeSet<PackNumber> = young.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect();
     let due = old.iter().flat_map(|(_, list)| list.packs.iter().copied());
     let due = due.filter(|pack| seen.packs.contains_key(pack) && !condemned.contains(pack));
     let (counting, late): (Vec<_>, Vec<_>) = seen.manifests.iter().partition(|manifest| is_in_time(manifest, times));
     let relied_on = packs_of(&counting);
     let (reprieved, delete): (BTreeSet<_>, BTreeSet<_>) =
-        due.partition(|pack| needed.contains(pack) || needed_last.contains(pack));
+        due.partition(|pack| needed.contains(*pack) || needed_last.contains(*pack));
     // What a manifest needs that goes is written down anew where it is in a list already, needed by others or not: those others may be
     // retired by somebody else at this moment.
     let condemn = seen.packs.iter().filter(|(pack, stored_ms)| {
         let is_listed = condemned.contains(pack);
-        match (needed.contains(pack), needed_last.contains(pack)) {
+        match (needed.contains(**pack), needed_last.contains(**pack)) {
             (true, goes) => goes && is_listed,
             (false, true) => true,
             (false, false) => is_old(**stored_ms) && !is_listed && !delete.contains(pack),
         }
     });
-    let only_late = |pack: &PackId| reprieved.contains(pack) && !relied_on.contains(pack);
+    let only_late = |pack: &PackNumber| reprieved.contains(pack) && !relied_on.contains(*pack);
     let done = old.iter().filter(|(_, list)| !list.packs.iter().any(only_late));
     Ok(SweepPlan {
         condemn: condemn.map(|(pack, _)| *pack).collect(),
@@ -155,11 +193,12 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
     })
 }
 
-fn packs_of(manifests: &[&ManifestSeen]) -> BTreeSet<PackId> {
-    manifests
-        .iter()
-        .flat_map(|manifest| manifest.packs.iter().copied())
-        .collect()
+fn packs_of(manifests: &[&ManifestSeen]) -> RoaringBitmap {
+    let mut all = RoaringBitmap::new();
+    for manifest in manifests {
+        all |= &manifest.packs;
+    }
+    all
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 //! Nothing here is used by the binaries. The suite panics where a promise is broken, as tests do.
 
 pub mod conformance;
+pub mod manifest;
 mod recording;
 mod scripted;
 

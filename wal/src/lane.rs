@@ -19,7 +19,6 @@ use pg::timeline::TimelineId;
 use store::StoreError;
 use store::catalog::Coverage;
 use store::crash::{self, CrashPoint};
-use store::keys::Recipient;
 use store::records::Lineage;
 use store::repository::{Fence, Repository, Writer};
 use tokio::sync::watch;
@@ -45,8 +44,6 @@ pub struct LaneInputs {
     pub slot: SlotName,
     /// Where it goes.
     pub repository: Arc<Repository>,
-    /// Whom WAL sessions are sealed to.
-    pub recipients: Arc<[Recipient]>,
     /// The lineage we archive.
     pub lineage: Lineage,
     /// Limits.
@@ -256,7 +253,6 @@ impl Opened {
                 Assembler::new(inputs.lineage.id, config, start.previous)?,
                 Shipper::new(
                     (Arc::clone(writer), Arc::clone(fence)),
-                    Arc::clone(&inputs.recipients),
                     inputs.lineage.id,
                     size,
                     inputs.uploads_in_flight,

@@ -11,9 +11,8 @@ use pg::segment::SegmentSize;
 use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::id::LineageId;
-use store::keys::Recipient;
 use store::repository::{Fence, Put, Writer};
-use store::session::{Place, Purpose, Session};
+use store::session::{Purpose, Session};
 use store::wal_object;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::JoinSet;
@@ -51,7 +50,6 @@ pub struct Shipped {
 pub struct Shipper {
     writer: Arc<Writer>,
     fence: Arc<Fence>,
-    recipients: Arc<[Recipient]>,
     lineage: LineageId,
     size: SegmentSize,
     uploads: Arc<Semaphore>,
@@ -59,6 +57,8 @@ pub struct Shipper {
     session: Arc<Session>,
     session_begun: Instant,
     session_bytes: u64,
+    /// The recipients of which period it is sealed to.
+    session_period: u64,
     done: mpsc::UnboundedSender<Shipped>,
     /// Ends with the shipper: what a session leaves behind is sent again by the next one, and must not hold memory beside it.
     tasks: JoinSet<()>,
@@ -73,18 +73,17 @@ impl Shipper {
     /// No session key could be made.
     pub fn new(
         (writer, fence): (Arc<Writer>, Arc<Fence>),
-        recipients: Arc<[Recipient]>,
         lineage: LineageId,
         size: SegmentSize,
         uploads_in_flight: usize,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Shipped>), StoreError> {
         let (done, reports) = mpsc::unbounded_channel();
-        let session = Arc::new(begin_session(&writer, &recipients, lineage)?);
+        let session_period = writer.repository().period_number();
+        let session = Arc::new(writer.repository().begin_session(lineage, Purpose::Wal)?);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let shipper = Shipper {
             writer,
             fence,
-            recipients,
             lineage,
             size,
             uploads: Arc::new(Semaphore::new(uploads_in_flight.max(1))),
@@ -92,6 +91,7 @@ impl Shipper {
             session,
             session_begun: Instant::now(),
             session_bytes: 0,
+            session_period,
             done,
             tasks: JoinSet::new(),
             in_flight: 0,
@@ -111,8 +111,13 @@ impl Shipper {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), StoreError> {
         let bytes = piece.bytes.len() as u64;
-        if self.session_begun.elapsed() > SESSION_AGE_MAX || self.session_bytes + bytes > SESSION_BYTES_MAX {
-            self.session = Arc::new(begin_session(&self.writer, &self.recipients, self.lineage)?);
+        let period = self.writer.repository().period_number();
+        if self.session_begun.elapsed() > SESSION_AGE_MAX
+            || self.session_bytes + bytes > SESSION_BYTES_MAX
+            || self.session_period != period
+        {
+            self.session_period = period;
+            self.session = Arc::new(self.writer.repository().begin_session(self.lineage, Purpose::Wal)?);
             self.session_begun = Instant::now();
             self.session_bytes = 0;
         }
@@ -164,16 +169,6 @@ impl Shipper {
     pub fn tails_in_flight(&self) -> usize {
         self.tails_in_flight
     }
-}
-
-fn begin_session(writer: &Writer, recipients: &[Recipient], lineage: LineageId) -> Result<Session, StoreError> {
-    let repository = writer.repository();
-    let place = Place {
-        repository: repository.id(),
-        cluster: repository.cluster(),
-        lineage: Some(lineage),
-    };
-    Session::begin(repository.keys(), recipients, place, Purpose::Wal)
 }
 
 /// What the encoding of a piece works with.

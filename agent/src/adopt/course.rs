@@ -9,7 +9,6 @@ use pg::lsn::Lsn;
 use pg::replication::{ReplicationSession, SystemIdentity};
 use pg::segment::SegmentSize;
 use pg::timeline::{TimelineHistory, TimelineId};
-use store::keys::Recipient;
 use store::records::Lineage;
 use store::repository::Repository;
 use wal::lane::{LaneEnd, LaneInputs};
@@ -132,7 +131,6 @@ pub(super) async fn find(
     context: &Context,
     connect: &ConnectOptions,
     repository: &Arc<Repository>,
-    recipients: Arc<[Recipient]>,
     server: &Server,
     slot: Option<sql::Slot>,
 ) -> anyhow::Result<Course> {
@@ -153,7 +151,7 @@ pub(super) async fn find(
     };
     let inputs = LaneInputs {
         slot_restart: slot.and_then(|slot| slot.restart),
-        ..lineages::inputs(context, connect, repository, recipients, lineage)?
+        ..lineages::inputs(context, connect, repository, lineage)?
     };
     let from = inputs.lineage.clone();
     let reason = match lineages::open(Box::new(inputs)).await? {

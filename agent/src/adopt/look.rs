@@ -63,7 +63,7 @@ pub(super) async fn look(context: &Context, is_agent_here: bool) -> anyhow::Resu
         let lineage = current_lineage(context, &repository).await?;
         Course::Streamed { lineage }
     } else {
-        course::find(context, &connect, &repository, keys.recipients.into(), &server, slot).await?
+        course::find(context, &connect, &repository, &server, slot).await?
     };
     let predecessor = match &course {
         Course::Streamed { .. } => Predecessor::default(),

@@ -7,22 +7,20 @@ use std::time::Duration;
 use pg::control::ControlFile;
 use store::StoreError;
 use store::id::{BackupId, LineageId};
-use store::keys::Recipient;
 use store::pipeline::{Clock, FileJob, Pace, Pipeline, PipelineInputs, Progress};
 use store::repository::Writer;
-use store::session::{Place, Purpose, Session};
+use store::session::Purpose;
 
 use super::begin::read_control;
 use super::checksum::Checker;
 use super::error::BackupError;
 use super::list::{Cluster, Walk, measure};
-use super::parent::Earlier;
+use store::pipeline::earlier::Earlier;
 
 /// How the copy is done.
 pub(super) struct Copying {
     pub(super) backup: BackupId,
     pub(super) writer: Arc<Writer>,
-    pub(super) recipients: Vec<Recipient>,
     pub(super) lineage: LineageId,
     pub(super) jobs: usize,
     pub(super) uploads_in_flight: usize,
@@ -56,7 +54,6 @@ pub(super) fn start(copying: Copying, earlier: Earlier, check: Arc<Checker>) -> 
     let Copying {
         backup,
         writer,
-        recipients,
         lineage,
         jobs,
         uploads_in_flight,
@@ -65,13 +62,7 @@ pub(super) fn start(copying: Copying, earlier: Earlier, check: Arc<Checker>) -> 
         progress,
         now_us,
     } = copying;
-    let repository = writer.repository();
-    let place = Place {
-        repository: repository.id(),
-        cluster: repository.cluster(),
-        lineage: Some(lineage),
-    };
-    let session = Session::begin(repository.keys(), &recipients, place, Purpose::Backup)?;
+    let session = writer.repository().begin_session(lineage, Purpose::Backup)?;
     let Earlier { parent, index, filter } = earlier;
     let inputs = PipelineInputs {
         backup,

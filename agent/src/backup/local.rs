@@ -4,10 +4,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
+use store::pipeline::earlier;
+
 use super::begin::{self, Server};
 use super::checksum::Checker;
 use super::error::BackupError;
-use super::{BackupInputs, Copied, configuration, copy, end, owner, parent, tablespaces};
+use super::{BackupInputs, Copied, configuration, copy, end, owner, tablespaces};
 
 /// Copies everything; the backup is ended on the server when this returns.
 pub(super) async fn copy(
@@ -23,7 +25,7 @@ pub(super) async fn copy(
 
     // From here on the server keeps full-page images of what changes. While it checkpoints, what there is to compare with is read.
     let started = begin::start(sql, server.version, &label, inputs.fast_checkpoint);
-    let (start_lsn, earlier) = tokio::try_join!(started, parent::load(&inputs.repository))?;
+    let (start_lsn, earlier) = tokio::try_join!(started, async { Ok(earlier::load(&inputs.repository).await?) })?;
     inputs.brake.until_ready().await;
     let parent = earlier.backup();
     tracing::info!(backup = %copying.backup, parent = parent.map(tracing::field::display), %start_lsn, "the copy begins");

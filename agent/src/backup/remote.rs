@@ -15,14 +15,14 @@ use pg::label::{BackupLabel, TablespaceMap};
 use pg::lsn::Lsn;
 use pg::replication::ReplicationSession;
 use pg::replication::{BaseBackup, BaseBackupEvent, BaseBackupOptions, BaseBackupStart, Checkpoint, Zstd};
-use store::pipeline::Streamed;
+use store::pipeline::{Streamed, earlier};
 use tokio::sync::mpsc::Sender;
 
 use self::entries::Entries;
 use super::begin::{self, Server};
 use super::checksum::Checker;
 use super::error::BackupError;
-use super::{BackupInputs, Copied, configuration, copy, end, parent};
+use super::{BackupInputs, Copied, configuration, copy, end};
 
 /// Parts of the stream that wait for the pipeline.
 const LANE: usize = 64;
@@ -42,7 +42,7 @@ pub(super) async fn copy(
     let options = options(inputs, &copying);
     // While the server checkpoints, what there is to compare with is read.
     let started = async { Ok::<_, BackupError>(session.start_base_backup(&options).await?) };
-    let (backup, earlier) = tokio::try_join!(started, parent::load(&inputs.repository))?;
+    let (backup, earlier) = tokio::try_join!(started, async { Ok(earlier::load(&inputs.repository).await?) })?;
     inputs.brake.until_ready().await;
     let parent = earlier.backup();
     let start = backup.start().clone();

@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
 use store::id::LineageId;
+use store::records::GIVEN_UP;
 use store::repository::Repository;
 use tokio::sync::watch;
 use wal::receive::Orders;
@@ -31,7 +32,9 @@ pub async fn is_open(repository: &Repository, lineage: LineageId) -> anyhow::Res
     let backups = repository.manifests().await?;
     let holes = repository.declared_holes().await?;
     let ours: Vec<_> = backups.iter().filter(|backup| backup.lineage == lineage).collect();
-    let holes = holes.iter().filter(|hole| hole.lineage == lineage);
+    let holes = holes
+        .iter()
+        .filter(|hole| hole.lineage == lineage && hole.reason != GIVEN_UP);
     // A backup of an older timeline begins before a hole of a newer one, whatever its LSN.
     let makes_up = |end: u64, timeline: u32| {
         ours.iter()

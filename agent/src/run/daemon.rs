@@ -7,7 +7,7 @@ use pg::conninfo::ConnectOptions;
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
 use store::StoreError;
-use store::keys::{Recipient, SigningKey};
+use store::keys::SigningKey;
 use store::records::Lineage;
 use store::repository::{Repository, Writer};
 use tokio::sync::watch;
@@ -35,8 +35,6 @@ pub struct Daemon {
     pub removed_until: Option<(TimelineId, Lsn)>,
     /// Our epoch, from the moment on that a server has proven to be the one of our lineage.
     pub held: Option<Held>,
-    /// Whom sessions are sealed to.
-    pub recipients: Arc<[Recipient]>,
     /// What is archived now.
     pub lineage: Lineage,
     /// For the record.

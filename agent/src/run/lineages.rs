@@ -11,7 +11,6 @@ use store::StoreError;
 use store::crash::{self, CrashPoint};
 use store::envelope::Kind;
 use store::id::LineageId;
-use store::keys::Recipient;
 use store::records::Lineage;
 use store::repository::{NewObject, Repository, Writer};
 use tokio::sync::watch;
@@ -74,7 +73,6 @@ pub fn inputs(
     context: &Context,
     connect: &ConnectOptions,
     repository: &Arc<Repository>,
-    recipients: Arc<[Recipient]>,
     lineage: Lineage,
 ) -> anyhow::Result<LaneInputs> {
     let wal = &context.cluster.wal;
@@ -82,7 +80,6 @@ pub fn inputs(
         connect: connect.clone(),
         slot: SlotName::new(&wal.slot)?,
         repository: Arc::clone(repository),
-        recipients,
         lineage,
         options: ReceiveOptions {
             ship_interval: wal.ship_interval,

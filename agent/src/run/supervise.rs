@@ -221,19 +221,12 @@ async fn connect_and_stream(
         };
     });
     daemon.server.send_replace(Some(connect.clone()));
-    let recipients = Arc::clone(&daemon.recipients);
     let inputs = LaneInputs {
         slot_restart: slot.and_then(|slot| slot.restart),
         slot_is_proof: daemon.has_connected && is_same_server && !is_new,
         removed_until: daemon.removed_until.filter(|_| is_same_server),
         is_standby,
-        ..lineages::inputs(
-            context,
-            &connect,
-            &daemon.repository,
-            recipients,
-            daemon.lineage.clone(),
-        )?
+        ..lineages::inputs(context, &connect, &daemon.repository, daemon.lineage.clone())?
     };
     daemon.inputs = Some(inputs.clone());
     let (inputs, opened) = match lineages::open(Box::new(inputs)).await? {

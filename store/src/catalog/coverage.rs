@@ -30,6 +30,8 @@ pub struct Coverage {
     pub histories: BTreeMap<TimelineId, TimelineHistory>,
     /// Holes that an agent has declared, as it found them; WAL that came back later is no hole.
     pub declared: Vec<Hole>,
+    /// WAL that the keeper has deleted: missing, and no loss.
+    pub given_up: Vec<Hole>,
 }
 
 /// Coverage of one timeline.
@@ -46,6 +48,7 @@ impl Coverage {
             timelines: BTreeMap::new(),
             histories: BTreeMap::new(),
             declared: Vec::new(),
+            given_up: Vec::new(),
         }
     }
 
@@ -122,7 +125,7 @@ impl Coverage {
         }
     }
 
-    /// What of `[start, end)` on a timeline no object covers and nobody has declared lost.
+    /// What of `[start, end)` on a timeline no object covers and nobody has declared lost, or given up.
     #[must_use]
     pub fn undeclared(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> Vec<(Lsn, Lsn)> {
         let mut missing = self.missing(timeline, start, end);
@@ -131,11 +134,13 @@ impl Coverage {
     }
 
     fn is_declared(&self, timeline: TimelineId, start: Lsn, end: Lsn) -> bool {
-        let mut at = start;
-        while let Some(behind) = self.behind_declared_hole(timeline, at) {
-            at = behind;
-        }
-        at >= end
+        let known = self.declared.iter().chain(&self.given_up);
+        are_in(known.filter(|hole| hole.timeline == timeline), start, end)
+    }
+
+    fn is_given_up(&self, hole: &Hole) -> bool {
+        let given_up = self.given_up.iter().filter(|known| known.timeline == hole.timeline);
+        are_in(given_up, hole.start, hole.end)
     }
 
     /// Where the first hole of a timeline begins that nobody has declared.
@@ -158,7 +163,7 @@ impl Coverage {
             .map(|(start, _)| start)
     }
 
-    /// Holes of all timelines: those that the names show, and the declared ones as far as nothing covers them.
+    /// Holes of all timelines: those that the names show, and the declared ones as far as nothing covers them. What was given up is none.
     #[must_use]
     pub fn holes(&self) -> Vec<Hole> {
         let mut holes: Vec<Hole> = self
@@ -190,6 +195,7 @@ impl Coverage {
                 }
             }
         }
+        holes.retain(|hole| !self.is_given_up(hole));
         holes.sort_by_key(|hole| (hole.timeline, hole.start));
         holes.dedup();
         holes
@@ -256,6 +262,19 @@ impl Coverage {
         }
         (at >= end).then_some(out)
     }
+}
+
+/// True when these holes, one after the other, reach over all of a range.
+fn are_in<'h>(holes: impl Iterator<Item = &'h Hole> + Clone, start: Lsn, end: Lsn) -> bool {
+    let mut at = start;
+    let behind = |at: Lsn| {
+        let here = holes.clone().filter(|hole| hole.start <= at && at < hole.end);
+        here.map(|hole| hole.end).max()
+    };
+    while let Some(next) = behind(at) {
+        at = next;
+    }
+    at >= end
 }
 
 impl TimelineCoverage {

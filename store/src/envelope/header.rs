@@ -117,6 +117,10 @@ pub struct Header {
     /// Facts about a WAL range.
     #[n(11)]
     pub wal: Option<WalFacts>,
+    /// Number of the newest period of keys that its writer knew.
+    #[n(12)]
+    #[cbor(default)]
+    pub period: u64,
 }
 
 /// What the header of a WAL object says about the records in it (FORMAT 4.2, key 11).

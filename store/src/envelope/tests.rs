@@ -14,6 +14,7 @@ fn header() -> Header {
         plain_bytes: 9,
         session: None,
         written_us: -5,
+        period: 1,
         wal: Some(WalFacts {
             first_record: Some(1),
             restore_points: vec![RestorePoint {

@@ -9,7 +9,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::{ClusterKeys, OpeningKey, Recipient, Role, SigningKey};
+use super::{ClusterKeys, OpeningKey, Role, SigningKey, VerifyingKey};
 use crate::error::StoreError;
 use crate::id::{RepositoryId, hex, unhex};
 use crate::seal::Secret32;
@@ -32,11 +32,11 @@ pub struct HostKeys {
     pub cluster_keys: ClusterKeys,
     /// Signs what this host writes.
     pub signing: SigningKey,
-    /// Whom session keys are sealed to.
-    pub recipients: Vec<Recipient>,
+    /// Who says whose signatures count. None in the first files of format 1: then `keys/1` alone counts.
+    pub root: Option<VerifyingKey>,
 }
 
-/// An opening key with what it belongs to.
+/// The key of a keeper or of a restorer, with what it belongs to.
 #[derive(Debug, Clone)]
 pub struct OpeningKeyFile {
     /// The repository this key belongs to.
@@ -45,6 +45,21 @@ pub struct OpeningKeyFile {
     pub cluster: String,
     /// The pair.
     pub key: OpeningKey,
+    /// Who says whose signatures count, as in [`HostKeys`].
+    pub root: Option<VerifyingKey>,
+    /// Seed of what its holder signs with: the root key for the first restorer, the keeper's own for a keeper. Further restorers only read.
+    pub signing_seed: Option<Secret32>,
+}
+
+impl OpeningKeyFile {
+    /// What its holder signs with.
+    ///
+    /// # Errors
+    /// [`StoreError::KeyMissing`]: this one only reads.
+    pub fn signing(&self) -> Result<SigningKey, StoreError> {
+        let seed = self.signing_seed.clone();
+        SigningKey::from_seed(seed.ok_or(StoreError::KeyMissing { role: "signing" })?)
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -56,15 +71,10 @@ struct HostText {
     cluster: String,
     dedup_secret: String,
     signing_seed: String,
-    recipients: Vec<RecipientText>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct RecipientText {
-    name: String,
-    role: String,
-    public: String,
+    root: Option<String>,
+    /// In the first files of format 1; they stand in `keys/<n>`.
+    #[serde(default, skip_serializing, rename = "recipients")]
+    _recipients: Option<serde::de::IgnoredAny>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -76,6 +86,9 @@ struct OpeningText {
     cluster: String,
     secret: String,
     public: String,
+    root: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    signing_seed: Option<String>,
 }
 
 /// Writes `host.key`; refuses to overwrite.
@@ -90,15 +103,8 @@ pub fn write_host(path: &Path, keys: &HostKeys) -> Result<(), StoreError> {
         cluster: keys.cluster.clone(),
         dedup_secret: hex(keys.cluster_keys.dedup().expose()),
         signing_seed: hex(keys.signing.seed().expose()),
-        recipients: keys
-            .recipients
-            .iter()
-            .map(|recipient| RecipientText {
-                name: recipient.name.clone(),
-                role: role_text(recipient.role).into(),
-                public: hex(&recipient.public),
-            })
-            .collect(),
+        root: keys.root.map(|root| hex(&root.0)),
+        _recipients: None,
     };
     write_private(path, &text)
 }
@@ -115,6 +121,8 @@ pub fn write_opening(path: &Path, role: Role, file: &OpeningKeyFile) -> Result<(
         cluster: file.cluster.clone(),
         secret: hex(file.key.secret().expose()),
         public: hex(&file.key.public()),
+        root: file.root.map(|root| hex(&root.0)),
+        signing_seed: file.signing_seed.as_ref().map(|seed| hex(seed.expose())),
     };
     write_private(path, &text)
 }
@@ -132,23 +140,13 @@ pub fn read_host(path: &Path) -> Result<HostKeys, StoreError> {
     let repository = text.repository.parse().map_err(|_| bad("bad repository id"))?;
     let dedup = Secret32::new(unhex(&text.dedup_secret).ok_or_else(|| bad("bad dedup secret"))?);
     let seed = Secret32::new(unhex(&text.signing_seed).ok_or_else(|| bad("bad signing seed"))?);
-    let recipients = text
-        .recipients
-        .into_iter()
-        .map(|recipient| {
-            Ok(Recipient {
-                role: role_of(&recipient.role).ok_or_else(|| bad("unknown role of a recipient"))?,
-                public: unhex(&recipient.public).ok_or_else(|| bad("bad public key of a recipient"))?,
-                name: recipient.name,
-            })
-        })
-        .collect::<Result<Vec<_>, StoreError>>()?;
+    let root = root_of(path, text.root.as_deref())?;
     Ok(HostKeys {
         repository,
         cluster: text.cluster,
         cluster_keys: ClusterKeys::derive(dedup, repository)?,
         signing: SigningKey::from_seed(seed)?,
-        recipients,
+        root,
     })
 }
 
@@ -170,25 +168,32 @@ pub fn read_opening(path: &Path, role: Role) -> Result<OpeningKeyFile, StoreErro
         ));
     }
     let repository = text.repository.parse().map_err(|_| bad("bad repository id"))?;
+    let root = root_of(path, text.root.as_deref())?;
+    let seed = text.signing_seed.as_deref().map(|seed| unhex(seed).map(Secret32::new));
+    let signing_seed = seed
+        .map(|seed| seed.ok_or_else(|| bad("bad signing seed")))
+        .transpose()?;
     Ok(OpeningKeyFile {
         repository,
         cluster: text.cluster,
         key,
+        root,
+        signing_seed,
     })
 }
 
-fn role_text(role: Role) -> &'static str {
+fn root_of(path: &Path, text: Option<&str>) -> Result<Option<VerifyingKey>, StoreError> {
+    let root = text.map(|text| unhex(text).map(VerifyingKey));
+    root.map(|root| root.ok_or_else(|| key_file(path, "bad root key")))
+        .transpose()
+}
+
+/// As key files and people write it.
+#[must_use]
+pub fn role_text(role: Role) -> &'static str {
     match role {
         Role::Restore => "restore",
         Role::Maintenance => "maintenance",
-    }
-}
-
-fn role_of(text: &str) -> Option<Role> {
-    match text {
-        "restore" => Some(Role::Restore),
-        "maintenance" => Some(Role::Maintenance),
-        _ => None,
     }
 }
 

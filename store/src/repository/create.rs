@@ -1,12 +1,12 @@
 //! Creating a repository and a cluster in it (FORMAT 3.1, 6.1).
 
-use std::sync::Arc;
+use std::sync::{Arc, RwLock};
 
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::{NewObject, Period, Put, Repository, Writer, period};
-use crate::envelope::Kind;
+use super::trust::{self, Trust};
+use super::{Period, Repository, Signer, SignerRole};
 use crate::error::StoreError;
 use crate::id::RepositoryId;
 use crate::keys::file::{HostKeys, OpeningKeyFile};
@@ -14,7 +14,6 @@ use crate::keys::{ClusterKeys, OpeningKey, Recipient, Role, SigningKey};
 use crate::layout::{DESCRIPTION, Layout};
 use crate::object::{ByteRange, ErrorClass, ObjectName, ObjectStore, PutNew};
 use crate::seal::Secret32;
-use crate::session::{Place, Purpose, Session, to_cbor};
 
 /// `seawall.json`.
 #[derive(Debug, Clone)]
@@ -115,18 +114,26 @@ pub async fn create(
 ) -> Result<(Created, Arc<Repository>), StoreError> {
     let layout = Layout::new(new.cluster)?;
     let (repository, is_new_repository) = make_description(store.as_ref(), &new).await?;
-    if period::newest(store.as_ref(), &layout).await.is_ok() {
-        return Err(StoreError::Conflict {
-            name: layout.prefix("keys"),
-        });
+    match trust::candidates(store.as_ref(), &layout).await {
+        Err(StoreError::NoRepository { .. }) => {}
+        Err(error) => return Err(error),
+        Ok(_) => {
+            return Err(StoreError::Conflict {
+                name: layout.prefix("keys"),
+            });
+        }
     }
-    let opening = |key: OpeningKey| OpeningKeyFile {
+    let root_seed = Secret32::generate()?;
+    let root = SigningKey::from_seed(root_seed.clone())?.verifying();
+    let opening = |key: OpeningKey, signing_seed: Secret32| OpeningKeyFile {
         repository,
         cluster: new.cluster.to_owned(),
         key,
+        root: Some(root),
+        signing_seed: Some(signing_seed),
     };
-    let restore = opening(OpeningKey::generate()?);
-    let maintenance = opening(OpeningKey::generate()?);
+    let restore = opening(OpeningKey::generate()?, root_seed);
+    let maintenance = opening(OpeningKey::generate()?, Secret32::generate()?);
     let recipient = |name: &str, role, file: &OpeningKeyFile| Recipient {
         name: name.into(),
         role,
@@ -137,11 +144,12 @@ pub async fn create(
         cluster: new.cluster.to_owned(),
         cluster_keys: ClusterKeys::derive(Secret32::generate()?, repository)?,
         signing: SigningKey::from_seed(Secret32::generate()?)?,
-        recipients: vec![
-            recipient("restore", Role::Restore, &restore),
-            recipient("maintenance", Role::Maintenance, &maintenance),
-        ],
+        root: Some(root),
     };
+    let recipients = [
+        recipient("restore", Role::Restore, &restore),
+        recipient("maintenance", Role::Maintenance, &maintenance),
+    ];
     let created = Created {
         host,
         restore,
@@ -149,7 +157,34 @@ pub async fn create(
         is_new_repository,
     };
     keep(&created)?;
-    write_first_period(&store, &layout, &created.host, &new).await?;
+    let mut period = Period {
+        number: 1,
+        recipients: recipients.iter().map(Into::into).collect(),
+        signers: vec![
+            Signer::new(created.host.signing.verifying(), new.host, SignerRole::Host),
+            Signer::new(created.maintenance.signing()?.verifying(), "keeper", SignerRole::Keeper),
+        ],
+        dedup_fingerprint: created.host.cluster_keys.fingerprint(),
+        root: Some(root.0.into()),
+        period_keys: Vec::new(),
+        afresh: 0,
+        key: None,
+        earlier_roots: Vec::new(),
+    };
+    period.draw_key(&[], repository, new.cluster)?;
+    let bootstrap = Arc::new(Repository {
+        store: Arc::clone(&store),
+        layout,
+        id: repository,
+        cluster: new.cluster.to_owned(),
+        keys: created.host.cluster_keys.clone(),
+        trust: RwLock::new(Arc::new(Trust::new(period.clone(), None, repository, new.cluster))),
+        opening: None,
+        metadata_packs: std::sync::Mutex::default(),
+    });
+    bootstrap
+        .put_period(&period, created.restore.signing()?, new.now_us)
+        .await?;
     let opened = Arc::new(Repository::open_as_host(store, &created.host).await?);
     Ok((created, opened))
 }
@@ -176,51 +211,5 @@ async fn make_description(
     match store.put_new(&description_name()?, Bytes::from(json)).await? {
         PutNew::Created => Ok((repository, true)),
         PutNew::AlreadyExists => Ok((describe(store).await?.repository, false)),
-    }
-}
-
-async fn write_first_period(
-    store: &Arc<dyn ObjectStore>,
-    layout: &Layout,
-    host: &HostKeys,
-    new: &NewRepository<'_>,
-) -> Result<(), StoreError> {
-    let verifying = host.signing.verifying();
-    let period = Period {
-        number: 1,
-        recipients: host.recipients.iter().map(Period::recipient).collect(),
-        signers: vec![period::Signer {
-            id: verifying.id(),
-            public: verifying.0.into(),
-            host: new.host.into(),
-            revoked_us: None,
-        }],
-        dedup_fingerprint: host.cluster_keys.fingerprint(),
-    };
-    let bootstrap = Arc::new(Repository {
-        store: Arc::clone(store),
-        layout: layout.clone(),
-        id: host.repository,
-        cluster: host.cluster.clone(),
-        keys: host.cluster_keys.clone(),
-        signers: vec![verifying],
-        opening: None,
-        metadata_packs: std::sync::Mutex::default(),
-    });
-    let place = Place {
-        repository: host.repository,
-        cluster: &host.cluster,
-        lineage: None,
-    };
-    let session = Session::begin(&host.cluster_keys, &host.recipients, place, Purpose::Keys)?;
-    let signing = Arc::new(SigningKey::from_seed(host.signing.seed().clone())?);
-    let writer = Writer::new(bootstrap, signing, 0);
-    let plain = to_cbor(&period)?;
-    let object = NewObject {
-        session: Some(&session),
-        ..NewObject::metadata(Kind::Keys, &plain, new.now_us)
-    };
-    match writer.put(&layout.keys(1)?, object).await? {
-        Put::Created | Put::Same => Ok(()),
     }
 }

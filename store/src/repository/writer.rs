@@ -145,6 +145,7 @@ impl Writer {
             session: session.map(Session::id),
             written_us: now_us,
             wal: None,
+            period: self.repository.period_number(),
         }
     }
 

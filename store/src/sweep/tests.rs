@@ -1,5 +1,6 @@
 //! One plain example for each rule.
 
+mod model;
 mod simulation;
 
 use super::*;
@@ -9,24 +10,17 @@ const TIMES: Times = Times {
     grace_ms: 150,
 };
 
-fn pack(n: u8) -> PackId {
-    PackId([n; 16])
+fn set(numbers: &[PackNumber]) -> BTreeSet<PackNumber> {
+    numbers.iter().copied().collect()
 }
 
-fn packs(numbers: &[u8]) -> Vec<PackId> {
-    numbers.iter().map(|n| pack(*n)).collect()
-}
-
-fn set(numbers: &[u8]) -> BTreeSet<PackId> {
-    packs(numbers).into_iter().collect()
-}
-
-fn manifest(backup: u128, stored_ms: i64, needs: &[u8]) -> ManifestSeen {
+fn manifest(backup: u128, stored_ms: i64, needs: &[PackNumber]) -> ManifestSeen {
     ManifestSeen {
         backup: BackupId::from_number(backup),
         stored_ms,
         intent_stored_ms: Some(stored_ms - 50),
-        packs: packs(needs),
+        duration_max_ms: TIMES.duration_max_ms,
+        packs: needs.iter().collect(),
     }
 }
 
@@ -34,7 +28,7 @@ fn manifest(backup: u128, stored_ms: i64, needs: &[u8]) -> ManifestSeen {
 fn seen(now_ms: i64) -> Seen {
     Seen {
         now_ms,
-        packs: (1..=5u8).map(|n| (pack(n), i64::from(n - 1) * 100)).collect(),
+        packs: (1..=5u32).map(|n| (n, i64::from(n - 1) * 100)).collect(),
         lists: Vec::new(),
         manifests: vec![manifest(1, 120, &[1, 2])],
     }
@@ -42,6 +36,14 @@ fn seen(now_ms: i64) -> Seen {
 
 fn plan(seen: &Seen) -> SweepPlan {
     plan_sweep(seen, &BTreeSet::new(), TIMES).unwrap()
+}
+
+#[test]
+fn a_pack_has_one_number() {
+    let mut numbers = PackNumbers::default();
+    let given: Vec<PackNumber> = [7, 9, 7].into_iter().map(|n| numbers.number(PackId([n; 16]))).collect();
+    assert_eq!(given, [0, 1, 0]);
+    assert_eq!((numbers.pack(1), numbers.pack(2)), (Some(PackId([9; 16])), None));
 }
 
 #[test]
@@ -57,7 +59,7 @@ fn what_was_condemned_goes_after_the_grace_and_its_list_with_it() {
     let mut seen = seen(1000);
     seen.lists = vec![ListSeen {
         stored_ms: 850,
-        packs: packs(&[3, 9]),
+        packs: vec![3, 9],
     }];
     let young = plan(&seen);
     assert_eq!(
@@ -74,7 +76,7 @@ fn what_a_manifest_needs_again_stays_whatever_list_it_stands_in() {
     let mut seen = seen(2000);
     seen.lists = vec![ListSeen {
         stored_ms: 500,
-        packs: packs(&[3, 4]),
+        packs: vec![3, 4],
     }];
     seen.manifests.push(manifest(2, 560, &[3]));
     let plan = plan(&seen);
@@ -91,7 +93,7 @@ fn a_pack_waits_for_the_youngest_list_that_names_it() {
     for stored_ms in [500, 1900] {
         seen.lists.push(ListSeen {
             stored_ms,
-            packs: packs(&[3]),
+            packs: vec![3],
         });
     }
     let plan = plan(&seen);
@@ -104,7 +106,7 @@ fn the_packs_of_a_manifest_that_goes_are_written_down_anew() {
     seen.manifests.push(manifest(2, 560, &[2, 3]));
     seen.lists = vec![ListSeen {
         stored_ms: 1900,
-        packs: packs(&[3]),
+        packs: vec![3],
     }];
     let retire = BTreeSet::from([BackupId::from_number(2), BackupId::from_number(77)]);
     let plan = plan_sweep(&seen, &retire, TIMES).unwrap();
@@ -129,8 +131,13 @@ fn a_late_manifest_is_named_and_its_packs_are_spared() {
         intent_stored_ms: None,
         ..manifest(3, 101, &[4])
     });
+    // It says itself that it may take no longer than 49.
+    seen.manifests.push(ManifestSeen {
+        duration_max_ms: 49,
+        ..manifest(4, 101, &[4])
+    });
     let plan = plan(&seen);
-    assert_eq!(plan.late, [BackupId::from_number(2), BackupId::from_number(3)]);
+    assert_eq!(plan.late, [2, 3, 4].map(BackupId::from_number));
     assert_eq!(plan.condemn, set(&[5]));
 }
 
@@ -139,7 +146,7 @@ fn what_only_a_late_manifest_needs_stays_in_its_list() {
     let mut seen = seen(2000);
     seen.lists = vec![ListSeen {
         stored_ms: 500,
-        packs: packs(&[3, 4]),
+        packs: vec![3, 4],
     }];
     seen.manifests.push(ManifestSeen {
         intent_stored_ms: Some(400),

@@ -74,6 +74,8 @@ fn belongs(named: Named, kind: Kind) -> bool {
         Named::Hole => kind == Kind::Hole,
         Named::Ledger => kind == Kind::Ledger,
         Named::Proof => kind == Kind::Proof,
+        Named::Condemned => kind == Kind::Condemned,
+        Named::Pin(_) => kind == Kind::Pin,
     }
 }
 

@@ -12,7 +12,7 @@ use crate::chunk::ChunkReference;
 use crate::envelope::OBJECT_BYTES_MIN;
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, EntryType, FileEntry};
-use crate::id::{BackupId, LineageId, PackId};
+use crate::id::{LineageId, PackId};
 use crate::inventory::{Inventory, Named};
 use crate::manifest::Manifest;
 use crate::object::ObjectMeta;
@@ -236,11 +236,10 @@ async fn packs_of_entry(maps: &mut Maps<'_>, entry: &FileEntry) -> Result<BTreeS
 
 /// Every backup has an intent, and every intent led to a backup, or something happened to one of them.
 fn intents(inventory: &Inventory) -> Vec<Finding> {
-    let (mut begun, mut indexed, mut ended) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
+    let (mut begun, mut ended) = (BTreeSet::new(), BTreeSet::new());
     for (named, _) in &inventory.objects {
         match named {
             Named::Intent(backup) => begun.insert(*backup),
-            Named::Index(backup) => indexed.insert(*backup),
             Named::Manifest(backup) => ended.insert(*backup),
             _ => false,
         };
@@ -249,8 +248,8 @@ fn intents(inventory: &Inventory) -> Vec<Finding> {
         let reason = "is missing, although the backup has a manifest";
         Finding::notice(format!("intents/{backup}/start"), reason)
     });
-    let all_begun: BTreeSet<BackupId> = begun.union(&indexed).copied().collect();
-    let unended = all_begun.difference(&ended).map(|backup| {
+    // An index may outlive its backup: others use what it names.
+    let unended = begun.difference(&ended).map(|backup| {
         let reason = "is not there: the backup goes on, or died, or its manifest was removed";
         Finding::notice(format!("backups/{backup}"), reason)
     });

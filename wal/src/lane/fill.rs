@@ -71,7 +71,6 @@ pub async fn fill(
     };
     let shipper = Shipper::new(
         (Arc::clone(writer), Arc::clone(fence)),
-        Arc::clone(&inputs.recipients),
         inputs.lineage.id,
         size,
         inputs.uploads_in_flight,

@@ -11,11 +11,12 @@ use crate::file_table::EntryClass;
 use crate::id::{BackupId, LineageId, PackId};
 use crate::keys::SigningKey;
 use crate::limits::{PAGE_BYTES, RELATION_CHUNK_PAGES_MAX};
-use crate::manifest::{ConfigurationPaths, Manifest};
+use crate::manifest::Manifest;
 use crate::object::ObjectStore;
 use crate::page_map::Source;
 use crate::repository::{Created, Maps, NewRepository, Repository, create};
-use crate::session::{Place, Purpose};
+use crate::session::Purpose;
+use crate::testing::manifest::empty_manifest;
 
 pub(super) const NOW_US: i64 = 1_790_000_000_000_000;
 
@@ -66,12 +67,7 @@ impl Fixture {
     }
 
     pub(super) async fn inputs(&self, parent: Option<BackupId>) -> PipelineInputs {
-        let place = Place {
-            repository: self.host.id(),
-            cluster: "main",
-            lineage: Some(self.lineage),
-        };
-        let session = Session::begin(self.host.keys(), &self.created.host.recipients, place, Purpose::Backup).unwrap();
+        let session = self.host.begin_session(self.lineage, Purpose::Backup).unwrap();
         PipelineInputs {
             pace: Arc::default(),
             backup: BackupId::from_parts(1001 + self.backups, [9; 10]),
@@ -145,35 +141,15 @@ impl Fixture {
 
     fn manifest(&self, backup: BackupId, parent: Option<BackupId>, outcome: &Outcome) -> Manifest {
         Manifest {
-            backup,
-            lineage: self.lineage,
-            timeline: 1,
-            start_lsn: 1,
-            end_lsn: 2,
             started_us: NOW_US,
             finished_us: NOW_US,
-            server_version: 150_000,
-            system_identifier: 1,
-            segment_bytes: 16 << 20,
-            relation_segment_blocks: 131_072,
-            checksum_version: 0,
-            backup_label: Vec::new().into(),
-            tablespace_map: Vec::new().into(),
-            tablespaces: Vec::new(),
             file_table: outcome.file_table.clone(),
             packs: outcome.packs.clone(),
             totals: outcome.totals,
             corrupt_pages: outcome.corrupt_pages.clone(),
-            settings: BTreeMap::new(),
             parent,
-            owner_user: None,
-            owner_group: None,
-            source: "local".into(),
-            from_standby: false,
-            configuration: ConfigurationPaths::default(),
             vanished: outcome.vanished.clone(),
-            label: None,
-            known_good: Vec::new(),
+            ..empty_manifest(backup, self.lineage)
         }
     }
 

@@ -51,9 +51,9 @@ fn one_in(random: &SplitMix, n: usize) -> bool {
 #[derive(Default)]
 struct Store {
     now_ms: i64,
-    packs: BTreeMap<PackId, i64>,
+    packs: BTreeMap<PackNumber, i64>,
     intents: BTreeMap<BackupId, i64>,
-    manifests: BTreeMap<BackupId, (i64, Vec<PackId>)>,
+    manifests: BTreeMap<BackupId, (i64, Vec<PackNumber>)>,
     lists: BTreeMap<u64, ListSeen>,
     next: u64,
 }
@@ -69,7 +69,8 @@ impl Store {
             backup: *backup,
             stored_ms: *stored_ms,
             intent_stored_ms: self.intents.get(backup).copied(),
-            packs: packs.clone(),
+            duration_max_ms: TIMES.duration_max_ms,
+            packs: packs.iter().collect(),
         });
         all.collect()
     }
@@ -79,8 +80,8 @@ struct Writer {
     backup: BackupId,
     has_intent: bool,
     /// What stood in lists when they were read.
-    condemned: Option<BTreeSet<PackId>>,
-    refers: Option<Vec<PackId>>,
+    condemned: Option<BTreeSet<PackNumber>>,
+    refers: Option<Vec<PackNumber>>,
     own_left: usize,
 }
 
@@ -94,7 +95,7 @@ struct Sweeper {
 }
 
 struct Restore {
-    packs: Vec<PackId>,
+    packs: RoaringBitmap,
     until_ms: i64,
 }
 
@@ -105,12 +106,6 @@ struct World {
     writers: Vec<Writer>,
     sweepers: [Sweeper; 2],
     restores: Vec<Restore>,
-}
-
-fn pack(number: u64) -> PackId {
-    let mut id = [0; 16];
-    id[..8].copy_from_slice(&number.to_be_bytes());
-    PackId(id)
 }
 
 impl World {
@@ -170,7 +165,7 @@ impl World {
         });
     }
 
-    fn condemned(&self) -> BTreeSet<PackId> {
+    fn condemned(&self) -> BTreeSet<PackNumber> {
         self.store
             .lists
             .values()
@@ -196,14 +191,14 @@ impl World {
             writer.condemned = Some(condemned);
         } else if writer.refers.is_none() {
             // What the newest backup has, or what a dead one had stored: anything that is there and not condemned.
-            let spared = |pack: &PackId| {
+            let spared = |pack: &PackNumber| {
                 broken == Broken::ListsIgnored || writer.condemned.as_ref().is_some_and(|list| !list.contains(pack))
             };
             let there = store.packs.keys().copied().filter(spared);
             writer.refers = Some(there.filter(|_| one_in(random, 3)).collect());
         } else if writer.own_left > 0 {
             writer.own_left -= 1;
-            let own = pack(store.number());
+            let own = PackNumber::try_from(store.number()).unwrap();
             store.packs.insert(own, store.now_ms);
             writer.refers.get_or_insert_default().push(own);
         } else {
@@ -408,12 +403,12 @@ fn in_the_end_only_what_is_needed_is_there() {
             }
             store.manifests.retain(|backup, _| !plan.retire.contains(backup));
         }
-        let needed: BTreeSet<PackId> = store
+        let needed: BTreeSet<PackNumber> = store
             .manifests()
             .iter()
             .flat_map(|manifest| manifest.packs.clone())
             .collect();
-        let there: BTreeSet<PackId> = store.packs.keys().copied().collect();
+        let there: BTreeSet<PackNumber> = store.packs.keys().copied().collect();
         assert_eq!(there, needed, "seed {seed}");
         assert!(counting.iter().all(|pack| there.contains(pack)), "seed {seed}");
         assert!(store.lists.is_empty(), "seed {seed}");

@@ -2,16 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 
-use store::StoreError;
-use store::id::{BackupId, PackId, unhex};
-use store::index::ChunkIndex;
-use store::manifest::{Manifest, PackNeed};
-use store::object::list_all;
-use store::pipeline::{PackFilter, Parent};
-use store::records::BackupProgress;
-use store::repository::Repository;
-
-use super::error::BackupError;
+use super::{PackFilter, Parent};
+use crate::error::StoreError;
+use crate::id::{BackupId, PackId, unhex};
+use crate::index::ChunkIndex;
+use crate::manifest::{Manifest, PackNeed};
+use crate::object::{ErrorClass, list_all};
+use crate::records::BackupProgress;
+use crate::repository::Repository;
 
 /// At most this part of what a backup needs, or [`REWRITE_BYTES_LEAST`], is stored anew to empty packs and chunks that are mostly dead.
 const REWRITE_PART: u64 = 50;
@@ -21,22 +19,29 @@ const DATA_PACK: u8 = 1;
 
 /// Everything that earlier backups contribute.
 #[derive(Debug)]
-pub(super) struct Earlier {
-    pub(super) parent: Option<Parent>,
-    pub(super) index: ChunkIndex,
-    pub(super) filter: PackFilter,
+pub struct Earlier {
+    /// What pages are compared with.
+    pub parent: Option<Parent>,
+    /// Content chunks that are stored already.
+    pub index: ChunkIndex,
+    /// The packs that may be referred to.
+    pub filter: PackFilter,
 }
 
 impl Earlier {
     /// The backup that is compared with; what is left of one that did not end has no manifest.
-    pub(super) fn backup(&self) -> Option<BackupId> {
+    #[must_use]
+    pub fn backup(&self) -> Option<BackupId> {
         Some(self.parent.as_ref()?.manifest()?.backup)
     }
 }
 
-/// The newest backup of the cluster that can be read, of any lineage: pages are compared one by one, so it need not be an ancestor.
+/// Looks, once the intent is stored. The newest backup of the cluster that can be read, of any lineage: pages are compared one by one, so it need not be an ancestor.
 /// A damaged one is passed over, loudly: then more is stored, and nothing is lost.
-pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError> {
+///
+/// # Errors
+/// The store failed.
+pub async fn load(repository: &Repository) -> Result<Earlier, StoreError> {
     let sizes = existing_packs(repository).await?;
     let mut ids = repository.backup_ids().await?.into_iter().rev().peekable();
     let unfinished = repository.unfinished(ids.peek().copied()).await?;
@@ -66,7 +71,11 @@ pub(super) async fn load(repository: &Repository) -> Result<Earlier, BackupError
             "packs that earlier backups need are missing from the repository, or cut short; this backup stores their content anew"
         );
     }
-    let existing = sizes.into_iter().filter(|(id, size)| *size > 0 && !lost.contains(id));
+    // The intent is stored already: who writes a list after this gives us the grace.
+    let condemned = repository.condemned_packs().await?;
+    let existing = sizes
+        .into_iter()
+        .filter(|(id, size)| *size > 0 && !lost.contains(id) && !condemned.contains(id));
     let (avoid, rewrite_bytes) = manifest.map(mostly_dead).unwrap_or_default();
     let index = repository.chunk_index().await?;
     Ok(Earlier {
@@ -85,13 +94,19 @@ async fn load_one(
     repository: &Repository,
     backup: Option<BackupId>,
     unfinished: Option<&BackupProgress>,
-) -> Result<Option<Parent>, BackupError> {
+) -> Result<Option<Parent>, StoreError> {
     let load = async |unfinished| {
         let manifest = match backup {
-            Some(backup) => Some(repository.manifest(backup).await?),
+            Some(backup) => match repository.manifest_to_build_on(backup).await? {
+                Some(manifest) => Some(manifest),
+                None => {
+                    tracing::warn!(%backup, "nothing of that backup is used again: a host's key was revoked since, or it came too late to be relied on");
+                    return Ok(None);
+                }
+            },
             None => None,
         };
-        Parent::load(repository, manifest, unfinished).await
+        Parent::load(repository, manifest, unfinished).await.map(Some)
     };
     let mut loaded = load(unfinished).await;
     if let (Err(error), Some(unfinished)) = (&loaded, unfinished)
@@ -101,13 +116,15 @@ async fn load_one(
         loaded = load(None).await;
     }
     match loaded {
-        Ok(parent) => Ok(Some(parent)),
+        Ok(parent) => Ok(parent),
         Err(error) if error.is_untrusted() => {
             let backup = backup.map(tracing::field::display);
             tracing::error!(backup, %error, "cannot compare with a backup; an older one is taken, or none");
             Ok(None)
         }
-        Err(error) => Err(error.into()),
+        // Given up since it was listed.
+        Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
 }
 
@@ -117,11 +134,9 @@ fn is_lost(need: &PackNeed, sizes: &HashMap<PackId, u64>) -> bool {
 }
 
 /// Packs that are there, and their sizes.
-async fn existing_packs(repository: &Repository) -> Result<HashMap<PackId, u64>, BackupError> {
+async fn existing_packs(repository: &Repository) -> Result<HashMap<PackId, u64>, StoreError> {
     let prefix = repository.layout().prefix("packs");
-    let listed = list_all(repository.store().as_ref(), &prefix)
-        .await
-        .map_err(StoreError::from)?;
+    let listed = list_all(repository.store().as_ref(), &prefix).await?;
     let id_of = |name: &str| unhex::<16>(name.rsplit('/').next()?).map(PackId);
     let with_size = listed.iter().map(|meta| Some((id_of(meta.name.as_str())?, meta.size)));
     Ok(with_size.flatten().collect())

@@ -1,0 +1,83 @@
+//! `wal-agent key`: which keys there are, on paper, replaced, for others, revoked.
+//!
+//! Whose signatures count and whom sessions are sealed to stands in the repository (`keys/<n>`), signed by the root key, which is in the
+//! restore key file that `init` made. So whatever changes that needs this file; a database host need not have it.
+
+mod change;
+mod check;
+mod paper;
+mod show;
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use store::StoreError;
+use store::keys::file::{OpeningKeyFile, read_opening};
+use store::keys::{Role, SigningKey};
+use store::repository::Repository;
+
+use crate::cli::{KeyCommand, KeyFile};
+use crate::exit::Failure;
+use crate::open::{Context, command_policy};
+
+/// Runs the command.
+pub async fn run(context: &Context, command: KeyCommand) -> anyhow::Result<()> {
+    match command {
+        KeyCommand::Show { json } => show::run(context, json).await,
+        KeyCommand::Check { json } => check::run(context, json).await,
+        KeyCommand::Export(options) => paper::export(context, &options),
+        KeyCommand::Import { files, output } => paper::import(context, &files, &output),
+        KeyCommand::Rotate { key } => match key {
+            KeyFile::Host => change::rotate_host(context).await,
+            KeyFile::Maintenance => change::rotate_maintenance(context).await,
+            KeyFile::Restore => change::rotate_restore(context).await,
+        },
+        KeyCommand::AddRecipient { name, output } => change::add_recipient(context, &name, &output).await,
+        KeyCommand::RemoveRecipient { name } => change::remove_recipient(context, &name).await,
+        KeyCommand::AddHost { name, output } => change::add_host(context, &name, &output).await,
+        KeyCommand::Revoke(options) => change::revoke(context, &options).await,
+    }
+}
+
+/// Reads a key file of the chosen cluster.
+fn opening(context: &Context, path: &Path, role: Role) -> anyhow::Result<OpeningKeyFile> {
+    let key = read_opening(path, role)?;
+    if key.cluster == context.cluster.name {
+        return Ok(key);
+    }
+    Err(StoreError::Foreign {
+        what: "the key's cluster",
+        expected: context.cluster.name.clone(),
+        found: key.cluster,
+    }
+    .into())
+}
+
+/// Who may say whom the repository trusts.
+struct Root {
+    repository: Arc<Repository>,
+    file: OpeningKeyFile,
+    signing: SigningKey,
+}
+
+/// Opens the repository with the root key.
+async fn root(context: &Context) -> anyhow::Result<Root> {
+    let path = &context.config.keys.restore_key;
+    let file = opening(context, path, Role::Restore)?;
+    let signing = file.signing().map_err(|_| {
+        Failure::refused(
+            format!("\"{}\" opens what is stored, and does not say who is trusted", path.display()),
+            "Use the restore key file that `wal-agent init` or `wal-agent key rotate restore` made: name it as restore_key under [keys].",
+        )
+    })?;
+    let store = context.object_store(command_policy())?;
+    let opened = Repository::open_as_restorer(store, &file).await;
+    let repository =
+        opened.with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
+    Ok(Root {
+        repository: Arc::new(repository),
+        file,
+        signing,
+    })
+}

@@ -1,0 +1,158 @@
+//! Which key files are here, and whom the repository trusts.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use serde_json::{Value, json};
+use store::StoreError;
+use store::id::KeyId;
+use store::keys::file::{read_host, read_opening, role_text};
+use store::keys::{Role, key_id};
+use store::repository::{Period, Repository, SignerRole};
+
+use crate::open::{Context, command_policy};
+use crate::output;
+
+/// A key file that may be here.
+pub(super) struct FileHere<'a> {
+    pub(super) word: &'static str,
+    pub(super) path: &'a Path,
+    /// The ids that the repository knows it by: of what opens, of what signs.
+    pub(super) ids: Result<(Option<KeyId>, Option<KeyId>), StoreError>,
+}
+
+/// The three files of a keys directory; those that are not here are left out.
+pub(super) fn files(context: &Context) -> Vec<FileHere<'_>> {
+    let keys = &context.config.keys;
+    let opening = |path: &Path, role| {
+        let file = read_opening(path, role)?;
+        let signing = file.signing().ok().map(|signing| signing.verifying().id());
+        Ok((Some(key_id(&file.key.public())), signing))
+    };
+    let host = |path: &Path| Ok((None, Some(read_host(path)?.signing.verifying().id())));
+    let all = [
+        ("host", &keys.host_key, host(&keys.host_key)),
+        (
+            "maintenance",
+            &keys.maintenance_key,
+            opening(&keys.maintenance_key, Role::Maintenance),
+        ),
+        ("restore", &keys.restore_key, opening(&keys.restore_key, Role::Restore)),
+    ];
+    let here = all.into_iter().filter(|(_, path, _)| path.exists());
+    here.map(|(word, path, ids)| FileHere { word, path, ids }).collect()
+}
+
+/// Opens the repository with whichever key is here; all of them read the periods.
+pub(super) async fn open(context: &Context) -> anyhow::Result<Arc<Repository>> {
+    let keys = &context.config.keys;
+    let policy = command_policy();
+    let opened = if keys.host_key.exists() {
+        return context.repository(policy, &context.host_keys()?).await;
+    } else if keys.maintenance_key.exists() {
+        let file = super::opening(context, &keys.maintenance_key, Role::Maintenance)?;
+        Repository::open_as_keeper(context.object_store(policy)?, &file).await
+    } else {
+        let file = super::opening(context, &keys.restore_key, Role::Restore)?;
+        Repository::open_as_restorer(context.object_store(policy)?, &file).await
+    };
+    let cannot = || format!("cannot open the repository at {}", context.config.repository.url);
+    Ok(Arc::new(opened.with_context(cannot)?))
+}
+
+/// Runs the command.
+pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
+    let files = files(context);
+    let repository = open(context).await?;
+    let period = repository.period();
+    if json {
+        return output::print_json(&as_json(&files, &period));
+    }
+    let mut table = output::table(&["key file", "opens with", "signs with", "path"]);
+    for file in &files {
+        let (opens, signs) = match &file.ids {
+            Ok((opens, signs)) => (show(*opens), show(*signs)),
+            Err(error) => (error.to_string(), String::new()),
+        };
+        table.add_row([file.word.to_owned(), opens, signs, file.path.display().to_string()]);
+    }
+    println!("{table}");
+    println!(
+        "Cluster \"{}\" trusts, since period {}:",
+        context.cluster.name, period.number
+    );
+    let mut table = output::table(&["who", "may", "key id", "revoked"]);
+    for recipient in &period.recipients {
+        let may = match recipient.role {
+            Role::Restore => "open everything",
+            Role::Maintenance => "read metadata",
+        };
+        table.add_row([
+            recipient.name.clone(),
+            may.into(),
+            key_id(&recipient.public).to_string(),
+            String::new(),
+        ]);
+    }
+    for signer in &period.signers {
+        let revoked = signer.revoked_us.map(output::time_us).unwrap_or_default();
+        table.add_row([
+            signer.holder.clone(),
+            may(signer.role).into(),
+            signer.id.to_string(),
+            revoked,
+        ]);
+    }
+    if let Some(root) = period.root() {
+        table.add_row([
+            "root".into(),
+            "say who is trusted".into(),
+            root.id().to_string(),
+            String::new(),
+        ]);
+    }
+    println!("{table}");
+    Ok(())
+}
+
+fn show(id: Option<KeyId>) -> String {
+    id.map(|id| id.to_string()).unwrap_or_default()
+}
+
+fn may(role: SignerRole) -> &'static str {
+    match role {
+        SignerRole::Host => "sign backups and WAL",
+        SignerRole::Keeper => "decide about deletion",
+    }
+}
+
+fn as_json(files: &[FileHere<'_>], period: &Period) -> Value {
+    let file = |file: &FileHere<'_>| {
+        let ids = file.ids.as_ref().ok();
+        json!({
+            "key_file": file.word,
+            "path": file.path,
+            "opens_with": ids.and_then(|ids| ids.0).map(|id| id.to_string()),
+            "signs_with": ids.and_then(|ids| ids.1).map(|id| id.to_string()),
+            "error": file.ids.as_ref().err().map(ToString::to_string),
+        })
+    };
+    json!({
+        "files": files.iter().map(file).collect::<Vec<_>>(),
+        "period": period.number,
+        "root": period.root().map(|root| root.id().to_string()),
+        "afresh": period.afresh,
+        "recipients": period.recipients.iter().map(|recipient| json!({
+            "name": recipient.name,
+            "role": role_text(recipient.role),
+            "id": key_id(&recipient.public).to_string(),
+        })).collect::<Vec<_>>(),
+        "signers": period.signers.iter().map(|signer| json!({
+            "holder": signer.holder,
+            "role": match signer.role { SignerRole::Host => "host", SignerRole::Keeper => "keeper" },
+            "id": signer.id.to_string(),
+            "revoked_us": signer.revoked_us,
+        })).collect::<Vec<_>>(),
+    })
+}

@@ -1,0 +1,181 @@
+//! Carrying a plan out. Each step may fail or be the last one before a crash.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
+use super::look::put_list;
+use super::{Going, Looked, Plan, Policy};
+use crate::envelope::Kind;
+use crate::error::StoreError;
+use crate::id::BackupId;
+use crate::index::ChunkIndex;
+use crate::layout::WalRange;
+use crate::object::{ErrorClass, ObjectName};
+use crate::repository::{NewObject, Repository, Writer};
+use crate::session::to_cbor;
+
+/// Objects that are deleted at once.
+const DELETES_IN_FLIGHT: usize = 16;
+
+/// What was done.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Done {
+    /// Objects deleted.
+    pub objects: u64,
+    /// Their bytes.
+    pub bytes: u64,
+    /// Backups given up.
+    pub retired: u64,
+    /// Backups that would have been given up too late in this run: the next one does it.
+    pub postponed: u64,
+}
+
+/// Carries a plan out. `elapsed` is how long ago the run began; `progress` hears of each object that is gone.
+///
+/// # Errors
+/// The store failed.
+pub async fn carry_out(
+    writer: &Writer,
+    looked: &Looked,
+    plan: &Plan,
+    policy: &Policy,
+    elapsed: &(dyn Fn() -> Duration + Sync),
+    progress: impl Fn(&Going) + Sync,
+) -> Result<Done, StoreError> {
+    let repository = writer.repository();
+    let mut done = Done::default();
+    for hole in &plan.holes {
+        let name = repository.layout().hole(hole, writer.epoch())?;
+        let plain = to_cbor(hole)?;
+        match writer
+            .put(&name, NewObject::metadata(Kind::Hole, &plain, hole.found_us))
+            .await
+        {
+            // By a run that died before it deleted that WAL.
+            Ok(_) | Err(StoreError::Conflict { .. }) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    let mut delete = async |going: &[Going]| delete_all(repository, going, &progress, &mut done).await;
+    delete(&plan.packs).await?;
+    delete(&plan.wal).await?;
+    delete(&covered(repository, &plan.tails).await?).await?;
+    delete(&plan.leftovers).await?;
+    delete(&without_bytes(&plan.close)).await?;
+    if let Some(list) = &plan.list {
+        put_list(writer, list).await?;
+    }
+    // Whoever restores from one of them relies on its packs for the grace, counted from when this run began.
+    let slowest = policy.grace / 2;
+    for backup in &plan.retire {
+        if elapsed() > slowest {
+            done.postponed += 1;
+            continue;
+        }
+        retire(repository, *backup, &progress, &mut done).await?;
+    }
+    indexes(repository, looked, plan, &progress, &mut done).await?;
+    Ok(done)
+}
+
+/// The manifest first: from then on the backup is not there. Its intent is needed no more then.
+async fn retire(
+    repository: &Repository,
+    backup: BackupId,
+    progress: &(impl Fn(&Going) + Sync),
+    done: &mut Done,
+) -> Result<(), StoreError> {
+    let layout = repository.layout();
+    delete_all(repository, &without_bytes(&[layout.manifest(backup)?]), progress, done).await?;
+    done.retired += 1;
+    delete_all(repository, &without_bytes(&[layout.intent(backup)?]), progress, done).await
+}
+
+async fn delete_all(
+    repository: &Repository,
+    going: &[Going],
+    progress: &(impl Fn(&Going) + Sync),
+    done: &mut Done,
+) -> Result<(), StoreError> {
+    let deletes = going.iter().map(async |one| {
+        repository.store().delete(&one.name).await?;
+        Ok::<_, StoreError>(one)
+    });
+    let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
+    while let Some(one) = deletes.try_next().await? {
+        done.objects += 1;
+        done.bytes += one.bytes;
+        progress(one);
+    }
+    Ok(())
+}
+
+fn without_bytes(names: &[ObjectName]) -> Vec<Going> {
+    let going = names.iter().map(|name| Going {
+        name: name.clone(),
+        bytes: 0,
+    });
+    going.collect()
+}
+
+/// Tails whose whole objects are what their names say: signed by one of ours, of that range.
+async fn covered(
+    repository: &Repository,
+    tails: &[(Going, Vec<(WalRange, ObjectName)>)],
+) -> Result<Vec<Going>, StoreError> {
+    let mut out = Vec::new();
+    let mut known: BTreeMap<&ObjectName, bool> = BTreeMap::new();
+    for (tail, whole) in tails {
+        let mut is_held = true;
+        for (range, name) in whole {
+            let is_good = match known.get(name) {
+                Some(is_good) => *is_good,
+                None => says_its_range(repository, name, range).await?,
+            };
+            known.insert(name, is_good);
+            is_held &= is_good;
+        }
+        if is_held {
+            out.push(tail.clone());
+        }
+    }
+    Ok(out)
+}
+
+async fn says_its_range(repository: &Repository, name: &ObjectName, range: &WalRange) -> Result<bool, StoreError> {
+    match repository.read_header(name).await {
+        Ok(Some((_, header))) => Ok(header.lineage == Some(range.lineage)
+            && header.timeline == Some(range.timeline.as_u32())
+            && header.start == Some(range.start.as_u64())
+            && header.end == Some(range.end.as_u64())),
+        Ok(None) => Ok(false),
+        Err(error) if error.is_untrusted() => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Indexes of backups that are gone, once all packs that they name are gone.
+async fn indexes(
+    repository: &Repository,
+    looked: &Looked,
+    plan: &Plan,
+    progress: &(impl Fn(&Going) + Sync),
+    done: &mut Done,
+) -> Result<(), StoreError> {
+    for backup in &plan.indexes {
+        let name = repository.layout().index(*backup)?;
+        let index = match repository.read_plain(&name).await {
+            Ok((_, plain)) => ChunkIndex::decode(name.as_str(), &plain)?,
+            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => continue,
+            // It is of no use to anybody.
+            Err(error) if error.is_untrusted() => ChunkIndex::default(),
+            Err(error) => return Err(error),
+        };
+        if index.packs().all(|pack| !looked.has_pack(pack)) {
+            delete_all(repository, &without_bytes(&[name]), progress, done).await?;
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,229 @@
+//! `wal-agent key`: every key is replaced while backups go on, and whatever was stored stays readable for those who may read it; a host whose
+//! key was revoked adds nothing that counts.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::Result;
+use serde_json::Value;
+use tests::case::case;
+use tests::scratch::write_private;
+use tests::seawall::{CLUSTER, json_array, json_str, json_u64};
+use tests::wait::DEADLINE;
+use tests::{Cluster, Scratch, Seawall};
+
+/// Exit code: a key is missing or wrong.
+const KEY: i32 = 5;
+
+async fn stage(scratch: &Scratch) -> Result<(Cluster, Seawall)> {
+    let cluster = Cluster::builder(15).segment_size_mib(1).create(scratch, "main").await?;
+    let seawall = Seawall::local(scratch, &cluster).await?;
+    cluster.exec("create table t (i bigint)").await?;
+    Ok((cluster, seawall))
+}
+
+/// The directory of the key files.
+fn keys(scratch: &Scratch) -> PathBuf {
+    scratch.join("keys")
+}
+
+/// A hundred rows more, and a backup of them.
+async fn more(cluster: &Cluster, seawall: &Seawall) -> Result<Value> {
+    cluster
+        .exec("insert into t select (select coalesce(max(i), 0) from t) + g from generate_series(1, 100) g")
+        .await?;
+    let agent = seawall.run().await?;
+    let backup = seawall.backup().await?;
+    seawall.wait_archived(cluster).await?;
+    agent.stop(DEADLINE).await?;
+    Ok(backup)
+}
+
+/// The same installation with another restore key file.
+fn with_restore_key(seawall: &Seawall, name: &str, key: &Path) -> Result<Seawall> {
+    let config = seawall
+        .config
+        .clone()
+        .set("keys.restore_key", key.display().to_string())?;
+    Seawall::configure_as(config, name)
+}
+
+async fn rows(seawall: &Seawall, name: &str, target: &[&str]) -> Result<String> {
+    let restored = seawall.restore_to(name, target).await?;
+    restored.query_one("select count(*) from t").await
+}
+
+async fn key(seawall: &Seawall, arguments: &[&str]) -> Result<String> {
+    let all: Vec<&str> = std::iter::once("key").chain(arguments.iter().copied()).collect();
+    Ok(seawall.agent.run_ok(&all).await?.stdout)
+}
+
+#[test]
+fn keys_are_replaced_one_by_one_and_what_was_stored_stays_readable() {
+    case("keys_rotate", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        let keys = keys(&scratch);
+        let at = |name: &str| keys.join(name);
+        let text = |path: &Path| path.display().to_string();
+        let first = more(&cluster, &seawall).await?;
+        let first_end = json_str(&first, "end_lsn")?.to_owned();
+        key(&seawall, &["check"]).await?;
+
+        // Two of three parts of the first restore key, on paper.
+        let paper = scratch.dir("paper")?;
+        let split = [
+            "export",
+            "--parts",
+            "3",
+            "--threshold",
+            "2",
+            "--directory",
+            &text(&paper),
+        ];
+        key(&seawall, &split).await?;
+        let part = |number: u32| text(&paper.join(format!("seawall-{CLUSTER}-key-{number}.txt")));
+        let imported = scratch.join("imported.key");
+        key(&seawall, &["import", &part(3), &part(1), "--output", &text(&imported)]).await?;
+        assert_eq!(fs::read(&imported)?, fs::read(at("restore.key"))?);
+        let too_few = scratch.join("too-few.key");
+        let refused = seawall
+            .agent
+            .run(&["key", "import", &part(2), "--output", &text(&too_few)])
+            .await?;
+        assert_eq!(refused.code(), KEY, "{}", refused.stderr);
+        assert!(refused.stderr.contains("2 parts are needed, and 1 are here") && !too_few.exists());
+
+        let friend = scratch.join("friend.key");
+        key(&seawall, &["add-recipient", "friend", "--output", &text(&friend)]).await?;
+        for which in ["host", "maintenance", "restore"] {
+            key(&seawall, &["rotate", which]).await?;
+            key(&seawall, &["check"]).await?;
+            more(&cluster, &seawall).await?;
+        }
+        let verify = seawall.agent.run_ok(&["verify", "--all", "--json"]).await?.json()?;
+        assert!(
+            json_array(&verify, "findings")?
+                .iter()
+                .all(|finding| finding["severity"] != "damage"),
+            "{verify}"
+        );
+
+        // The new restore key and the friend's open everything, from before they were there as well.
+        let as_friend = with_restore_key(&seawall, "friend", &friend)?;
+        for (who, name) in [(&seawall, "new"), (&as_friend, "friend")] {
+            assert_eq!(
+                rows(who, &format!("{name}-latest"), &["--target", "latest"]).await?,
+                "400"
+            );
+            let early = ["--target-lsn", &first_end, "--or-latest"];
+            assert_eq!(rows(who, &format!("{name}-first"), &early[..2]).await?, "100");
+        }
+        // The old one opens what it was made for, and says that it was replaced.
+        let replaced = fs::read_dir(&keys)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()?;
+        let replaced = replaced
+            .iter()
+            .find(|path| text(path).contains("restore.key.replaced-"))
+            .unwrap();
+        let before = with_restore_key(&seawall, "before", replaced)?;
+        assert_eq!(
+            rows(&before, "before-first", &["--target-lsn", &first_end]).await?,
+            "100"
+        );
+        let listed = before.restore.run(&["list"]).await?;
+        assert!(
+            listed.stderr.contains("it was replaced by another"),
+            "{}",
+            listed.stderr
+        );
+        let checked = before.agent.run(&["key", "check"]).await?;
+        assert_eq!(checked.code(), KEY);
+        let changed = before.agent.run(&["key", "remove-recipient", "friend"]).await?;
+        assert_eq!(changed.code(), KEY, "{}", changed.stderr);
+
+        // Nothing new is sealed to who was removed.
+        key(&seawall, &["remove-recipient", "friend"]).await?;
+        more(&cluster, &seawall).await?;
+        let target = scratch.join("removed/data");
+        let latest = ["--target", "latest", "--pgdata", &text(&target)];
+        let refused = as_friend.restore.run(&latest).await?;
+        assert_ne!(refused.code(), 0, "{}", refused.stdout);
+        assert!(refused.stderr.contains("key"), "{}", refused.stderr);
+        assert_eq!(
+            rows(&as_friend, "friend-again", &["--target-lsn", &first_end]).await?,
+            "100"
+        );
+        assert_eq!(rows(&seawall, "end", &["--target", "latest"]).await?, "500");
+        Ok(())
+    });
+}
+
+#[test]
+fn what_a_revoked_host_writes_does_not_count_and_the_next_backup_sends_everything_again() {
+    case("keys_revoke", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        let keys = keys(&scratch);
+        more(&cluster, &seawall).await?;
+        let increment = more(&cluster, &seawall).await?;
+        assert!(increment["parent"].is_string(), "{increment}");
+
+        // A thief has a copy of all that is on the host; the restore key is elsewhere.
+        let stolen = scratch.join("stolen.key");
+        write_private(&stolen, &fs::read(keys.join("host.key"))?)?;
+        let config = seawall
+            .config
+            .clone()
+            .set("keys.host_key", stolen.display().to_string())?;
+        let thief = Seawall::configure_as(config, "thief")?;
+        key(&seawall, &["rotate", "host"]).await?;
+        let shown = seawall.agent.run_ok(&["key", "show", "--json"]).await?.json()?;
+        let signers = json_array(&shown, "signers")?;
+        let old = signers.iter().find(|signer| signer["role"] == "host").unwrap();
+        let old = json_str(old, "id")?.to_owned();
+        let asked = key(&seawall, &["revoke", &old]).await?;
+        assert!(asked.contains("Nothing was changed"), "{asked}");
+        assert_eq!(thief.agent.run(&["list"]).await?.code(), 0);
+        key(&seawall, &["revoke", &old, "--yes"]).await?;
+        let refused = thief.agent.run(&["backup"]).await?;
+        assert_eq!(refused.code(), KEY);
+        assert!(refused.stderr.contains("was revoked"), "{}", refused.stderr);
+
+        // He goes past our program, and puts a list of keys of his own.
+        let objects = seawall.repository().join("clusters").join(CLUSTER);
+        write_private(&objects.join("keys/99"), &fs::read(objects.join("keys/1"))?)?;
+        let backup = more(&cluster, &seawall).await?;
+        assert!(backup["parent"].is_null(), "{backup}");
+        assert_eq!(json_u64(&backup, "new_pages")?, json_u64(&backup, "pages")?, "{backup}");
+        let next = more(&cluster, &seawall).await?;
+        assert!(
+            next["parent"].is_string() && json_u64(&next, "new_pages")? < json_u64(&next, "pages")?,
+            "{next}"
+        );
+        let listed = seawall.agent.run_ok(&["list"]).await?;
+        assert!(
+            listed.stderr.contains("not signed by the root key"),
+            "{}",
+            listed.stderr
+        );
+
+        // All backups can be restored, those of before by what the old key has signed.
+        assert_eq!(rows(&seawall, "latest", &["--target", "latest"]).await?, "400");
+        let end = json_str(&increment, "end_lsn")?;
+        assert_eq!(rows(&seawall, "before", &["--target-lsn", end]).await?, "200");
+        // What comes with the old signature from now on does not count, wherever it says that it belongs.
+        let manifest = objects.join("backups").join(json_str(&increment, "backup")?);
+        let bytes = fs::read(&manifest)?;
+        fs::remove_file(&manifest)?;
+        write_private(&manifest, &bytes)?;
+        let verified = seawall.agent.run(&["verify", "--json"]).await?;
+        let findings = json_array(&verified.json()?, "findings")?.clone();
+        let is_told = findings
+            .iter()
+            .any(|finding| finding["reason"].as_str().unwrap().contains("revoked"));
+        assert!(is_told, "{findings:?}");
+        Ok(())
+    });
+}
