@@ -21,7 +21,7 @@ use store::pipeline::commit::{put_index, put_intent, put_manifest};
 use store::pipeline::{BelieveAll, FileJob, Listed, PackFilter, Parent, Pipeline, PipelineInputs, Progress};
 use store::records::{Intent, Lineage};
 use store::repository::{NewObject, NewRepository, Repository, Writer, create};
-use store::session::{Place, Purpose, Session};
+use store::session::{Purpose, Session};
 use store::wal_object;
 
 type Failure = Box<dyn std::error::Error>;
