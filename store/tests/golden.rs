@@ -15,8 +15,8 @@ use store::object::local::LocalStore;
 use store::page_map::Source;
 use store::repository::{Maps, Repository};
 
-fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden-1")
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
 }
 
 /// A copy, because git keeps no modes and a key that others may read is refused.
@@ -68,8 +68,17 @@ async fn file(repository: &Repository, entry: &FileEntry) -> Vec<u8> {
 
 #[tokio::test]
 async fn the_repository_of_format_1_is_read_to_the_last_byte() {
+    read_all("golden-1").await;
+}
+
+#[tokio::test]
+async fn so_is_one_in_which_a_root_key_says_who_is_trusted() {
+    read_all("golden-1-root").await;
+}
+
+async fn read_all(name: &str) {
     let scratch = tempfile::tempdir().unwrap();
-    private_copy(&golden(), scratch.path());
+    private_copy(&golden(name), scratch.path());
     let key = read_opening(&scratch.path().join("keys/restore.key"), Role::Restore).unwrap();
     let store = Arc::new(LocalStore::open(scratch.path().join("repository")).unwrap());
     let repository = Repository::open_as_restorer(store, &key).await.unwrap();

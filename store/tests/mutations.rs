@@ -33,7 +33,7 @@ fn step() -> usize {
 type Objects = BTreeMap<ObjectName, Bytes>;
 
 fn golden() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden-1")
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures/golden-1-root")
 }
 
 fn load(directory: &Path, prefix: &str, objects: &mut Objects) {
