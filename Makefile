@@ -41,7 +41,7 @@ setup: ## install test servers and build tools (MAJORS="15 17" for two of six)
 	@tests/setup/install.sh $(MAJORS) $(PEERS)
 
 build: ## compile everything
-	cargo build --workspace $(FEATURES)
+	cargo build --workspace --bins --tests $(FEATURES)
 
 lint: ## formatting and clippy, warnings are errors
 	cargo fmt --all --check
