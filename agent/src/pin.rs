@@ -40,6 +40,10 @@ pub async fn pin(context: &Context, backup: &str, reason: String) -> anyhow::Res
     writer
         .put(&name, NewObject::metadata(Kind::Pin, &plain, now_us))
         .await?;
+    // A prune may have given it up at this very moment.
+    if !repository.backup_ids().await?.contains(&backup) {
+        return Err(unknown(backup));
+    }
     println!("Backup {backup} stays until `wal-agent unpin {backup}`.");
     Ok(())
 }

@@ -9,13 +9,16 @@ use config::Retention;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::num::NonZeroU32;
 use store::prune::{Looked, Policy, carry_out, mark_time, plan};
-use store::repository::Writer;
+use store::repository::{Repository, Writer};
 use store::retention::Rules;
 
 use crate::cli::PruneOptions;
 use crate::exit::Failure;
 use crate::open::{Context, backup_policy, host_name};
 use crate::output;
+
+/// More than this between the store's clock and ours: one of them is wrong.
+const CLOCKS_APART_MAX_MS: i64 = 3_600_000;
 
 /// Runs the command.
 pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()> {
@@ -31,6 +34,7 @@ pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()
         false => Some(mark_time(&writer, &host, now_us).await?),
     };
     let now_ms = marked.as_ref().map_or(now_us / 1000, |(_, now_ms)| *now_ms);
+    refuse_doubtful(&repository, now_ms, now_us)?;
     let looked = Looked::look(&repository, now_ms, policy.times().grace_ms).await?;
     let plan = plan(&looked, &policy, &host, now_us)?;
     let done = match marked {
@@ -48,6 +52,26 @@ pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()
         }
     };
     report::print(&looked, &plan, &policy, done, options.json)
+}
+
+/// Times and keys that cannot be believed: then nothing may be deleted.
+fn refuse_doubtful(repository: &Repository, now_ms: i64, now_us: i64) -> anyhow::Result<()> {
+    if repository.is_trust_in_doubt() {
+        return Err(Failure::refused(
+            "something at keys/ cannot be read or is not signed by the root key: there may be hosts that are not known here",
+            "`wal-agent verify` names it. Remove what was planted; bring back what is damaged from a copy.",
+        )
+        .into());
+    }
+    let apart_ms = now_ms.saturating_sub(now_us / 1000).saturating_abs();
+    if apart_ms <= CLOCKS_APART_MAX_MS {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("the clock of the repository's store and ours are {} s apart", apart_ms / 1000),
+        "Set the wrong one right. By a store's clock that has jumped, what was written down just now would seem old, and be deleted.",
+    )
+    .into())
 }
 
 fn policy(retention: &Retention) -> Policy {

@@ -16,13 +16,18 @@ use crate::id::{BackupId, LineageId};
 use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
 use crate::manifest::Manifest;
-use crate::object::{ObjectName, list_all};
+use crate::object::{ErrorClass, ObjectName, list_all};
 use crate::records::{BackupProgress, GIVEN_UP, LedgerEntry, Lineage, LostWal, Proof};
 use crate::repository::{ReadObject, Repository};
 
 /// How often WAL that seems to be missing is looked for again, and how long after.
 const LOOKS_FOR_MISSING: u32 = 3;
 const MISSING_PAUSE: Duration = Duration::from_secs(1);
+
+/// Deleted since it was listed.
+fn is_not_found(error: &StoreError) -> bool {
+    matches!(error, StoreError::Object(error) if error.class() == ErrorClass::NotFound)
+}
 
 impl Repository {
     /// Ids of all backups, oldest first.
@@ -106,7 +111,11 @@ impl Repository {
                 Ok(read) if !self.may_be_built_on(&read) => continue,
                 read => read,
             };
-            match read.and_then(|read| self.record_of::<BackupProgress>(read, Kind::Progress)) {
+            let record = read.and_then(|read| self.record_of::<BackupProgress>(read, Kind::Progress));
+            if record.as_ref().is_err_and(is_not_found) {
+                continue;
+            }
+            match record {
                 Ok(progress) if progress.backup == backup => return Ok(Some(progress)),
                 Ok(_) => tracing::warn!(%name, "the progress of a backup speaks of another one; it is passed over"),
                 Err(error) if error.damaged_object().is_some() => {
@@ -125,7 +134,11 @@ impl Repository {
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let mut out = Vec::new();
         for backup in self.backup_ids().await? {
-            out.push(self.manifest(backup).await?);
+            match self.manifest(backup).await {
+                // Given up since it was listed.
+                Err(error) if is_not_found(&error) => {}
+                manifest => out.push(manifest?),
+            }
         }
         Ok(out)
     }
@@ -160,6 +173,7 @@ impl Repository {
             };
             match read.and_then(|(_, plain)| ChunkIndex::decode(meta.name.as_str(), &plain)) {
                 Ok(index) => all.extend(index),
+                Err(error) if is_not_found(&error) => {}
                 Err(error) if error.is_untrusted() => {
                     tracing::error!(%error, "an index of an earlier backup cannot be used; the files that it knew are stored anew");
                 }
@@ -276,7 +290,26 @@ impl Repository {
     /// # Errors
     /// The store failed.
     pub async fn declared_holes(&self) -> Result<Vec<LostWal>, StoreError> {
-        self.records("holes", Kind::Hole).await
+        let mut out = Vec::new();
+        for meta in list_all(self.store().as_ref(), &self.layout().prefix("holes")).await? {
+            let read = self.read(&meta.name).await;
+            let by_keeper = read.as_ref().is_ok_and(|read| self.is_by_keeper(read));
+            match read.and_then(|read| self.record_of::<LostWal>(read, Kind::Hole)) {
+                // Who archives may lose WAL; who gives it up is the keeper.
+                Ok(lost) if lost.reason == GIVEN_UP && !by_keeper => {
+                    tracing::error!(name = %meta.name, "WAL is said to have been given up by somebody who may not do so: it counts as lost");
+                    let reason = "said to be given up by a host".into();
+                    out.push(LostWal { reason, ..lost });
+                }
+                Ok(lost) => out.push(lost),
+                Err(error) if is_not_found(&error) => {}
+                Err(error) if error.is_untrusted() => {
+                    tracing::error!(%error, "a record is damaged or planted, and left out");
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(out)
     }
 
     /// The ledger, oldest first. A damaged entry is left out, with an alarm.

@@ -106,7 +106,12 @@ macro_rules! ulid_id {
         impl FromStr for $name {
             type Err = ulid::DecodeError;
             fn from_str(text: &str) -> Result<Self, Self::Err> {
-                ulid::Ulid::from_string(text).map($name)
+                // One text for one id: in lower case, or with other bits above its 128, it would be another name of the same object.
+                let id = ulid::Ulid::from_string(text)?;
+                match id.to_string() == text {
+                    true => Ok($name(id)),
+                    false => Err(ulid::DecodeError::InvalidChar),
+                }
             }
         }
         impl<C> Encode<C> for $name {

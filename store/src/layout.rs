@@ -206,6 +206,25 @@ impl Layout {
     /// What an object of the cluster is; `None` for a name that this format does not make.
     #[must_use]
     pub fn parse(&self, name: &str) -> Option<Named> {
+        let named = self.parse_loosely(name)?;
+        // One name for one thing: who plants another one for it must not be taken for it.
+        let canonical = match named {
+            Named::Keys(period) => self.keys(period),
+            Named::Lineage(id) => self.lineage(id),
+            Named::Lease(epoch) => self.lease(epoch),
+            Named::Intent(backup) => self.intent(backup),
+            Named::Progress(backup, number) => self.progress(backup, number),
+            Named::Pack(id) => self.pack(id),
+            Named::Index(backup) => self.index(backup),
+            Named::Manifest(backup) => self.manifest(backup),
+            _ => return Some(named),
+        };
+        canonical
+            .is_ok_and(|canonical| canonical.as_str() == name)
+            .then_some(named)
+    }
+
+    fn parse_loosely(&self, name: &str) -> Option<Named> {
         let rest = name.strip_prefix(&self.root)?.strip_prefix('/')?;
         let (directory, rest) = rest.split_once('/')?;
         let named = match directory {

@@ -27,7 +27,7 @@ use bytes::Bytes;
 use crate::envelope::{Head, Header, Protection};
 use crate::error::StoreError;
 use crate::frame;
-use crate::id::{LineageId, RepositoryId};
+use crate::id::{KeyId, LineageId, RepositoryId};
 use crate::keys::file::{HostKeys, OpeningKeyFile};
 use crate::keys::{ClusterKeys, OpeningKey, VerifyingKey};
 use crate::layout::Layout;
@@ -129,11 +129,13 @@ impl Repository {
             Some(root) => trust::follow(&candidates, root, keys_of),
             None => trust::first(&candidates, keys_of),
         };
+        let has_wrong = candidates.wrong.is_some();
         let followed = match (followed, candidates.wrong) {
             // Damage tells more than that nothing is left.
             (Err(_), Some(wrong)) => return Err(wrong),
             (followed, _) => followed?,
         };
+        let is_in_doubt = has_wrong || followed.is_in_doubt;
         if let Some(later) = followed.later {
             let what = format!("what was decided later, in \"{}{later}\",", layout.prefix("keys"));
             if !matches!(unlock, Unlock::Restorer(_)) {
@@ -147,7 +149,10 @@ impl Repository {
             Unlock::Restorer(key) => Some(key.clone()),
             Unlock::Host(_) | Unlock::Keeper(_) => None,
         };
-        let trust = Trust::new(followed.period, opening.as_ref(), expected, cluster);
+        let trust = Trust {
+            is_in_doubt,
+            ..Trust::new(followed.period, opening.as_ref(), expected, cluster)
+        };
         Ok(Repository {
             store,
             layout,
@@ -229,6 +234,27 @@ impl Repository {
     #[must_use]
     pub fn may_be_built_on(&self, read: &ReadObject) -> bool {
         self.trust().may_be_built_on(&read.head, read.header.period)
+    }
+
+    /// True when a keeper has signed it.
+    pub(crate) fn is_by_keeper(&self, read: &ReadObject) -> bool {
+        let trust = self.trust();
+        let signer = trust.period.signers.iter().find(|signer| signer.id == read.head.writer);
+        signer.is_some_and(|signer| signer.role == SignerRole::Keeper)
+    }
+
+    /// True when this key signs for a host, and what it signs counts.
+    #[must_use]
+    pub fn trusts_host(&self, id: KeyId) -> bool {
+        let trust = self.trust();
+        let signer = trust.period.signers.iter().find(|signer| signer.id == id);
+        signer.is_some_and(|signer| signer.role == SignerRole::Host && signer.revoked_us.is_none())
+    }
+
+    /// True when something at `keys/` cannot be read, or was planted behind the newest list that counts: there may be a newer one.
+    #[must_use]
+    pub fn is_trust_in_doubt(&self) -> bool {
+        self.trust().is_in_doubt
     }
 
     /// Opens head and header; and says until when the signer was one, if he was revoked.

@@ -16,7 +16,9 @@ use store::page_map::Source;
 use store::repository::{Maps, Repository};
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/fixtures").join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/fixtures")
+        .join(name)
 }
 
 /// A copy, because git keeps no modes and a key that others may read is refused.

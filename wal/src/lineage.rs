@@ -167,8 +167,8 @@ pub async fn compare_overlap(
     let mut headers = Vec::new();
     for range in ranges {
         let header = match repository.read_wal_header(&range, size).await {
-            Err(error) if error.is_damage() => {
-                tracing::error!(%error, "archived WAL is damaged; the server is compared with the rest");
+            Err(error) if error.is_untrusted() => {
+                tracing::error!(%error, "archived WAL is damaged, or does not count; the server is compared with the rest");
                 continue;
             }
             header => header?,

@@ -111,6 +111,7 @@ impl Shipper {
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<(), StoreError> {
         let bytes = piece.bytes.len() as u64;
+        self.writer.refuse_revoked()?;
         let period = self.writer.repository().period_number();
         if self.session_begun.elapsed() > SESSION_AGE_MAX
             || self.session_bytes + bytes > SESSION_BYTES_MAX

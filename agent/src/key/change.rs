@@ -9,13 +9,13 @@ use store::id::{BackupId, KeyId};
 use store::keys::file::{HostKeys, OpeningKeyFile, read_opening, write_host, write_opening};
 use store::keys::{OpeningKey, Recipient, Role, SigningKey, key_id};
 use store::records::LedgerEntry;
-use store::repository::{NewObject, Period, Signer, SignerRole, Writer};
+use store::repository::{NewObject, Period, Repository, Signer, SignerRole, Writer};
 use store::seal::Secret32;
 
-use super::{Root, root};
+use super::{Root, opening, root};
 use crate::cli::KeyRevokeOptions;
 use crate::exit::Failure;
-use crate::open::{Context, host_name};
+use crate::open::{Context, command_policy, host_name};
 use crate::output;
 
 /// Ending of a key file until the repository knows it.
@@ -97,8 +97,17 @@ pub(super) async fn rotate_restore(context: &Context) -> anyhow::Result<()> {
         write_opening(&new, Role::Restore, &file)?;
         file
     };
-    let root = root(context).await?;
-    let before = key_id(&root.file.key.public());
+    let before = key_id(&opening(context, path, Role::Restore)?.key.public());
+    // Once it has signed a period it is the one to go on with: the old key does not open what came since.
+    let store = context.object_store(command_policy())?;
+    let root = match Repository::open_as_restorer(store, &file).await {
+        Ok(repository) => Root {
+            repository: Arc::new(repository),
+            signing: file.signing()?,
+            file: file.clone(),
+        },
+        Err(_) => root(context).await?,
+    };
     let name = root
         .repository
         .period()
@@ -385,7 +394,8 @@ fn replace(path: &Path, new: &Path, number: u64) -> anyhow::Result<PathBuf> {
     let failed = || format!("cannot replace \"{}\" by \"{}\"", path.display(), new.display());
     let replaced = with_ending(path, &format!("{REPLACED}-{number}"));
     if path.exists() {
-        std::fs::hard_link(path, &replaced).with_context(failed)?;
+        let before = zeroize::Zeroizing::new(std::fs::read(path).with_context(failed)?);
+        store::durable::create_new(&replaced, &before).with_context(failed)?;
     }
     std::fs::rename(new, path).with_context(failed)?;
     if let Some(directory) = path.parent() {

@@ -4,8 +4,9 @@ use std::collections::{HashMap, HashSet};
 
 use super::{PackFilter, Parent};
 use crate::error::StoreError;
-use crate::id::{BackupId, PackId, unhex};
+use crate::id::{BackupId, PackId};
 use crate::index::ChunkIndex;
+use crate::inventory::Named;
 use crate::manifest::{Manifest, PackNeed};
 use crate::object::{ErrorClass, list_all};
 use crate::records::BackupProgress;
@@ -72,10 +73,18 @@ pub async fn load(repository: &Repository) -> Result<Earlier, StoreError> {
         );
     }
     // The intent is stored already: who writes a list after this gives us the grace.
-    let condemned = repository.condemned_packs().await?;
+    let condemned = match repository.condemned_packs().await {
+        Ok(condemned) => Some(condemned),
+        Err(error) if error.damaged_object().is_some() => {
+            tracing::error!(%error, "a list of what is to be deleted cannot be read: this backup refers to nothing of before, and stores everything anew");
+            None
+        }
+        Err(error) => return Err(error),
+    };
+    let may = |id: &PackId| condemned.as_ref().is_some_and(|condemned| !condemned.contains(id));
     let existing = sizes
         .into_iter()
-        .filter(|(id, size)| *size > 0 && !lost.contains(id) && !condemned.contains(id));
+        .filter(|(id, size)| *size > 0 && !lost.contains(id) && may(id));
     let (avoid, rewrite_bytes) = manifest.map(mostly_dead).unwrap_or_default();
     let index = repository.chunk_index().await?;
     Ok(Earlier {
@@ -137,9 +146,13 @@ fn is_lost(need: &PackNeed, sizes: &HashMap<PackId, u64>) -> bool {
 async fn existing_packs(repository: &Repository) -> Result<HashMap<PackId, u64>, StoreError> {
     let prefix = repository.layout().prefix("packs");
     let listed = list_all(repository.store().as_ref(), &prefix).await?;
-    let id_of = |name: &str| unhex::<16>(name.rsplit('/').next()?).map(PackId);
-    let with_size = listed.iter().map(|meta| Some((id_of(meta.name.as_str())?, meta.size)));
-    Ok(with_size.flatten().collect())
+    let with_size = listed
+        .iter()
+        .filter_map(|meta| match repository.layout().parse(meta.name.as_str()) {
+            Some(Named::Pack(id)) => Some((id, meta.size)),
+            _ => None,
+        });
+    Ok(with_size.collect())
 }
 
 /// Data packs less than half of which is needed, the deadest first, as far as the budget goes; and what is left of that.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
-use super::look::put_list;
+use super::look::{pinned, put_list};
 use super::{Going, Looked, Plan, Policy};
 use crate::envelope::Kind;
 use crate::error::StoreError;
@@ -69,7 +69,8 @@ pub async fn carry_out(
     }
     // Whoever restores from one of them relies on its packs for the grace, counted from when this run began.
     let slowest = policy.grace / 2;
-    for backup in &plan.retire {
+    let pinned = pinned(repository).await?;
+    for backup in plan.retire.iter().filter(|backup| !pinned.contains(backup)) {
         if elapsed() > slowest {
             done.postponed += 1;
             continue;
@@ -120,7 +121,7 @@ fn without_bytes(names: &[ObjectName]) -> Vec<Going> {
     going.collect()
 }
 
-/// Tails whose whole objects are what their names say: signed by one of ours, of that range.
+/// Tails whose whole objects are what their names say: whole, signed by one of ours, of that range.
 async fn covered(
     repository: &Repository,
     tails: &[(Going, Vec<(WalRange, ObjectName)>)],
@@ -145,12 +146,12 @@ async fn covered(
 }
 
 async fn says_its_range(repository: &Repository, name: &ObjectName, range: &WalRange) -> Result<bool, StoreError> {
-    match repository.read_header(name).await {
-        Ok(Some((_, header))) => Ok(header.lineage == Some(range.lineage)
-            && header.timeline == Some(range.timeline.as_u32())
-            && header.start == Some(range.start.as_u64())
-            && header.end == Some(range.end.as_u64())),
-        Ok(None) => Ok(false),
+    match repository.read(name).await {
+        Ok(read) => Ok(read.header.lineage == Some(range.lineage)
+            && read.header.timeline == Some(range.timeline.as_u32())
+            && read.header.start == Some(range.start.as_u64())
+            && read.header.end == Some(range.end.as_u64())),
+        Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(false),
         Err(error) if error.is_untrusted() => Ok(false),
         Err(error) => Err(error),
     }

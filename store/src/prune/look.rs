@@ -14,7 +14,7 @@ use crate::inventory::Named;
 use crate::layout::WalRange;
 use crate::manifest::Manifest;
 use crate::object::{ErrorClass, ObjectMeta, ObjectName, list_all};
-use crate::records::{Condemned, Lineage, Pin};
+use crate::records::{Condemned, Lineage};
 use crate::repository::{NewObject, Repository, Writer};
 use crate::retention::TimelineOf;
 use crate::session::to_cbor;
@@ -66,6 +66,8 @@ pub struct Looked {
     pub(super) timelines: Vec<TimelineOf>,
     /// Intents and progress objects.
     pub(super) intents: Vec<(BackupId, Named, ObjectMeta)>,
+    /// Of each lineage.
+    pub(super) segment_bytes: BTreeMap<LineageId, u64>,
     /// Backups that have left an index.
     pub(super) indexes: Vec<BackupId>,
     /// Bytes of all objects.
@@ -104,6 +106,18 @@ pub(super) async fn put_list(writer: &Writer, list: &Condemned) -> Result<Object
     Ok(name)
 }
 
+/// Backups that stay because somebody said so. The name alone counts: a pin that was damaged is one all the same.
+pub(super) async fn pinned(repository: &Repository) -> Result<BTreeSet<BackupId>, StoreError> {
+    let listed = list_all(repository.store().as_ref(), &repository.layout().prefix("pins")).await?;
+    let pins = listed
+        .iter()
+        .filter_map(|meta| match repository.layout().parse(meta.name.as_str()) {
+            Some(Named::Pin(backup)) => Some(backup),
+            _ => None,
+        });
+    Ok(pins.collect())
+}
+
 impl Looked {
     /// Looks. `now_ms` is the store's time of before; `grace_ms` decides whether a timeline that was left behind may still be written.
     ///
@@ -114,11 +128,12 @@ impl Looked {
         looked.sweep.now_ms = now_ms;
         looked.manifests(repository).await?;
         looked.lists = read_lists(repository).await?;
-        for meta in looked.list(repository, "pins").await? {
-            match repository.read_record::<Pin>(&meta.name, Kind::Pin).await {
-                Ok(pin) => drop(looked.pinned.insert(pin.backup)),
-                Err(error) if error.is_untrusted() => tracing::error!(%error, "a pin does not count"),
-                Err(error) => return Err(error),
+        looked.list(repository, "pins").await?;
+        looked.pinned = pinned(repository).await?;
+        // Before the packs: an index names none that is not there yet.
+        for meta in looked.list(repository, "index").await? {
+            if let Some(Named::Index(id)) = repository.layout().parse(meta.name.as_str()) {
+                looked.indexes.push(id);
             }
         }
         for meta in looked.list(repository, "packs").await? {
@@ -145,12 +160,11 @@ impl Looked {
                 }
             }
         }
-        for meta in looked.list(repository, "index").await? {
-            if let Some(Named::Index(id)) = repository.layout().parse(meta.name.as_str()) {
-                looked.indexes.push(id);
-            }
-        }
         let lineages = repository.lineages().await?;
+        looked.segment_bytes = lineages
+            .iter()
+            .map(|lineage| (lineage.id, lineage.segment_bytes))
+            .collect();
         looked.timelines = timelines(repository, &lineages, &looked.wal, now_ms, grace_ms).await?;
         Ok(looked)
     }
@@ -214,15 +228,12 @@ impl Looked {
     }
 }
 
-/// A manifest that counts; none when somebody else has deleted it meanwhile, or when it was planted.
+/// A manifest; none when somebody else has deleted it meanwhile. One whose signature does not count stops the run: it may be that of a host of which
+/// we do not know, or of a copy whose objects all look younger than a revocation.
 async fn manifest(repository: &Repository, id: BackupId) -> Result<Option<Manifest>, StoreError> {
     match repository.manifest(id).await {
         Ok(manifest) => Ok(Some(manifest)),
         Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(None),
-        Err(error @ StoreError::Untrusted { .. }) => {
-            tracing::error!(%error, "a manifest does not count: what it names is not kept for it");
-            Ok(None)
-        }
         Err(error) => Err(error),
     }
 }

@@ -15,7 +15,10 @@ use crate::limits::SEGMENT_BYTES_MAX;
 use crate::object::{ObjectMeta, ObjectName};
 use crate::records::{Condemned, GIVEN_UP, KeptRange, KeptWal, LostWal};
 use crate::retention::{self, Reason, RetentionPlan, plan_retention};
-use crate::sweep::{self, is_in_time, plan_sweep};
+use crate::sweep::{self, ManifestSeen, plan_sweep};
+
+const DAY_MS: i64 = 86_400_000;
+const WEEK_MS: i64 = 7 * DAY_MS;
 
 /// What becomes of a backup.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,31 +70,28 @@ pub struct Plan {
 /// The grace is shorter than a backup may take.
 pub fn plan(looked: &Looked, policy: &Policy, host: &str, now_us: i64) -> Result<Plan, StoreError> {
     let times = policy.times();
-    let retention = retain(looked, policy)?;
+    refuse_what_times_cannot_judge(looked, policy)?;
     let is_old = |stored_ms: i64| looked.sweep.now_ms.saturating_sub(stored_ms) > times.grace_ms;
-    let late = looked
-        .sweep
-        .manifests
-        .iter()
-        .filter(|manifest| !is_in_time(manifest, times));
-    let late: BTreeMap<BackupId, i64> = late.map(|manifest| (manifest.backup, manifest.stored_ms)).collect();
+    let late = late(looked);
+    let retention = retain(looked, policy, &late)?;
     let mut retire: BTreeSet<BackupId> = retention.going().collect();
-    retire.extend(
-        late.iter()
-            .filter(|(_, stored_ms)| is_old(**stored_ms))
-            .map(|(id, _)| *id),
-    );
+    // What cannot be relied on goes when there is something newer that can.
+    let good = looked.backups.iter().filter(|backup| !late.contains_key(&backup.id));
+    let newest_good = good.map(|backup| backup.stored_ms).max();
+    let is_replaced = |stored_ms: i64| is_old(stored_ms) && newest_good.is_some_and(|newest| newest > stored_ms);
+    let replaced = late.iter().filter(|(_, stored_ms)| is_replaced(**stored_ms));
+    retire.extend(replaced.map(|(id, _)| *id));
     retire.retain(|id| !looked.pinned.contains(id));
     let sweep = plan_sweep(&looked.sweep, &retire, times).map_err(|error| StoreError::Limit {
         what: "the grace",
         detail: error.to_string(),
     })?;
-    let kept = kept_wal(&retention);
+    let kept = kept_wal(looked, &retention);
     let (wal, wal_waiting) = wal_that_goes(looked, &kept, &is_old);
     let holes = holes(looked, &wal, host, now_us);
     let wal = wal.into_iter().map(|(_, meta)| Going::from(meta)).collect();
     let mut plan = Plan {
-        verdicts: verdicts(&retention, &late),
+        verdicts: verdicts(looked, &retention, &late),
         packs: looked.going(&sweep.delete),
         tails: covered_tails(looked, &is_old),
         leftovers: leftovers(looked, &is_old),
@@ -106,7 +106,7 @@ pub fn plan(looked: &Looked, policy: &Policy, host: &str, now_us: i64) -> Result
         indexes: Vec::new(),
         list: None,
     };
-    plan.indexes = orphaned(looked, &plan.retire);
+    plan.indexes = orphaned(looked, &plan.retire, &is_old);
     let condemned: Vec<PackId> = sweep
         .condemn
         .iter()
@@ -160,7 +160,47 @@ impl Looked {
     }
 }
 
-fn retain(looked: &Looked, policy: &Policy) -> Result<RetentionPlan, StoreError> {
+/// Backups whose manifest came later after their intent than they say themselves. Where the intent is not there nothing is known of that.
+fn late(looked: &Looked) -> BTreeMap<BackupId, i64> {
+    let is_late = |manifest: &&ManifestSeen| {
+        let begun = manifest.intent_stored_ms;
+        begun.is_some_and(|begun| manifest.stored_ms.saturating_sub(begun) > manifest.duration_max_ms)
+    };
+    let late = looked.sweep.manifests.iter().filter(is_late);
+    late.map(|manifest| (manifest.backup, manifest.stored_ms)).collect()
+}
+
+/// Everything is judged by when the store received it. Where that says nothing, nothing may be deleted.
+fn refuse_what_times_cannot_judge(looked: &Looked, policy: &Policy) -> Result<(), StoreError> {
+    let refused = |detail: String| StoreError::Limit {
+        what: "what times of the store can say",
+        detail,
+    };
+    let newest = looked.sweep.manifests.iter().max_by_key(|manifest| manifest.stored_ms);
+    let protected_ms = policy.times().duration_max_ms;
+    let unprotected = newest.filter(|newest| (protected_ms + 1..i64::MAX).contains(&newest.duration_max_ms));
+    if let Some(newest) = unprotected {
+        return Err(refused(format!(
+            "backup {} was allowed to take {} s, and retention.grace protects it for {} s only",
+            newest.backup,
+            newest.duration_max_ms / 1000,
+            protected_ms / 1000
+        )));
+    }
+    for (seen, manifest) in looked.backups.iter().zip(&looked.sweep.manifests) {
+        let limit_ms = manifest.duration_max_ms.min(WEEK_MS).saturating_add(DAY_MS);
+        if seen.stored_ms.saturating_sub(seen.finished_us / 1000) > limit_ms {
+            return Err(refused(format!(
+                "backup {} was stored long after it had ended: the repository was copied, or the clock of its host was wrong",
+                seen.id
+            )));
+        }
+    }
+    Ok(())
+}
+
+/// Late ones count for nothing.
+fn retain(looked: &Looked, policy: &Policy, late: &BTreeMap<BackupId, i64>) -> Result<RetentionPlan, StoreError> {
     let time = |ms: i64| {
         Timestamp::from_millisecond(ms).map_err(|error| StoreError::Limit {
             what: "a time of the store",
@@ -180,31 +220,60 @@ fn retain(looked: &Looked, policy: &Policy) -> Result<RetentionPlan, StoreError>
             proven: false,
         })
     };
-    let backups: Vec<_> = looked.backups.iter().map(backup).collect::<Result<_, StoreError>>()?;
+    let counting = looked.backups.iter().filter(|seen| !late.contains_key(&seen.id));
+    let backups: Vec<_> = counting.map(backup).collect::<Result<_, StoreError>>()?;
     let now = time(looked.sweep.now_ms)?;
     Ok(plan_retention(&policy.rules, &backups, &looked.timelines, now))
 }
 
-fn verdicts(retention: &RetentionPlan, late: &BTreeMap<BackupId, i64>) -> Vec<Verdict> {
-    let verdicts = retention.verdicts.iter().map(|verdict| Verdict {
-        id: verdict.id,
-        kept: verdict.kept.clone(),
-        is_late: late.contains_key(&verdict.id),
+fn verdicts(looked: &Looked, retention: &RetentionPlan, late: &BTreeMap<BackupId, i64>) -> Vec<Verdict> {
+    let kept = retention.verdicts.iter().map(|verdict| (verdict.id, &verdict.kept));
+    let kept: BTreeMap<BackupId, &Vec<Reason>> = kept.collect();
+    let verdicts = looked.backups.iter().map(|seen| Verdict {
+        id: seen.id,
+        kept: kept.get(&seen.id).copied().cloned().unwrap_or_default(),
+        is_late: late.contains_key(&seen.id),
     });
     verdicts.collect()
 }
 
-fn kept_wal(retention: &RetentionPlan) -> Vec<KeptWal> {
-    let range = |range: &retention::WalRange| match *range {
-        retention::WalRange::StartToEnd { start, end } => KeptRange { start, end: Some(end) },
-        retention::WalRange::Continuous { from } => KeptRange { start: from, end: None },
+/// Recovery asks for whole segments: each stretch is kept from the beginning of its segment, also where that lies on the timeline before.
+fn kept_wal(looked: &Looked, retention: &RetentionPlan) -> Vec<KeptWal> {
+    let begin = |lineage: LineageId, lsn: u64| {
+        let segment = looked.segment_bytes.get(&lineage).copied().unwrap_or(SEGMENT_BYTES_MAX);
+        lsn - lsn % segment.max(1)
     };
-    let kept = retention.wal.iter().map(|keep| KeptWal {
-        lineage: keep.lineage,
-        timeline: keep.timeline,
-        ranges: keep.ranges.iter().map(range).collect(),
+    let mut kept: BTreeMap<(LineageId, u32), Vec<KeptRange>> = BTreeMap::new();
+    for keep in &retention.wal {
+        let ranges = keep.ranges.iter().map(|range| {
+            let (start, end) = match *range {
+                retention::WalRange::StartToEnd { start, end } => (start, Some(end)),
+                retention::WalRange::Continuous { from } => (from, None),
+            };
+            let start = begin(keep.lineage, start);
+            KeptRange { start, end }
+        });
+        kept.insert((keep.lineage, keep.timeline), ranges.collect());
+    }
+    // From the youngest timeline to the oldest: each may need the end of the one before.
+    for timeline in looked.timelines.iter().rev() {
+        let Some((parent, switch)) = timeline.parent else {
+            continue;
+        };
+        let child = kept.get(&(timeline.lineage, timeline.timeline));
+        let reaches = child.is_some_and(|ranges| ranges.iter().any(|range| range.start <= switch));
+        if reaches && let Some(ranges) = kept.get_mut(&(timeline.lineage, parent)) {
+            let start = begin(timeline.lineage, switch);
+            let end = Some(switch);
+            ranges.push(KeptRange { start, end });
+        }
+    }
+    let all = kept.into_iter().map(|((lineage, timeline), ranges)| KeptWal {
+        lineage,
+        timeline,
+        ranges,
     });
-    kept.collect()
+    all.collect()
 }
 
 /// By timeline, for quick questions.
@@ -313,7 +382,9 @@ fn close(looked: &Looked, done: &[usize], is_old: &impl Fn(i64) -> bool) -> Vec<
 /// Old tails all of which is in whole objects too.
 fn covered_tails(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<(Going, Vec<(WalRange, ObjectName)>)> {
     let mut whole: BTreeMap<(LineageId, TimelineId), Vec<&(WalRange, ObjectMeta)>> = BTreeMap::new();
-    for object in looked.wal.iter().filter(|(range, _)| !range.tail) {
+    // What covers a tail must have been there for long, too: who puts something there today must not make the only copy go.
+    let is_whole = |(range, meta): &&(WalRange, ObjectMeta)| !range.tail && is_old(meta.modified_unix_ms);
+    for object in looked.wal.iter().filter(is_whole) {
         whole
             .entry((object.0.lineage, object.0.timeline))
             .or_default()
@@ -373,9 +444,14 @@ fn leftovers(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<Going> {
 }
 
 /// Backups without a manifest, or soon without one, that may have left an index.
-fn orphaned(looked: &Looked, retire: &[BackupId]) -> Vec<BackupId> {
+fn orphaned(looked: &Looked, retire: &[BackupId], is_old: &impl Fn(i64) -> bool) -> Vec<BackupId> {
     let stays: BTreeSet<BackupId> = looked.backups.iter().map(|backup| backup.id).collect();
+    let young = looked
+        .intents
+        .iter()
+        .filter(|(_, _, meta)| !is_old(meta.modified_unix_ms));
+    let running: BTreeSet<BackupId> = young.map(|(id, _, _)| *id).collect();
     let ids: BTreeSet<BackupId> = looked.indexes.iter().copied().collect();
-    let is_orphan = |id: &&BackupId| !stays.contains(id) || retire.contains(id);
+    let is_orphan = |id: &&BackupId| retire.contains(id) || !(stays.contains(id) || running.contains(id));
     ids.iter().filter(is_orphan).copied().collect()
 }

@@ -18,6 +18,8 @@ use crate::records::Lease;
 
 /// A look that is older than this is made again before anything is written.
 pub const LOOK_AGE_MAX: Duration = Duration::from_secs(30);
+/// Whom to trust is asked again after this: a key may have been revoked, a recipient removed.
+const REFRESH_AGE_MAX: Duration = Duration::from_secs(600);
 
 /// Watches one epoch.
 #[derive(Debug)]
@@ -26,6 +28,8 @@ pub struct Fence {
     epoch: u64,
     lineage: LineageId,
     seen: Mutex<Seen>,
+    /// When we last asked whom to trust.
+    refreshed: Mutex<Instant>,
     age_max: Duration,
 }
 
@@ -59,6 +63,7 @@ impl Fence {
                 at: Instant::now(),
                 next: epoch + 1,
             }),
+            refreshed: Mutex::new(Instant::now()),
             age_max: LOOK_AGE_MAX,
         }
     }
@@ -67,12 +72,20 @@ impl Fence {
         *self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn refreshed_age(&self) -> Duration {
+        self.refreshed.lock().unwrap_or_else(PoisonError::into_inner).elapsed()
+    }
+
     /// Looks now.
     ///
     /// # Errors
     /// [`StoreError::TakenOver`], or the store failed: then nothing is known.
     pub async fn look(&self) -> Result<(), StoreError> {
         let at = Instant::now();
+        if self.refreshed_age() > REFRESH_AGE_MAX {
+            self.repository.refresh().await?;
+            *self.refreshed.lock().unwrap_or_else(PoisonError::into_inner) = at;
+        }
         let mut next = self.seen().next;
         loop {
             match self.lease(next).await? {
@@ -98,6 +111,15 @@ impl Fence {
         match self.repository.read_record::<Lease>(&name, Kind::Lease).await {
             Ok(lease) => Ok(Leased::By(lease.lineage)),
             Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(Leased::Not),
+            // Of a host that was added since we looked whom to trust.
+            Err(StoreError::Untrusted { .. }) => {
+                self.repository.refresh().await?;
+                match self.repository.read_record::<Lease>(&name, Kind::Lease).await {
+                    Ok(lease) => Ok(Leased::By(lease.lineage)),
+                    Err(error) if error.damaged_object().is_some() => Ok(Leased::Unreadable),
+                    Err(error) => Err(error),
+                }
+            }
             Err(error) if error.damaged_object().is_some() => Ok(Leased::Unreadable),
             Err(error) => Err(error),
         }

@@ -42,6 +42,7 @@ impl Repository {
         root: SigningKey,
         now_us: i64,
     ) -> Result<u64, StoreError> {
+        self.refresh().await?;
         let known = self.period();
         if Some(root.verifying()) != known.root() {
             return Err(StoreError::WrongKey {
@@ -49,6 +50,11 @@ impl Repository {
             });
         }
         let candidates = trust::candidates(self.store.as_ref(), &self.layout).await?;
+        if known.number != period.number || candidates.has_later(known.number, &root.verifying()) {
+            return Err(StoreError::Conflict {
+                name: self.layout.keys(period.number + 1)?.to_string(),
+            });
+        }
         period.number = candidates.free_after(known.number);
         if !self.can_decrypt() {
             return Err(StoreError::KeyMissing { role: "restore" });

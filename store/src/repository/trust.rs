@@ -13,9 +13,11 @@ use crate::envelope::{Head, Kind};
 use crate::error::StoreError;
 use crate::frame;
 use crate::id::RepositoryId;
+use crate::inventory::Named;
 use crate::keys::{ClusterKeys, OpeningKey, VerifyingKey};
 use crate::layout::Layout;
-use crate::object::{ByteRange, ObjectStore, list_all};
+use crate::limits::CONTROL_OBJECT_BYTES_MAX;
+use crate::object::{ByteRange, ErrorClass, ObjectStore, list_all};
 
 /// Periods that are read at once.
 const READS_IN_FLIGHT: usize = 8;
@@ -26,6 +28,8 @@ pub(super) struct Trust {
     pub(super) period: Period,
     /// Keys of periods that our restore key opens.
     pub(super) period_keys: Vec<OpeningKey>,
+    /// There may be a newer period that could not be read.
+    pub(super) is_in_doubt: bool,
 }
 
 /// Who signed an object, and what of that counts.
@@ -42,6 +46,7 @@ impl Trust {
         Trust {
             period,
             period_keys: opened.unwrap_or_default(),
+            is_in_doubt: false,
         }
     }
 
@@ -100,6 +105,12 @@ pub(super) struct Candidates {
 }
 
 impl Candidates {
+    /// True when this root has signed a later one.
+    pub(super) fn has_later(&self, number: u64, root: &VerifyingKey) -> bool {
+        let mut later = self.found.iter().filter(|candidate| candidate.number > number);
+        later.any(|candidate| candidate.head.is_signed_by(root))
+    }
+
     /// The first number behind this one that nobody has taken.
     pub(super) fn free_after(&self, number: u64) -> u64 {
         let taken = (number + 1..).take_while(|next| self.numbers.contains(next)).count();
@@ -111,15 +122,29 @@ impl Candidates {
 pub(super) async fn candidates(store: &dyn ObjectStore, layout: &Layout) -> Result<Candidates, StoreError> {
     let prefix = layout.prefix("keys");
     let listed = list_all(store, &prefix).await?;
-    let numbered = listed.into_iter().filter_map(|meta| {
-        let number: u64 = meta.name.as_str().strip_prefix(&prefix)?.parse().ok()?;
-        Some((number, meta.name))
+    let numbered = listed
+        .into_iter()
+        .filter_map(|meta| match layout.parse(meta.name.as_str())? {
+            Named::Keys(number) if number > 0 => Some((number, meta)),
+            _ => None,
+        });
+    let read = numbered.map(async |(number, meta)| {
+        let name = &meta.name;
+        // Nobody who only puts things there must be able to stop everything.
+        if meta.size > CONTROL_OBJECT_BYTES_MAX as u64 {
+            let error = StoreError::damaged(name, "longer than any list of keys");
+            return Ok((number, Err(error), Bytes::new()));
+        }
+        match store.get(name, ByteRange::All).await {
+            Ok(bytes) => Ok((number, Head::parse(name.as_str(), &bytes), bytes)),
+            Err(error) if matches!(error.class(), ErrorClass::Transient | ErrorClass::Misconfigured) => {
+                Err(StoreError::from(error))
+            }
+            Err(error) => Ok((number, Err(StoreError::from(error)), Bytes::new())),
+        }
     });
-    let read = numbered.map(async |(number, name)| {
-        let bytes = store.get(&name, ByteRange::All).await?;
-        Ok::<_, StoreError>((number, Head::parse(name.as_str(), &bytes), bytes))
-    });
-    let read: Vec<_> = stream::iter(read).buffered(READS_IN_FLIGHT).try_collect().await?;
+    let read: Vec<(u64, Result<Head, StoreError>, Bytes)> =
+        stream::iter(read).buffered(READS_IN_FLIGHT).try_collect().await?;
     if read.is_empty() {
         return Err(StoreError::NoRepository {
             url: format!("{prefix} (the repository has no such cluster)"),
@@ -147,6 +172,8 @@ pub(super) struct Followed {
     pub(super) keys: ClusterKeys,
     /// A later one that is genuine, and not for the key at hand.
     pub(super) later: Option<u64>,
+    /// There may be a later one that could not be read.
+    pub(super) is_in_doubt: bool,
 }
 
 /// Follows the periods from a root. `keys_of` gives the keys that open one.
@@ -158,8 +185,9 @@ pub(super) fn follow(
     mut root: VerifyingKey,
     keys_of: impl Fn(&Head) -> Result<ClusterKeys, StoreError>,
 ) -> Result<Followed, StoreError> {
-    let (mut followed, mut planted, mut wrong_key): (Option<Followed>, Vec<&str>, Option<StoreError>) =
+    let (mut followed, mut planted, mut wrong): (Option<Followed>, Vec<&str>, Option<StoreError>) =
         (None, Vec::new(), None);
+    let mut is_in_doubt = false;
     for candidate in &candidates.found {
         if !candidate.head.is_signed_by(&root) {
             planted.push(candidate.head.name());
@@ -173,6 +201,7 @@ pub(super) fn follow(
                     period,
                     keys,
                     later: None,
+                    is_in_doubt: false,
                 });
             }
             // One from before the key at hand was a recipient, or after.
@@ -180,12 +209,17 @@ pub(super) fn follow(
                 if let Some(followed) = &mut followed {
                     followed.later = Some(candidate.number);
                 }
-                wrong_key = Some(error);
+                wrong = Some(error);
             }
-            Err(error) => return Err(error),
+            // A whole one of a later number says more.
+            Err(error) => {
+                tracing::error!(%error, "a list of the cluster's keys cannot be read");
+                is_in_doubt = true;
+                wrong = Some(error);
+            }
         }
     }
-    let nothing = || match (wrong_key, planted.first()) {
+    let nothing = || match (wrong, planted.first()) {
         (Some(error), _) => error,
         (None, Some(name)) => StoreError::Untrusted {
             name: (*name).to_owned(),
@@ -194,7 +228,7 @@ pub(super) fn follow(
         },
         (None, None) => StoreError::damaged("keys/", "nothing of it can be read"),
     };
-    let followed = followed.ok_or_else(nothing)?;
+    let mut followed = followed.ok_or_else(nothing)?;
     // Those before the first that counts are of roots before ours.
     let after_ours = planted
         .iter()
@@ -206,6 +240,7 @@ pub(super) fn follow(
             "objects at keys/ are not signed by the root key of this cluster: they are passed over; see who can write to the repository"
         );
     }
+    followed.is_in_doubt = is_in_doubt || after_ours > 0;
     Ok(followed)
 }
 
@@ -235,6 +270,7 @@ pub(super) fn first(
         period,
         keys,
         later: None,
+        is_in_doubt: false,
     })
 }
 

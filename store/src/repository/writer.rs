@@ -97,6 +97,22 @@ impl Writer {
         &self.repository
     }
 
+    /// Refuses when what this host signs does not count any more, as far as is known.
+    ///
+    /// # Errors
+    /// [`StoreError::Untrusted`]
+    pub fn refuse_revoked(&self) -> Result<(), StoreError> {
+        let id = self.signing.verifying().id();
+        if self.repository.trusts_host(id) {
+            return Ok(());
+        }
+        Err(StoreError::Untrusted {
+            name: "what this host writes".into(),
+            signer: id.to_string(),
+            reason: "who was revoked: nothing of it would count",
+        })
+    }
+
     /// Its epoch.
     #[must_use]
     pub fn epoch(&self) -> u64 {

@@ -88,6 +88,7 @@ fn looked(now_ms: i64) -> Looked {
         ..Looked::default()
     };
     looked.sweep.now_ms = now_ms;
+    looked.segment_bytes.insert(lineage(), 50);
     for seen in &looked.backups {
         looked.sweep.manifests.push(ManifestSeen {
             backup: seen.id,
@@ -170,8 +171,9 @@ fn wal_that_a_younger_list_keeps_waits_for_it() {
 fn a_tail_goes_when_it_is_old_and_whole_objects_hold_all_of_it() {
     let mut looked = looked(NOW_MS);
     looked.wal = vec![
-        wal(500, 550, false, NOW_MS),
-        wal(550, 600, false, NOW_MS),
+        wal(500, 550, false, NOW_MS - 5 * HOUR_MS),
+        wal(550, 600, false, NOW_MS - 5 * HOUR_MS),
+        wal(600, 650, false, NOW_MS - 3 * HOUR_MS),
         wal(510, 560, true, NOW_MS - 5 * HOUR_MS),
         wal(520, 560, true, NOW_MS - 3 * HOUR_MS),
         wal(590, 610, true, NOW_MS - 5 * HOUR_MS),
@@ -214,8 +216,55 @@ fn what_dead_backups_left_goes_and_what_running_ones_need_stays() {
 fn a_pinned_backup_is_never_given_up_even_when_it_came_too_late() {
     let mut looked = looked(NOW_MS);
     looked.sweep.manifests[0].intent_stored_ms = None;
+    assert!(planned(&looked).retire.is_empty(), "nobody knows how long it took");
+    let stored_ms = looked.sweep.manifests[0].stored_ms;
+    looked.sweep.manifests[0].intent_stored_ms = Some(stored_ms - 2 * HOUR_MS);
     assert_eq!(planned(&looked).retire, [backup(1)]);
     looked.pinned.insert(backup(1));
     let plan = planned(&looked);
     assert!(plan.retire.is_empty() && plan.verdicts[0].is_late);
+}
+
+#[test]
+fn a_late_backup_displaces_no_good_one_and_the_only_one_is_never_given_up() {
+    let mut looked = looked(NOW_MS);
+    let late = |looked: &mut Looked, at: usize| {
+        let stored_ms = looked.sweep.manifests[at].stored_ms;
+        looked.sweep.manifests[at].intent_stored_ms = Some(stored_ms - 2 * HOUR_MS);
+    };
+    // The newest one is late: the old one is what `keep_last` keeps.
+    late(&mut looked, 1);
+    assert!(planned(&looked).retire.is_empty());
+    late(&mut looked, 0);
+    assert!(planned(&looked).retire.is_empty());
+}
+
+#[test]
+fn wal_is_kept_from_the_beginning_of_its_segment() {
+    let mut looked = looked(NOW_MS);
+    looked.segment_bytes.insert(lineage(), 400);
+    // The backup of today begins at 500, in the segment of 400 to 800; that of last year in the one of 0 to 400.
+    let waiting = planned(&looked).wal_waiting;
+    assert_eq!(
+        names(&waiting),
+        [
+            "wal/150-200",
+            "wal/200-250",
+            "wal/250-300",
+            "wal/300-350",
+            "wal/350-400"
+        ]
+    );
+}
+
+#[test]
+fn nothing_is_judged_by_times_of_a_copy_nor_under_a_grace_that_is_too_short() {
+    let mut copied = looked(NOW_MS);
+    copied.backups[0].stored_ms = NOW_MS - 100;
+    let refused = plan(&copied, &policy(), "h", 0).unwrap_err().to_string();
+    assert!(refused.contains("was copied"), "{refused}");
+    let mut longer = looked(NOW_MS);
+    longer.sweep.manifests[1].duration_max_ms = 4 * HOUR_MS;
+    let refused = plan(&longer, &policy(), "h", 0).unwrap_err().to_string();
+    assert!(refused.contains("grace"), "{refused}");
 }
