@@ -45,10 +45,6 @@ enum Broken {
     IntentLast,
     /// Restores rely on what came too late.
     LateCounts,
-    /// A run that slept gives backups up all the same.
-    SlowRetirement,
-    /// The grace is shorter than a backup takes.
-    ShortGrace,
 }
 
 type Task = Pin<Box<dyn Future<Output = ()>>>;
@@ -209,7 +205,7 @@ impl World {
             }
             _ => {
                 let writer = Writer::new(Arc::clone(&self.keeper), signing(&self.keeper_seed), 0);
-                Box::pin(prune(writer, self.memory.clone(), random, broken))
+                Box::pin(prune(writer, self.memory.clone(), random))
             }
         };
         self.tasks.push(task);
@@ -346,18 +342,14 @@ async fn restore(
         .push((memory.now_unix_ms() + RESTORE_MAX_MS, packs));
 }
 
-async fn prune(writer: Writer, memory: MemoryStore, random: Arc<SplitMix>, broken: Broken) {
+async fn prune(writer: Writer, memory: MemoryStore, random: Arc<SplitMix>) {
     let repository = Arc::clone(writer.repository());
     let policy = Policy {
         rules: Rules {
             keep_last: NonZeroU32::new(1 + below(&random, 2) as u32),
             ..Rules::default()
         },
-        grace: if broken == Broken::ShortGrace {
-            GRACE / 20
-        } else {
-            GRACE
-        },
+        grace: GRACE,
     };
     // It slept so long that another run has cleared its mark away.
     let Ok((mark, now_ms)) = mark_time(&writer, "k", 0).await else {
@@ -368,10 +360,7 @@ async fn prune(writer: Writer, memory: MemoryStore, random: Arc<SplitMix>, broke
     let Ok(plan) = plan(&looked, &policy, "k", 0) else {
         return;
     };
-    let elapsed = || match broken {
-        Broken::SlowRetirement => Duration::ZERO,
-        _ => Duration::from_millis((memory.now_unix_ms() - now_ms).unsigned_abs()),
-    };
+    let elapsed = || Duration::from_millis((memory.now_unix_ms() - now_ms).unsigned_abs());
     carry_out(&writer, &looked, &plan, &policy, &elapsed, |_| ())
         .await
         .unwrap();
@@ -411,13 +400,7 @@ fn nothing_that_counts_dangles_in_any_order_of_requests() {
 #[test]
 fn each_rule_of_the_real_code_is_needed() {
     let origin = Origin::new();
-    for broken in [
-        Broken::ListsIgnored,
-        Broken::IntentLast,
-        Broken::LateCounts,
-        Broken::SlowRetirement,
-        Broken::ShortGrace,
-    ] {
+    for broken in [Broken::ListsIgnored, Broken::IntentLast, Broken::LateCounts] {
         let found = (0..3000).find(|seed| play(&origin, *seed, broken).is_err());
         assert!(found.is_some(), "{broken:?} was never found out");
         println!("{broken:?}: found out by history {}", found.unwrap_or_default());
