@@ -121,7 +121,7 @@ pub struct SweepPlan {
     pub reprieved: BTreeSet<PackNumber>,
     /// Manifests to delete, last of all.
     pub retire: BTreeSet<BackupId>,
-    /// Manifests that were stored too late to be relied on: whoever restores passes them over.
+    /// Manifests that were stored too late to be relied on: no backup builds on them.
     pub late: Vec<BackupId>,
 }
 
