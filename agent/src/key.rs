@@ -8,12 +8,10 @@ mod check;
 mod paper;
 mod show;
 
-use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use store::StoreError;
-use store::keys::file::{OpeningKeyFile, read_opening};
+use store::keys::file::OpeningKeyFile;
 use store::keys::{Role, SigningKey};
 use store::repository::Repository;
 
@@ -40,20 +38,6 @@ pub async fn run(context: &Context, command: KeyCommand) -> anyhow::Result<()> {
     }
 }
 
-/// Reads a key file of the chosen cluster.
-fn opening(context: &Context, path: &Path, role: Role) -> anyhow::Result<OpeningKeyFile> {
-    let key = read_opening(path, role)?;
-    if key.cluster == context.cluster.name {
-        return Ok(key);
-    }
-    Err(StoreError::Foreign {
-        what: "the key's cluster",
-        expected: context.cluster.name.clone(),
-        found: key.cluster,
-    }
-    .into())
-}
-
 /// Who may say whom the repository trusts.
 struct Root {
     repository: Arc<Repository>,
@@ -64,7 +48,7 @@ struct Root {
 /// Opens the repository with the root key.
 async fn root(context: &Context) -> anyhow::Result<Root> {
     let path = &context.config.keys.restore_key;
-    let file = opening(context, path, Role::Restore)?;
+    let file = context.opening_key(path, Role::Restore)?;
     let signing = file.signing().map_err(|_| {
         Failure::refused(
             format!("\"{}\" opens what is stored, and does not say who is trusted", path.display()),

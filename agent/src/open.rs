@@ -10,7 +10,7 @@ use pg::conninfo::ConnectOptions;
 use pg::segment::SegmentSize;
 use store::StoreError;
 use store::id::LineageId;
-use store::keys::file::{HostKeys, read_host, read_opening};
+use store::keys::file::{HostKeys, OpeningKeyFile, read_host, read_opening};
 use store::keys::{Role, SigningKey};
 use store::object::ObjectStore;
 use store::records::Lineage;
@@ -57,18 +57,24 @@ impl Context {
         Ok(keys)
     }
 
+    /// A restore or maintenance key file of the chosen cluster.
+    pub fn opening_key(&self, path: &Path, role: Role) -> anyhow::Result<OpeningKeyFile> {
+        let key = read_opening(path, role)?;
+        if key.cluster == self.cluster.name {
+            return Ok(key);
+        }
+        Err(StoreError::Foreign {
+            what: "the key's cluster",
+            expected: self.cluster.name.clone(),
+            found: key.cluster,
+        }
+        .into())
+    }
+
     /// The repository, opened as its keeper, and what signs for him. He alone decides about deletion.
     pub async fn keeper(&self, policy: RetryPolicy) -> anyhow::Result<(Arc<Repository>, SigningKey)> {
         let path = &self.config.keys.maintenance_key;
-        let file = read_opening(path, Role::Maintenance)?;
-        if file.cluster != self.cluster.name {
-            return Err(StoreError::Foreign {
-                what: "the maintenance key's cluster",
-                expected: self.cluster.name.clone(),
-                found: file.cluster,
-            }
-            .into());
-        }
+        let file = self.opening_key(path, Role::Maintenance)?;
         let signing = file.signing()?;
         let opened = Repository::open_as_keeper(self.object_store(policy)?, &file).await;
         let repository =

@@ -15,7 +15,6 @@ use store::StoreError;
 use store::envelope::Kind;
 use store::id::BackupId;
 use store::inventory::Named;
-use store::keys::file::read_opening;
 use store::keys::{Role, SigningKey};
 use store::object::ObjectMeta;
 use store::records::Proof;
@@ -105,11 +104,11 @@ async fn open(context: &Context) -> anyhow::Result<Opened> {
     let config = &context.config;
     let cannot = || format!("cannot open the repository at {}", config.repository.url);
     let (repository, key, signing) = if config.keys.restore_key.exists() {
-        let file = read_opening(&config.keys.restore_key, Role::Restore)?;
+        let file = context.opening_key(&config.keys.restore_key, Role::Restore)?;
         let opened = Repository::open_as_restorer(context.object_store(backup_policy())?, &file).await;
         (Arc::new(opened.with_context(cannot)?), Key::Restore, file.signing())
     } else if config.keys.maintenance_key.exists() {
-        let file = read_opening(&config.keys.maintenance_key, Role::Maintenance)?;
+        let file = context.opening_key(&config.keys.maintenance_key, Role::Maintenance)?;
         let opened = Repository::open_as_keeper(context.object_store(backup_policy())?, &file).await;
         (Arc::new(opened.with_context(cannot)?), Key::Maintenance, file.signing())
     } else {

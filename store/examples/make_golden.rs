@@ -15,13 +15,14 @@ use store::index::ChunkIndex;
 use store::keys::file::{read_host, write_host, write_opening};
 use store::keys::{Role, SigningKey};
 use store::layout::WalRange;
-use store::manifest::{ConfigurationPaths, Manifest};
+use store::manifest::Manifest;
 use store::object::local::LocalStore;
 use store::pipeline::commit::{put_index, put_intent, put_manifest};
 use store::pipeline::{BelieveAll, FileJob, Listed, PackFilter, Parent, Pipeline, PipelineInputs, Progress};
 use store::records::{Intent, Lineage};
 use store::repository::{NewObject, NewRepository, Repository, Writer, create};
 use store::session::{Purpose, Session};
+use store::testing::manifest::empty_manifest;
 use store::wal_object;
 
 type Failure = Box<dyn std::error::Error>;
@@ -225,9 +226,6 @@ fn manifest(
     outcome: &store::pipeline::Outcome,
 ) -> Manifest {
     Manifest {
-        backup,
-        lineage,
-        timeline: 1,
         start_lsn: 0x10_0028,
         end_lsn: 0x10_0100,
         started_us: NOW_US,
@@ -235,25 +233,12 @@ fn manifest(
         server_version: 150_018,
         system_identifier: 7_300_000_000_000_000_001,
         segment_bytes: 1 << 20,
-        relation_segment_blocks: 131_072,
-        checksum_version: 0,
         backup_label: b"label".to_vec().into(),
-        tablespace_map: Vec::new().into(),
-        tablespaces: Vec::new(),
         file_table: outcome.file_table.clone(),
         packs: outcome.packs.clone(),
         totals: outcome.totals,
-        corrupt_pages: Vec::new(),
         settings: std::collections::BTreeMap::from([("max_connections".to_owned(), "100".to_owned())]),
         parent,
-        owner_user: None,
-        owner_group: None,
-        source: "local".into(),
-        from_standby: false,
-        configuration: ConfigurationPaths::default(),
-        vanished: Vec::new(),
-        label: None,
-        known_good: Vec::new(),
-        duration_max_us: 86_400_000_000,
+        ..empty_manifest(backup, lineage)
     }
 }

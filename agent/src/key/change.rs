@@ -6,13 +6,13 @@ use std::sync::Arc;
 use anyhow::Context as _;
 use store::envelope::Kind;
 use store::id::{BackupId, KeyId};
-use store::keys::file::{HostKeys, OpeningKeyFile, read_opening, write_host, write_opening};
+use store::keys::file::{HostKeys, OpeningKeyFile, write_host, write_opening};
 use store::keys::{OpeningKey, Recipient, Role, SigningKey, key_id};
 use store::records::LedgerEntry;
 use store::repository::{NewObject, Period, Repository, Signer, SignerRole, Writer};
 use store::seal::Secret32;
 
-use super::{Root, opening, root};
+use super::{Root, root};
 use crate::cli::KeyRevokeOptions;
 use crate::exit::Failure;
 use crate::open::{Context, command_policy, host_name};
@@ -90,14 +90,14 @@ pub(super) async fn rotate_restore(context: &Context) -> anyhow::Result<()> {
     let new = with_ending(path, NEW);
     // One that was made by a try that was interrupted may be the root already.
     let file = if new.exists() {
-        read_opening(&new, Role::Restore)?
+        context.opening_key(&new, Role::Restore)?
     } else {
-        let before = read_opening(path, Role::Restore)?;
+        let before = context.opening_key(path, Role::Restore)?;
         let file = fresh_root(&before)?;
         write_opening(&new, Role::Restore, &file)?;
         file
     };
-    let before = key_id(&opening(context, path, Role::Restore)?.key.public());
+    let before = key_id(&context.opening_key(path, Role::Restore)?.key.public());
     // Once it has signed a period it is the one to go on with: the old key does not open what came since.
     let store = context.object_store(command_policy())?;
     let root = match Repository::open_as_restorer(store, &file).await {

@@ -10,7 +10,6 @@ use store::keys::file::write_opening;
 use store::keys::paper;
 use zeroize::Zeroizing;
 
-use super::opening;
 use crate::cli::{KeyExportOptions, KeyFile};
 use crate::exit::Failure;
 use crate::open::Context;
@@ -29,7 +28,7 @@ pub(super) fn export(context: &Context, options: &KeyExportOptions) -> anyhow::R
             .into());
         }
     };
-    let key = opening(context, path, role)?;
+    let key = context.opening_key(path, role)?;
     let texts = match (options.parts, options.threshold) {
         (Some(parts), Some(threshold)) => paper::split(role, &key, parts, threshold)?,
         _ => vec![paper::print(role, &key)?],
