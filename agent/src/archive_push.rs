@@ -33,11 +33,13 @@ use store::wal_object::{self, EncodedWal};
 use wal::segment_file::{SegmentFile, SegmentFileError, check_splice};
 
 use crate::open::{Context, current_lineage, segment_size};
-use crate::output;
+use crate::{copies, output};
 
 /// How long a request is repeated: the archiver waits for the answer, and offers the file again by itself.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 
+/// How long the archiver is kept waiting for copies.
+const COPIES_WAIT: Duration = Duration::from_secs(5);
 /// Objects of an `archive_command` are fenced by no epoch.
 const EPOCH: u64 = 0;
 
@@ -50,14 +52,16 @@ struct Push {
 /// Runs the command.
 pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
-    let repository = context.repository(RetryPolicy::bounded(RETRY_FOR), &keys).await?;
+    let (repository, places) = context.writing(RetryPolicy::bounded(RETRY_FOR), &keys).await?;
     let lineage = current_lineage(context, &repository).await?;
     let push = Push {
         writer: Arc::new(Writer::new(repository, Arc::new(keys.signing), EPOCH)),
         size: segment_size(&lineage)?,
         lineage,
     };
-    Ok(push.file(path).await?)
+    let pushed = push.file(path).await;
+    copies::settle(places.as_ref(), COPIES_WAIT).await;
+    Ok(pushed?)
 }
 
 impl Push {

@@ -197,6 +197,7 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
         known_good,
     };
     let manifest = manifest(&inputs, facts, outcome, stopped);
+    commit::keep_locked(repository, &manifest).await?;
     commit::put_manifest(&writer, &manifest).await?;
     // By the store's clock: ours may have slept with the host.
     if !repository.is_in_time(&manifest).await? {

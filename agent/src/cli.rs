@@ -23,6 +23,9 @@ pub struct Global {
     /// Cluster of the configuration; may be left out when there is only one
     #[arg(long, global = true, value_name = "NAME")]
     pub cluster: Option<String>,
+    /// Read from this copy of the repository instead (list, verify, prune, key check)
+    #[arg(long, global = true, value_name = "NAME")]
+    pub copy: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -69,6 +72,8 @@ pub enum Command {
         /// Its id
         backup: String,
     },
+    /// Fill the copies of the repository with what they lack; the daemon does so by itself
+    Copy(CopyOptions),
     /// Keys: which there are, on paper, replaced, for others, revoked
     #[command(subcommand)]
     Key(KeyCommand),
@@ -120,6 +125,15 @@ pub struct AdoptOptions {
     /// Take no backup: until there is one, nothing new can be restored
     #[arg(long)]
     pub no_backup: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct CopyOptions {
+    /// Names of copies in the configuration; all of them if none is given
+    pub names: Vec<String>,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

@@ -12,7 +12,7 @@ use store::envelope::Kind;
 use store::id::LineageId;
 use store::keys::Role;
 use store::keys::file::{HOST_KEY, MAINTENANCE_KEY, RESTORE_KEY, write_host, write_opening};
-use store::object::probe::probe_create_only;
+use store::object::probe::{probe_create_only, probe_lock};
 use store::records::Lineage;
 use store::repository::{Created, NewObject, NewRepository, Repository, Writer, create};
 
@@ -36,6 +36,14 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
         .context("cannot write to the repository")?
     {
         tracing::warn!(url = %context.config.repository.url, "the store ignores If-None-Match: only one writer is safe here; set conditional_put = false in [repository.s3]");
+    }
+    if store.capabilities().locks && !probe_lock(store.as_ref(), &suffix).await.context("cannot lock")? {
+        return Err(Failure {
+            code: crate::exit::UNREACHABLE,
+            message: "the service takes an object lock and does not keep to it: a locked object was deleted".into(),
+            hint: Some("Use a service with object lock, or leave object_lock out of [repository.s3].".into()),
+        }
+        .into());
     }
     let now_us = output::now_us();
     let new = NewRepository {

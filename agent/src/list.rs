@@ -19,7 +19,7 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let repository = context.repository(command_policy(), &keys).await?;
     let backups = repository.manifests().await?;
     let mut coverages = Vec::new();
-    for lineage in repository.lineages().await? {
+    for lineage in repository.readable_lineages().await? {
         coverages.push(repository.settled_coverage(lineage.id).await?);
     }
     let events = repository.ledger().await?;

@@ -8,6 +8,7 @@ mod archiver;
 mod backup;
 mod check;
 mod cli;
+mod copies;
 mod drop_slots;
 mod exit;
 mod init;
@@ -83,6 +84,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Prune(options) => prune::run(&context, &options).await,
         Command::Pin { backup, reason } => pin::pin(&context, &backup, reason).await,
         Command::Unpin { backup } => pin::unpin(&context, &backup).await,
+        Command::Copy(options) => copies::run(&context, &options).await,
         Command::Key(command) => key::run(&context, command).await,
         Command::Check { json, .. } => check::run(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,

@@ -13,6 +13,7 @@ use store::id::LineageId;
 use store::keys::file::{HostKeys, OpeningKeyFile, read_host, read_opening};
 use store::keys::{Role, SigningKey};
 use store::object::ObjectStore;
+use store::object::mirrored::Mirrored;
 use store::records::Lineage;
 use store::repository::{Period, Repository, Signer, SignerRole};
 use store::retry::RetryPolicy;
@@ -31,10 +32,23 @@ pub struct Context {
 impl Context {
     /// Loads the configuration and starts the log.
     pub fn load(global: &Global) -> anyhow::Result<Self> {
-        let config = load_config(global)?;
+        let mut config = load_config(global)?;
         start_log(&config);
+        if let Some(name) = &global.copy {
+            config.use_copy(name)?;
+        }
         let cluster = config.cluster(global.cluster.as_deref())?.clone();
         Ok(Context { config, cluster })
+    }
+
+    /// The same, with a copy in the place of the repository.
+    pub fn at_copy(&self, name: &str) -> anyhow::Result<Self> {
+        let mut config = self.config.clone();
+        config.use_copy(name)?;
+        Ok(Context {
+            config,
+            cluster: self.cluster.clone(),
+        })
     }
 
     /// The object store; a transient failure is retried for as long as the policy says.
@@ -96,7 +110,26 @@ impl Context {
 
     /// The repository, opened as a host.
     pub async fn repository(&self, policy: RetryPolicy, keys: &HostKeys) -> anyhow::Result<Arc<Repository>> {
-        let opened = Repository::open_as_host(self.object_store(policy)?, keys).await;
+        self.repository_on(self.object_store(policy)?, keys).await
+    }
+
+    /// The same for who writes: with all of its copies, where there are any.
+    pub async fn writing(
+        &self,
+        policy: RetryPolicy,
+        keys: &HostKeys,
+    ) -> anyhow::Result<(Arc<Repository>, Option<Arc<Mirrored>>)> {
+        if self.config.copies.is_empty() {
+            return Ok((self.repository(policy, keys).await?, None));
+        }
+        let opened = config::open::mirrored(&self.config, policy, jitter_seed());
+        let places = Arc::new(opened.context("cannot open the repository and its copies")?);
+        let repository = self.repository_on(places.clone(), keys).await?;
+        Ok((repository, Some(places)))
+    }
+
+    async fn repository_on(&self, store: Arc<dyn ObjectStore>, keys: &HostKeys) -> anyhow::Result<Arc<Repository>> {
+        let opened = Repository::open_as_host(store, keys).await;
         let repository =
             opened.with_context(|| format!("cannot open the repository at {}", self.config.repository.url))?;
         refuse_revoked(&repository.period(), keys)?;

@@ -16,12 +16,31 @@ use crate::cli::PruneOptions;
 use crate::exit::Failure;
 use crate::open::{Context, backup_policy, host_name};
 use crate::output;
+use report::Report;
 
 /// More than this between the store's clock and ours: one of them is wrong.
 const CLOCKS_APART_MAX_MS: i64 = 3_600_000;
 
-/// Runs the command.
+/// Runs the command: in the repository, then in each of its copies, by the times of each.
 pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()> {
+    let report = one(context, options).await?;
+    let mut copies = Vec::new();
+    let mut failed = None;
+    for name in context.config.copies.keys() {
+        let pruned = Box::pin(one(&context.at_copy(name)?, options)).await;
+        match pruned {
+            Ok(report) => copies.push((name.as_str(), report)),
+            Err(error) => {
+                tracing::error!(copy = %name, error = %crate::exit::describe(&error), "the copy was not pruned");
+                failed.get_or_insert(error);
+            }
+        }
+    }
+    report.print(&copies, options.json)?;
+    failed.map_or(Ok(()), Err)
+}
+
+async fn one(context: &Context, options: &PruneOptions) -> anyhow::Result<Report> {
     let since = Instant::now();
     let policy = policy(&context.cluster.retention);
     refuse_short_grace(context, &policy)?;
@@ -51,7 +70,7 @@ pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()
             Some(done)
         }
     };
-    report::print(&looked, &plan, &policy, done, options.json)
+    Ok(Report::of(&looked, &plan, &policy, done))
 }
 
 /// Times and keys that cannot be believed: then nothing may be deleted.

@@ -4,6 +4,7 @@
 //! `adopt` runs the same for as long as its backup needs it.
 
 mod after_loss;
+mod copies;
 mod daemon;
 mod holes;
 mod lease;
@@ -20,12 +21,14 @@ mod synchronous;
 mod watching;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use after_loss::Losses;
 use daemon::Daemon;
 use ledger::{Event, Ledger};
 use state::Supervision;
 use store::keys::SigningKey;
+use store::object::mirrored::Mirrored;
 use store::records::Lineage;
 use store::repository::Writer;
 use store::retry::RetryPolicy;
@@ -36,6 +39,9 @@ use wal::receive::{Orders, StreamStatus};
 use watching::{Seen, Watching};
 
 use crate::open::{Context, current_lineage};
+
+/// How long an end in order waits for copies.
+const COPIES_WAIT: Duration = Duration::from_secs(2);
 
 /// Runs the command.
 pub async fn run(context: Context) -> anyhow::Result<()> {
@@ -51,6 +57,7 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
 pub struct Running {
     context: Arc<Context>,
     daemon: Daemon,
+    places: Option<Arc<Mirrored>>,
     status: watch::Sender<StreamStatus>,
     supervision: watch::Sender<Supervision>,
 }
@@ -59,7 +66,10 @@ impl Running {
     /// Opens what is needed. Begins with the lineage that is archived, unless one is named; the server decides in the end.
     pub async fn prepare(context: Arc<Context>, lineage: Option<Lineage>) -> anyhow::Result<Self> {
         let keys = context.host_keys()?;
-        let repository = context.repository(RetryPolicy::patient(), &keys).await?;
+        let (repository, places) = context.writing(RetryPolicy::patient(), &keys).await?;
+        if let Some(places) = &places {
+            copies::begin(&repository, places, context.config.confirm).await?;
+        }
         let lineage = match lineage {
             Some(lineage) => lineage,
             None => current_lineage(&context, &repository).await?,
@@ -95,6 +105,7 @@ impl Running {
         Ok(Running {
             context,
             daemon,
+            places,
             status: watch::Sender::new(StreamStatus::default()),
             supervision,
         })
@@ -118,9 +129,11 @@ impl Running {
         let Running {
             context,
             mut daemon,
+            places,
             status,
             supervision,
         } = self;
+        let copies = copies::start(&context, &daemon.repository, places.as_ref());
         let seen = watch::Sender::new(Seen::default());
         let state = state::Keeper::start(&context, status.subscribe(), supervision.subscribe(), seen.subscribe());
         let overlap = lineages::keep_overlap(
@@ -150,9 +163,10 @@ impl Running {
         let answering = answering.start(stop.clone())?;
         let result = supervise(&context, &mut daemon, &status, &supervision, &mut stop).await;
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
-        for task in [overlap, watching] {
+        for task in [overlap, watching].into_iter().chain(copies) {
             task.abort();
         }
+        crate::copies::settle(places.as_ref(), COPIES_WAIT).await;
         answering.finish();
         daemon.ledger.finish().await;
         state.finish().await;

@@ -14,7 +14,7 @@ use store::verify::Watermark;
 use crate::archiver::{self, Archiver};
 use crate::backup::RunningBackup;
 use crate::open::{Context, command_policy};
-use crate::{output, sql};
+use crate::{copies, output, sql};
 
 /// A state older than this means that no agent runs.
 const STALE_US: i64 = 10_000_000;
@@ -166,6 +166,11 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     if key_here {
         warnings.push("the restore key lies on this host: a thief of the host can read all backups".to_owned());
     }
+    let copies = copies::last_seen(context);
+    for copy in copies.iter().filter(|copy| running && copy.standing != "whole") {
+        let why = copy.error.as_ref().map_or(String::new(), |error| format!(": {error}"));
+        warnings.push(format!("the copy \"{}\" is {}{why}", copy.name, copy.standing));
+    }
     let state = state.unwrap_or_default();
     if json {
         let mut value = serde_json::to_value(&state)?;
@@ -202,6 +207,7 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
             }
             None => serde_json::Value::Null,
         };
+        value["copies"] = serde_json::to_value(&copies)?;
         value["warnings"] = warnings.into();
         return output::print_json(&value);
     }
@@ -248,6 +254,9 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     table.add_row(["newest backup", &last]);
     if let Some(running) = backup {
         table.add_row(["backup now", &running.to_string()]);
+    }
+    for copy in &copies {
+        table.add_row([&format!("place \"{}\"", copy.name), &copy.standing]);
     }
     println!("{table}");
     for warning in warnings {

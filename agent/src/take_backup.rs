@@ -21,10 +21,13 @@ use crate::backup::{self, Announcement, BackupInputs, BackupReport, Brake, Pace,
 use crate::cli::{BackupOptions, Source};
 use crate::exit::{self, Failure};
 use crate::open::{Context, backup_policy, current_lineage, host_name, lineage_of, refuse_other_cluster};
-use crate::{output, preflight, sql, status};
+use crate::{copies, output, preflight, sql, status};
 
 /// How long the end of a backup waits for its WAL to be archived by the daemon.
 const WAL_WAIT: Duration = Duration::from_secs(120);
+
+/// How long the end of a backup waits for copies.
+const COPIES_WAIT: Duration = Duration::from_secs(60);
 
 /// How long a daemon may be reconnecting when a backup begins.
 const AGENT_WAIT: Duration = Duration::from_secs(10);
@@ -51,7 +54,7 @@ pub async fn take(
     progress: Arc<Progress>,
 ) -> anyhow::Result<BackupReport> {
     let keys = context.host_keys()?;
-    let repository = context.repository(backup_policy(), &keys).await?;
+    let (repository, places) = context.writing(backup_policy(), &keys).await?;
     let lineage = match lineage {
         Some(id) => lineage_of(&repository, id).await?,
         None => current_lineage(context, &repository).await?,
@@ -91,7 +94,7 @@ pub async fn take(
         .context("the server's version makes no sense")?;
     let _announcement = Announcement::begin(context, Arc::clone(&progress), Arc::clone(&pace));
     let inputs = BackupInputs {
-        repository,
+        repository: Arc::clone(&repository),
         signing: Arc::new(keys.signing),
         sql: client,
         source,
@@ -113,7 +116,11 @@ pub async fn take(
         wal_wait: WAL_WAIT,
         is_pushed: arrival == Arrival::Pushed,
     };
-    Ok(backup::run(inputs).await?)
+    let taken = backup::run(inputs).await;
+    copies::settle(places.as_ref(), COPIES_WAIT).await;
+    let report = taken?;
+    copies::fill_all(places.as_ref(), &repository).await;
+    Ok(report)
 }
 
 /// A brake with a session of its own, where it needs one.

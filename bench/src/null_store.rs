@@ -53,6 +53,9 @@ impl ObjectStore for NullStore {
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
         self.kept.delete(name).await
     }
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        self.kept.keep_locked(name).await
+    }
     fn capabilities(&self) -> Capabilities {
         self.kept.capabilities()
     }

@@ -31,6 +31,8 @@ pub(crate) fn check(
         effective: Vec::new(),
     };
     let repository = repository::check(raw, env, &mut out);
+    let confirm = repository::check_confirm(raw, &mut out);
+    let copies = repository::check_copies(raw, env, &mut out);
     let keys = keys(&mut table(raw, "", &ROOT, "keys", &mut out));
     let mut clusters = BTreeMap::new();
     for name in &raw.clusters {
@@ -40,6 +42,8 @@ pub(crate) fn check(
     match repository {
         Some(repository) if out.problems.is_empty() => Ok(Config {
             repository,
+            copies,
+            confirm,
             keys,
             clusters,
             log,

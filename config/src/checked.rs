@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use store::object::mirrored::Confirm;
+
 use crate::effective::Effective;
 use crate::error::{ConfigErrors, Problem};
 use crate::repository::Repository;
@@ -16,6 +18,10 @@ use crate::units::ByteSize;
 pub struct Config {
     /// `[repository]`.
     pub repository: Repository,
+    /// `[copy.<name>]`, by name: places that hold the same.
+    pub copies: BTreeMap<String, Repository>,
+    /// `confirm`: with copies, when something counts as stored.
+    pub confirm: Confirm,
     /// `[keys]`.
     pub keys: Keys,
     /// `[cluster.<name>]`, by name.
@@ -56,6 +62,23 @@ impl Config {
             }
         };
         Err(problem.into())
+    }
+
+    /// Takes a copy for the repository: everything is read from there.
+    pub fn use_copy(&mut self, name: &str) -> Result<(), ConfigErrors> {
+        let Some(copy) = self.copies.get(name) else {
+            let problem = Problem::new(format!("copy \"{name}\" is not in the configuration"));
+            let names: Vec<&str> = self.copies.keys().map(String::as_str).collect();
+            return Err(match nearest(name, names.iter().copied()) {
+                Some(near) => problem.hint(format!("did you mean \"{near}\"?")),
+                None if names.is_empty() => problem.hint(format!("Add a table [copy.{name}] to the file.")),
+                None => problem.hint(format!("The configuration has: {}.", names.join(", "))),
+            }
+            .into());
+        };
+        self.repository = copy.clone();
+        self.copies.clear();
+        Ok(())
     }
 
     /// Every key in force with its origin, secrets redacted, in the order of the tables.

@@ -137,12 +137,22 @@ pub(crate) static ROOT: Section = Section {
     children: &[
         Section {
             name: "repository",
-            keys: &[key("url", Kind::Text)],
+            keys: &[
+                key("url", Kind::Text),
+                key_or("confirm", Kind::Choice(&["first", "any", "all"]), "first"),
+            ],
             children: &[S3],
         },
         KEYS,
         LOG,
     ],
+};
+
+/// The tables of one copy of the repository.
+pub(crate) static COPY: Section = Section {
+    name: "",
+    keys: &[key("url", Kind::Text)],
+    children: &[S3],
 };
 
 /// The tables of one cluster.
@@ -176,6 +186,8 @@ const S3: Section = Section {
         ),
         key("session_token_file", Kind::SecretFile),
         key("storage_class", Kind::Text),
+        key("object_lock", Kind::Choice(&["compliance", "governance"])),
+        key("lock_for", seconds(86_400, 36_500 * 86_400)),
         key_or("request_timeout", seconds(1, 3600), "20s"),
         key_or("connect_timeout", seconds(1, 300), "10s"),
     ],

@@ -1,14 +1,16 @@
 //! From the configuration to open things: the object store, and how to reach PostgreSQL. Shared by both binaries.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use pg::conninfo::{ConnectOptions, ConninfoError};
 use store::object::local::LocalStore;
+use store::object::mirrored::{Confirm, Mirrored, Place};
 use store::object::s3::{S3Options, S3Store};
 use store::object::{ObjectError, ObjectStore, Secret};
 use store::retry::{RetryPolicy, Retrying};
 
-use crate::checked::Postgres;
+use crate::checked::{Config, Postgres};
 use crate::repository::{Repository, RepositoryUrl};
 
 /// Opens the object store behind the repository's URL, with the one retry layer around it. `jitter_seed` spreads the retries of
@@ -33,6 +35,32 @@ pub fn object_store(
         }
     }
 }
+
+/// The repository and its copies as one store. What must not be missed is retried as `policy` says, what may be is given up soon.
+///
+/// # Errors
+/// As [`object_store`], of any place.
+pub fn mirrored(config: &Config, policy: RetryPolicy, jitter_seed: u64) -> Result<Mirrored, ObjectError> {
+    let may_miss = RetryPolicy::bounded(COPY_PATIENCE);
+    let (first, copies) = match config.confirm {
+        Confirm::First => (policy, may_miss),
+        Confirm::All => (policy, policy),
+        Confirm::Any => (may_miss, may_miss),
+    };
+    let first = Place::new("repository", object_store(&config.repository, first, jitter_seed)?);
+    let copies = config.copies.iter().map(|(name, copy)| {
+        let store = create_object_store(copy, copies, jitter_seed)?;
+        Ok(Place::new(name, store))
+    });
+    Ok(Mirrored::new(
+        first,
+        copies.collect::<Result<_, ObjectError>>()?,
+        config.confirm,
+    ))
+}
+
+/// How long a place that may miss something is tried.
+const COPY_PATIENCE: Duration = Duration::from_secs(20);
 
 /// As [`object_store`], but makes a missing local directory first.
 ///
@@ -66,6 +94,7 @@ fn s3_options(repository: &Repository, bucket: &str, prefix: &str) -> S3Options 
             .map(|token| Secret::new(token.expose()));
     }
     options.storage_class = s3.storage_class.clone();
+    options.lock = s3.object_lock;
     options.request_timeout = s3.request_timeout;
     options.connect_timeout = s3.connect_timeout;
     options

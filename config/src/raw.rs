@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::error::Problem;
-use crate::keys::{CLUSTER, Key, Kind, ROOT, Section, join};
+use crate::keys::{CLUSTER, COPY, Key, Kind, ROOT, Section, join};
 use crate::origin::Origin;
 use crate::suggest::nearest;
 
@@ -23,6 +23,8 @@ pub(crate) struct Raw {
     pub(crate) entries: BTreeMap<String, Entry>,
     /// Names of the clusters, in order.
     pub(crate) clusters: Vec<String>,
+    /// Names of the copies of the repository, in order.
+    pub(crate) copies: Vec<String>,
 }
 
 /// Reads TOML. The message has the line, not its text: that may be a secret.
@@ -45,36 +47,45 @@ pub(crate) fn parse(path: &Path, text: &str) -> Result<Table, Problem> {
 pub(crate) fn walk(table: &Table, problems: &mut Vec<Problem>) -> Raw {
     let mut raw = Raw::default();
     for (name, value) in table {
-        if name == "cluster" {
-            walk_clusters(value, &mut raw, problems);
-        } else {
-            walk_item("", &ROOT, name, value, &mut raw, problems);
+        match name.as_str() {
+            "cluster" => raw.clusters = walk_named(name, &CLUSTER, value, &mut raw, problems),
+            "copy" => raw.copies = walk_named(name, &COPY, value, &mut raw, problems),
+            _ => walk_item("", &ROOT, name, value, &mut raw, problems),
         }
     }
     raw
 }
 
-fn walk_clusters(value: &Value, raw: &mut Raw, problems: &mut Vec<Problem>) {
-    let Some(clusters) = value.as_table() else {
-        problems.push(not_a_table("cluster"));
-        return;
+/// The tables below one name that the user has chosen; returns these names.
+fn walk_named(
+    kind: &str,
+    section: &'static Section,
+    value: &Value,
+    raw: &mut Raw,
+    problems: &mut Vec<Problem>,
+) -> Vec<String> {
+    let mut names = Vec::new();
+    let Some(all) = value.as_table() else {
+        problems.push(not_a_table(kind));
+        return names;
     };
-    for (name, value) in clusters {
+    for (name, value) in all {
         if !is_cluster_name(name) {
-            problems.push(bad_cluster_name(name));
+            problems.push(bad_name(kind, name));
             continue;
         }
-        let path = join("cluster", name);
+        let path = join(kind, name);
         match value.as_table() {
             Some(table) => {
-                raw.clusters.push(name.clone());
+                names.push(name.clone());
                 for (name, value) in table {
-                    walk_item(&path, &CLUSTER, name, value, raw, problems);
+                    walk_item(&path, section, name, value, raw, problems);
                 }
             }
             None => problems.push(not_a_table(&path)),
         }
     }
+    names
 }
 
 fn walk_item(
@@ -130,8 +141,8 @@ pub(crate) fn is_cluster_name(name: &str) -> bool {
         && name.bytes().all(|b| alphanumeric(b) || b == b'_' || b == b'-')
 }
 
-fn bad_cluster_name(name: &str) -> Problem {
-    Problem::new(format!("invalid cluster name \"{}\"", name.escape_debug()))
+fn bad_name(kind: &str, name: &str) -> Problem {
+    Problem::new(format!("invalid {kind} name \"{}\"", name.escape_debug()))
         .hint("Use up to 63 lowercase letters, digits, \"_\" and \"-\", with a letter or digit first.")
 }
 
@@ -153,7 +164,8 @@ fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> 
         return problem.hint(format!("\"{name}\" belongs in [{place}]."));
     }
     let tables = section.children.iter().map(|child| child.name);
-    let tables = tables.chain(path.is_empty().then_some("cluster"));
+    let named: &[&str] = if path.is_empty() { &["cluster", "copy"] } else { &[] };
+    let tables = tables.chain(named.iter().copied());
     if value.is_table() {
         return match nearest(&name, tables) {
             Some(near) => problem.hint(format!("did you mean [{}]?", join(path, near))),

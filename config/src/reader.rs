@@ -53,6 +53,16 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// The reader of a table whose name the user has chosen, by its whole path.
+    pub(crate) fn at(raw: &'a Raw, path: &str, section: &'static Section, out: &'a mut Outcome) -> Self {
+        Self {
+            raw,
+            section,
+            path: path.to_owned(),
+            out,
+        }
+    }
+
     /// The full name of a key here.
     pub(crate) fn full(&self, name: &str) -> String {
         join(&self.path, name)

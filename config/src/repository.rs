@@ -1,11 +1,15 @@
 //! `[repository]`: where the backups are, and how to get there.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Component, Path, PathBuf};
 use std::time::Duration;
 
+use store::object::mirrored::Confirm;
+use store::object::{LockMode, ObjectLock};
+
 use crate::environment::Environment;
-use crate::keys::{ROOT, Section};
+use crate::keys::{COPY, ROOT, Section, join};
 use crate::origin::Origin;
 use crate::raw::Raw;
 use crate::reader::{Outcome, Reader};
@@ -13,7 +17,7 @@ use crate::secret::SecretText;
 
 const URL_HINT: &str = "Write \"file:///absolute/path\" or \"s3://bucket/prefix\".";
 
-/// `[repository]`: where the backups are.
+/// `[repository]` or `[copy.<name>]`: where the backups are.
 #[derive(Debug, Clone)]
 pub struct Repository {
     /// `url`, which has no default: nobody else can know the place.
@@ -69,6 +73,8 @@ pub struct S3 {
     pub credentials: Option<Credentials>,
     /// `storage_class`; the bucket's own when not set.
     pub storage_class: Option<String>,
+    /// `object_lock` and `lock_for`: nobody deletes what backups need before a time.
+    pub object_lock: Option<ObjectLock>,
     /// `request_timeout`; a body has more, at 128 KiB/s. A peer that is gone without a word is noticed soon enough that the archive
     /// has caught up within a minute of its return.
     pub request_timeout: Duration,
@@ -89,8 +95,34 @@ pub struct Credentials {
 
 /// Reads `[repository]`; nothing when there is no usable URL.
 pub(crate) fn check(raw: &Raw, env: &Environment, out: &mut Outcome) -> Option<Repository> {
-    let section = ROOT.child("repository")?;
-    let mut reader = Reader::new(raw, "", section, out);
+    place(raw, "repository", ROOT.child("repository")?, env, out)
+}
+
+/// `confirm` of `[repository]`: with copies, when something counts as stored.
+pub(crate) fn check_confirm(raw: &Raw, out: &mut Outcome) -> Confirm {
+    let Some(section) = ROOT.child("repository") else {
+        return Confirm::First;
+    };
+    match Reader::new(raw, "", section, out).text("confirm").as_deref() {
+        Some("any") => Confirm::Any,
+        Some("all") => Confirm::All,
+        _ => Confirm::First,
+    }
+}
+
+/// Reads `[copy.<name>]`.
+pub(crate) fn check_copies(raw: &Raw, env: &Environment, out: &mut Outcome) -> BTreeMap<String, Repository> {
+    let mut copies = BTreeMap::new();
+    for name in &raw.copies {
+        if let Some(copy) = place(raw, &join("copy", name), &COPY, env, out) {
+            copies.insert(name.clone(), copy);
+        }
+    }
+    copies
+}
+
+fn place(raw: &Raw, path: &str, section: &'static Section, env: &Environment, out: &mut Outcome) -> Option<Repository> {
+    let mut reader = Reader::at(raw, path, section, out);
     let url = match reader.text("url") {
         Some(text) => {
             let url = parse_url(&text);
@@ -108,12 +140,12 @@ pub(crate) fn check(raw: &Raw, env: &Environment, out: &mut Outcome) -> Option<R
     };
     let local = matches!(url, Some(RepositoryUrl::Local { .. }));
     let env = (!local).then_some(env);
-    let s3 = check_s3(raw, section.child("s3")?, env, out);
+    let s3 = check_s3(raw, path, section.child("s3")?, env, out);
     Some(Repository { url: url?, s3 })
 }
 
-fn check_s3(raw: &Raw, section: &'static Section, env: Option<&Environment>, out: &mut Outcome) -> S3 {
-    let mut reader = Reader::new(raw, "repository", section, out);
+fn check_s3(raw: &Raw, above: &str, section: &'static Section, env: Option<&Environment>, out: &mut Outcome) -> S3 {
+    let mut reader = Reader::new(raw, above, section, out);
     let endpoint = reader.text("endpoint");
     if endpoint.as_deref().is_some_and(|text| !is_endpoint(text)) {
         let hint = "Write \"https://host\" or \"https://host:port\", without a path or a user.";
@@ -139,9 +171,34 @@ fn check_s3(raw: &Raw, section: &'static Section, env: Option<&Environment>, out
         ca_file: reader.path("ca_file"),
         credentials: env.and_then(|env| credentials(&mut reader, env)),
         storage_class: reader.text("storage_class"),
+        object_lock: object_lock(&mut reader),
         request_timeout: reader.duration("request_timeout"),
         connect_timeout: reader.duration("connect_timeout"),
         endpoint,
+    }
+}
+
+/// Both of its keys, or neither.
+fn object_lock(reader: &mut Reader<'_>) -> Option<ObjectLock> {
+    let mode = match reader.text("object_lock").as_deref() {
+        Some("compliance") => Some(LockMode::Compliance),
+        Some("governance") => Some(LockMode::Governance),
+        _ => None,
+    };
+    let keep = reader.is_set("lock_for").then(|| reader.duration("lock_for"));
+    match (mode, keep) {
+        (Some(mode), Some(keep)) => Some(ObjectLock { mode, keep }),
+        (Some(_), None) => {
+            let hint = "Say how long a backup shall be safe from everybody, for example \"35d\".";
+            reader.complain("lock_for", "is not set, \"object_lock\" is", hint);
+            None
+        }
+        (None, Some(_)) => {
+            let hint = "Write \"compliance\", or \"governance\" where somebody shall be able to delete all the same.";
+            reader.complain("object_lock", "is not set, \"lock_for\" is", hint);
+            None
+        }
+        (None, None) => None,
     }
 }
 

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
 use crate::find::EventKind;
+use crate::open::Which;
 
 /// Restores a PostgreSQL cluster from a Seawall repository to a point in time.
 #[derive(Debug, Parser)]
@@ -16,6 +17,9 @@ pub(crate) struct Cli {
     /// Cluster to restore, where the configuration has several.
     #[arg(long, global = true, value_name = "NAME")]
     pub(crate) cluster: Option<String>,
+    /// Read from this copy of the repository, where the configuration has copies.
+    #[arg(long, global = true, value_name = "NAME")]
+    pub(crate) copy: Option<String>,
     /// What to do other than to restore.
     #[command(subcommand)]
     pub(crate) command: Option<Command>,
@@ -320,4 +324,14 @@ pub(crate) struct RestoreArgs {
     /// Report as one JSON document
     #[arg(long)]
     pub(crate) json: bool,
+}
+impl Cli {
+    /// Which cluster of which repository is meant.
+    pub(crate) fn which(&self) -> Which<'_> {
+        Which {
+            config: &self.config,
+            cluster: self.cluster.as_deref(),
+            copy: self.copy.as_deref(),
+        }
+    }
 }

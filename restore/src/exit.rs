@@ -41,7 +41,11 @@ pub(crate) fn of_store(error: &StoreError) -> u8 {
     match error {
         StoreError::Object(object) => match object.class() {
             ErrorClass::NotFound | ErrorClass::Corrupt => DAMAGED,
-            ErrorClass::Transient | ErrorClass::Permanent | ErrorClass::Misconfigured | ErrorClass::Full => UNREACHABLE,
+            ErrorClass::Transient
+            | ErrorClass::Permanent
+            | ErrorClass::Misconfigured
+            | ErrorClass::Full
+            | ErrorClass::Locked => UNREACHABLE,
         },
         StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } | StoreError::WrongKey { .. } => KEY,
         StoreError::Foreign { what, .. } if *what == "the repository" => KEY,

@@ -44,7 +44,7 @@ const PATIENCE: Duration = Duration::from_secs(120);
 /// Runs the command.
 pub(crate) async fn run(cli: &Cli, args: &FindArgs) -> Result<Findings> {
     let asked = Asked::of(args)?;
-    let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
+    let opened = open::open(cli.which(), PATIENCE).await?;
     let mut detours = Detours::default();
     let mut listing = 1;
     loop {

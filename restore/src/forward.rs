@@ -149,7 +149,12 @@ async fn find(cli: &Cli, args: &WaitingArgs) -> Result<Waiting> {
         ));
     }
     let state = State::read(&pgdata)?;
-    let opened = open::open(&cli.config, cli.cluster.as_deref().or(Some(&state.cluster)), PATIENCE).await?;
+    let asked = cli.which();
+    let which = open::Which {
+        cluster: asked.cluster.or(Some(&state.cluster)),
+        ..asked
+    };
+    let opened = open::open(which, PATIENCE).await?;
     let manifest = backup_of(&opened, &state, &pgdata).await?;
     let owner = owner::choose(args.owner.as_deref(), &manifest)?;
     let major = ServerVersion(manifest.server_version).major();

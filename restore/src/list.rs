@@ -86,7 +86,7 @@ struct LineageRow {
 /// Collects it.
 pub(crate) async fn collect(repository: &Repository) -> Result<Listing> {
     let manifests = repository.manifests().await?;
-    let lineages = repository.lineages().await?;
+    let lineages = repository.readable_lineages().await?;
     let mut listing = Listing {
         cluster: repository.cluster().to_owned(),
         lineages: lineages.iter().map(lineage_row).collect(),

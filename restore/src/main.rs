@@ -97,9 +97,7 @@ fn with_runtime(cli: &Cli) -> u8 {
 /// Logs go to standard error: the result has standard output for itself. The configuration's level counts where it can be read.
 fn start_log(cli: &Cli) {
     use tracing_subscriber::filter::LevelFilter;
-    let log = open::load(&cli.config, cli.cluster.as_deref())
-        .map(|(_, config, _)| config.log)
-        .ok();
+    let log = open::load(cli.which()).map(|(_, config, _)| config.log).ok();
     let level: LevelFilter = match log.map(|log| log.level.as_str()) {
         // Changes of state are told by the command itself.
         None | Some("info" | "warn") => LevelFilter::WARN,
@@ -128,9 +126,7 @@ async fn dispatch(cli: &Cli) -> u8 {
     let done = match &cli.command {
         Some(Command::WalGet(args)) => return wal_get::run(cli, args).await,
         Some(Command::WalPrefetch(args)) => prefetch::run(cli, args).await,
-        Some(Command::CanRead) => open::open(&cli.config, cli.cluster.as_deref(), Duration::from_secs(10))
-            .await
-            .map(|_| ()),
+        Some(Command::CanRead) => open::open(cli.which(), Duration::from_secs(10)).await.map(|_| ()),
         Some(Command::Completions { shell }) => {
             clap_complete::generate(*shell, &mut Cli::command(), "wal-restore", &mut std::io::stdout());
             Ok(())
@@ -155,7 +151,7 @@ async fn dispatch(cli: &Cli) -> u8 {
 }
 
 async fn list(cli: &Cli, json: bool) -> Result<()> {
-    let opened = open::open(&cli.config, cli.cluster.as_deref(), LIST_PATIENCE).await?;
+    let opened = open::open(cli.which(), LIST_PATIENCE).await?;
     let listing = list::collect(&opened.repository).await?;
     match json {
         true => print_json(&listing),

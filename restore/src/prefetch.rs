@@ -94,6 +94,9 @@ pub(crate) fn follow_up(cli: &Cli, state: &State, pgdata: &Path, name: &str) {
     if let Some(cluster) = &cli.cluster {
         command.arg("--cluster").arg(cluster);
     }
+    if let Some(copy) = &cli.copy {
+        command.arg("--copy").arg(copy);
+    }
     command.args(["wal-prefetch", name, "--pgdata"]).arg(pgdata);
     command
         .stdin(Stdio::null())
@@ -141,7 +144,7 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
         }
     }
     let Some(_lock) = lock(&pgdata)? else { return Ok(()) };
-    let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
+    let opened = open::open(cli.which(), PATIENCE).await?;
     let segment_bytes = state.route.size.bytes();
     let most = (BYTES_MAX / segment_bytes).max(1);
     let ahead = most.min(opened.cluster.restore.prefetch_segments as u64);

@@ -90,14 +90,15 @@ pub(crate) const LISTINGS_MAX: u32 = 5;
 
 /// Finds backup, timeline and stop point.
 pub(crate) async fn resolve(repository: &Repository, args: &TargetArgs, asked: Asked) -> Result<Choice> {
-    let manifests = manifests(repository, args).await?;
+    let (manifests, lineages) = futures::join!(manifests(repository, args), repository.readable_lineages());
+    let (manifests, lineages) = (manifests?, lineages?);
     let lineage = manifests
         .iter()
         .map(|manifest| manifest.lineage)
         .max()
         .ok_or_else(no_backup)?;
-    refuse_abandoned(repository, args, &asked, lineage).await?;
-    refuse_two_alive(repository, args, &asked, lineage).await?;
+    refuse_abandoned(&lineages, args, &asked, lineage)?;
+    refuse_two_alive(repository, &lineages, args, &asked, lineage).await?;
     let mut manifests: Vec<Manifest> = manifests
         .into_iter()
         .filter(|manifest| manifest.lineage == lineage)
@@ -153,7 +154,7 @@ pub(crate) async fn way(repository: &Repository, timeline: Option<u32>, detours:
     detours.apply(&mut coverage);
     let route = choose_route(&coverage, &manifests, timeline)?;
     manifests.retain(|manifest| holds(&route, manifest));
-    let lineages = repository.lineages().await?;
+    let lineages = repository.readable_lineages().await?;
     let other = |one: &&Lineage| one.id != lineage;
     let other_lineages = lineages.iter().filter(other).map(|one| {
         format!(
@@ -178,8 +179,8 @@ fn no_backup() -> RestoreError {
 
 /// A newer lineage without a backup means that production went on elsewhere: what can be restored is an abandoned branch, and it must
 /// be asked for by name.
-async fn refuse_abandoned(repository: &Repository, args: &TargetArgs, asked: &Asked, lineage: LineageId) -> Result<()> {
-    let newest = repository.lineages().await?.into_iter().max_by_key(|newest| newest.id);
+fn refuse_abandoned(lineages: &[Lineage], args: &TargetArgs, asked: &Asked, lineage: LineageId) -> Result<()> {
+    let newest = lineages.iter().max_by_key(|newest| newest.id);
     let Some(newest) = newest.filter(|newest| newest.id > lineage && args.backup.is_none()) else {
         return Ok(());
     };
@@ -207,8 +208,13 @@ const CLOCKS_MAX_US: i64 = 1_000_000;
 
 /// An older lineage that is archived on after the newest one began: a clone of the host runs with its keys. Which of the two is
 /// production, only the operator knows.
-async fn refuse_two_alive(repository: &Repository, args: &TargetArgs, asked: &Asked, lineage: LineageId) -> Result<()> {
-    let lineages = repository.lineages().await?;
+async fn refuse_two_alive(
+    repository: &Repository,
+    lineages: &[Lineage],
+    args: &TargetArgs,
+    asked: &Asked,
+    lineage: LineageId,
+) -> Result<()> {
     let Some(newest) = lineages
         .iter()
         .find(|known| known.id == lineage && known.parent.is_some())

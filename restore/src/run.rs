@@ -161,6 +161,7 @@ async fn finish(args: &RestoreArgs, prepared: &Prepared, tree: &Arc<Tree>, work:
         program: &program,
         config: &opened.config_path,
         cluster: &opened.cluster.name,
+        copy: opened.copy.as_deref(),
         pgdata: &plan.pgdata,
         standby: args.standby,
     };

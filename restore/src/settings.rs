@@ -55,6 +55,8 @@ pub(crate) struct RestoreCommand<'a> {
     pub(crate) config: &'a Path,
     /// Cluster.
     pub(crate) cluster: &'a str,
+    /// The copy that is read from, if it is not the repository itself.
+    pub(crate) copy: Option<&'a str>,
     /// Data directory, absolute.
     pub(crate) pgdata: &'a Path,
     /// The server is a standby.
@@ -67,10 +69,13 @@ impl RestoreCommand<'_> {
         let word = |text: &str| quote_shell(text).replace('%', "%%");
         let path = |path: &Path| word(&path.to_string_lossy());
         format!(
-            "{} --config {} --cluster {} wal-get \"%f\" \"%p\" --pgdata {}{}",
+            "{} --config {} --cluster {}{} wal-get \"%f\" \"%p\" --pgdata {}{}",
             path(self.program),
             path(self.config),
             word(self.cluster),
+            self.copy
+                .map(|copy| format!(" --copy {}", word(copy)))
+                .unwrap_or_default(),
             path(self.pgdata),
             if self.standby { " --standby" } else { "" }
         )

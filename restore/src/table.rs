@@ -242,6 +242,7 @@ fn whole_cluster(cli: &Cli, args: &TableArgs, scratch: &Scratch) -> Cli {
     Cli {
         config: cli.config.clone(),
         cluster: cli.cluster.clone(),
+        copy: cli.copy.clone(),
         command: None,
         restore: RestoreArgs {
             target: args.target.clone(),

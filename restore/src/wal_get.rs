@@ -79,7 +79,7 @@ async fn get(cli: &Cli, args: &WalGetArgs) -> Result<Outcome> {
         prefetch::follow_up(cli, &state, &pgdata, &args.file);
         return Ok(Outcome::InPlace);
     }
-    let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
+    let opened = open::open(cli.which(), PATIENCE).await?;
     if opened.cluster.name != state.cluster {
         return Err(RestoreError::Failed(format!(
             "the restore in \"{}\" is of cluster \"{}\"",

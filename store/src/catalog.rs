@@ -7,6 +7,7 @@ pub use coverage::{Coverage, Hole, TimelineCoverage};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
 use pg::lsn::Lsn;
 use pg::timeline::{TimelineHistory, TimelineId};
 
@@ -15,6 +16,7 @@ use crate::error::StoreError;
 use crate::id::{BackupId, LineageId};
 use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
+use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::Manifest;
 use crate::object::{ErrorClass, ObjectName, list_all};
 use crate::records::{BackupProgress, GIVEN_UP, LedgerEntry, Lineage, LostWal, Proof};
@@ -27,6 +29,19 @@ const MISSING_PAUSE: Duration = Duration::from_secs(1);
 /// Deleted since it was listed.
 fn is_not_found(error: &StoreError) -> bool {
     matches!(error, StoreError::Object(error) if error.class() == ErrorClass::NotFound)
+}
+
+/// Half of a record, left by a broken connection, must not stop the archive: its writer has said it again elsewhere. One that nobody of
+/// ours has signed must not either: who may only put could stop it for good.
+fn left_out_if_untrusted<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
+    match read {
+        Ok(record) => Ok(Some(record)),
+        Err(error) if error.is_untrusted() => {
+            tracing::error!(%error, "a record is damaged or planted, and left out");
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
 }
 
 impl Repository {
@@ -127,37 +142,54 @@ impl Repository {
         Ok(None)
     }
 
-    /// All manifests, oldest first. One that is damaged is an error: a backup is never left out in silence.
+    /// All manifests that can be read, oldest first. One that is damaged or planted is left out, with an alarm: who may only put must not
+    /// keep others from their backups.
     ///
     /// # Errors
-    /// Any is damaged, or the store failed.
+    /// The store failed.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
-        let mut out = Vec::new();
-        for backup in self.backup_ids().await? {
-            match self.manifest(backup).await {
-                // Given up since it was listed.
-                Err(error) if is_not_found(&error) => {}
-                manifest => out.push(manifest?),
-            }
-        }
-        Ok(out)
+        let read = stream::iter(self.backup_ids().await?).map(async |backup| match self.manifest(backup).await {
+            // Given up since it was listed.
+            Err(error) if is_not_found(&error) => Ok(None),
+            manifest => left_out_if_untrusted(manifest),
+        });
+        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
-    /// All lineages, oldest first.
+    /// All lineages, oldest first, for who writes: not to know one would be to begin it anew.
     ///
     /// # Errors
     /// Any is damaged, or the store failed.
     pub async fn lineages(&self) -> Result<Vec<Lineage>, StoreError> {
+        self.lineages_by(|lineage| lineage.map(Some)).await
+    }
+
+    /// All lineages that can be read, oldest first, for who only reads. One that is damaged or planted is left out, with an alarm.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn readable_lineages(&self) -> Result<Vec<Lineage>, StoreError> {
+        self.lineages_by(left_out_if_untrusted).await
+    }
+
+    async fn lineages_by(
+        &self,
+        judge: impl Fn(Result<Lineage, StoreError>) -> Result<Option<Lineage>, StoreError>,
+    ) -> Result<Vec<Lineage>, StoreError> {
         let prefix = self.layout().prefix("lineages");
-        let mut out = Vec::new();
-        for meta in list_all(self.store().as_ref(), &prefix).await? {
-            let lineage: Lineage = self.read_record(&meta.name, Kind::Lineage).await?;
-            if meta.name.as_str().strip_prefix(&prefix) != Some(&lineage.id.to_string()) {
-                return Err(StoreError::damaged(&meta.name, "speaks of another lineage"));
-            }
-            out.push(lineage);
-        }
-        Ok(out)
+        let listed = list_all(self.store().as_ref(), &prefix).await?;
+        let read = stream::iter(listed).map(async |meta| {
+            let lineage = self.read_record::<Lineage>(&meta.name, Kind::Lineage).await;
+            judge(lineage.and_then(|lineage| {
+                match meta.name.as_str().strip_prefix(&prefix) == Some(&lineage.id.to_string()) {
+                    true => Ok(lineage),
+                    false => Err(StoreError::damaged(&meta.name, "speaks of another lineage")),
+                }
+            }))
+        });
+        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     /// The content chunks of all backups. A damaged index is left out, loudly: what it knew is stored anew.
@@ -191,16 +223,18 @@ impl Repository {
     pub async fn coverage(&self, lineage: LineageId) -> Result<Coverage, StoreError> {
         let mut coverage = Coverage::new(lineage);
         let mut histories = BTreeMap::new();
-        for lane in [Lane::Wal, Lane::Tail] {
-            for meta in list_all(self.store().as_ref(), &self.layout().wal_prefix(lane, lineage)).await? {
-                match self.layout().parse_wal(meta.name.as_str()) {
-                    Some(WalName::Range(range)) => coverage.add(range),
-                    Some(WalName::History { timeline, .. }) => {
-                        let names: &mut Vec<_> = histories.entry(timeline).or_default();
-                        names.push(meta.name);
-                    }
-                    None => {}
+        let listed = async |lane| list_all(self.store().as_ref(), &self.layout().wal_prefix(lane, lineage)).await;
+        // A tail goes once what covers it is durable: who lists it later finds that.
+        let tails = listed(Lane::Tail).await?;
+        let (whole, lost) = futures::join!(listed(Lane::Wal), self.declared_holes());
+        for meta in whole?.into_iter().chain(tails) {
+            match self.layout().parse_wal(meta.name.as_str()) {
+                Some(WalName::Range(range)) => coverage.add(range),
+                Some(WalName::History { timeline, .. }) => {
+                    let names: &mut Vec<_> = histories.entry(timeline).or_default();
+                    names.push(meta.name);
                 }
+                None => {}
             }
         }
         for (timeline, names) in histories {
@@ -208,7 +242,7 @@ impl Repository {
                 coverage.add_history(history);
             }
         }
-        for lost in self.declared_holes().await? {
+        for lost in lost? {
             if lost.lineage == lineage
                 && let Some(timeline) = TimelineId::new(lost.timeline)
             {
@@ -290,8 +324,8 @@ impl Repository {
     /// # Errors
     /// The store failed.
     pub async fn declared_holes(&self) -> Result<Vec<LostWal>, StoreError> {
-        let mut out = Vec::new();
-        for meta in list_all(self.store().as_ref(), &self.layout().prefix("holes")).await? {
+        let listed = list_all(self.store().as_ref(), &self.layout().prefix("holes")).await?;
+        let read = stream::iter(listed).map(async |meta| {
             let read = self.read(&meta.name).await;
             let by_keeper = read.as_ref().is_ok_and(|read| self.is_by_keeper(read));
             match read.and_then(|read| self.record_of::<LostWal>(read, Kind::Hole)) {
@@ -299,17 +333,14 @@ impl Repository {
                 Ok(lost) if lost.reason == GIVEN_UP && !by_keeper => {
                     tracing::error!(name = %meta.name, "WAL is said to have been given up by somebody who may not do so: it counts as lost");
                     let reason = "said to be given up by a host".into();
-                    out.push(LostWal { reason, ..lost });
+                    Ok(Some(LostWal { reason, ..lost }))
                 }
-                Ok(lost) => out.push(lost),
-                Err(error) if is_not_found(&error) => {}
-                Err(error) if error.is_untrusted() => {
-                    tracing::error!(%error, "a record is damaged or planted, and left out");
-                }
-                Err(error) => return Err(error),
+                Err(error) if is_not_found(&error) => Ok(None),
+                lost => left_out_if_untrusted(lost),
             }
-        }
-        Ok(out)
+        });
+        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     /// The ledger, oldest first. A damaged entry is left out, with an alarm.
@@ -332,19 +363,11 @@ impl Repository {
     where
         T: for<'b> minicbor::Decode<'b, ()>,
     {
-        let mut out = Vec::new();
-        for meta in list_all(self.store().as_ref(), &self.layout().prefix(directory)).await? {
-            match self.read_record(&meta.name, kind).await {
-                Ok(record) => out.push(record),
-                // Half of one, left by a broken connection, must not stop the archive: its writer has said it again elsewhere.
-                // One that nobody of ours has signed must not either: who may only put could stop it for good.
-                Err(error) if error.is_untrusted() => {
-                    tracing::error!(%error, "a record is damaged or planted, and left out")
-                }
-                Err(error) => return Err(error),
-            }
-        }
-        Ok(out)
+        let listed = list_all(self.store().as_ref(), &self.layout().prefix(directory)).await?;
+        let read =
+            stream::iter(listed).map(async |meta| left_out_if_untrusted(self.read_record(&meta.name, kind).await));
+        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
+        Ok(read.into_iter().flatten().collect())
     }
 
     /// A timeline history object: parsed, and its bytes.

@@ -19,6 +19,17 @@ pub struct Layout {
     root: String,
 }
 
+/// The directory of an object below its cluster, or at the top; none for what lies at the top itself.
+#[must_use]
+pub fn directory_of(name: &ObjectName) -> Option<&str> {
+    let mut segments = name.as_str().split('/');
+    let directory = match segments.next() {
+        Some("clusters") => segments.nth(1),
+        top => top,
+    };
+    directory.filter(|_| segments.next().is_some())
+}
+
 /// True for names that can stand in object names: `[a-z0-9][a-z0-9_-]{0,62}`.
 #[must_use]
 pub fn is_cluster_name(name: &str) -> bool {

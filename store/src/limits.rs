@@ -34,6 +34,10 @@ pub const PAGE_MAP_DEPTH_MAX: u16 = 8;
 pub const FILE_TABLE_PIECE_ENTRIES: usize = 512;
 /// Content references kept inside a file entry; more go into a chunk list.
 pub const INLINE_CONTENT_REFERENCES_MAX: usize = 64;
+/// Small objects of one directory that are read at once.
+pub const READS_IN_FLIGHT: usize = 8;
+/// Objects that are locked on at once.
+pub const LOCKS_IN_FLIGHT: usize = 16;
 /// zstd level of relation and content chunks, chosen by measurement (docs/decisions/0003).
 pub const RELATION_ZSTD_LEVEL: i32 = 1;
 /// zstd level of WAL and metadata.

@@ -20,7 +20,9 @@ use bytes::Bytes;
 
 mod error;
 pub mod local;
+pub mod lock;
 pub mod memory;
+pub mod mirrored;
 mod name;
 pub mod probe;
 #[cfg(feature = "s3")]
@@ -30,6 +32,7 @@ mod s3_error;
 mod secret;
 
 pub use error::{ErrorClass, ObjectError, Operation, Outcome};
+pub use lock::{LockMode, ObjectLock};
 pub use name::{InvalidName, NAME_BYTES_MAX, ObjectName, SEGMENT_BYTES_MAX};
 pub use secret::Secret;
 
@@ -117,6 +120,8 @@ pub struct ListPage {
 pub struct Capabilities {
     /// `put_new` is atomic among concurrent writers. Without it only features with a single writer are safe.
     pub create_only: bool,
+    /// New objects are locked for a time; what old ones a new backup needs is to be locked on ([`ObjectStore::keep_locked`]).
+    pub locks: bool,
 }
 
 /// A place that keeps objects.
@@ -135,8 +140,11 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// [`ListPage::next`] of the page before).
     async fn list_page(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, ObjectError>;
 
-    /// Removes an object, durably. A missing one is a success.
+    /// Removes an object, durably. A missing one is a success. One that is locked is [`ErrorClass::Locked`], and stays.
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError>;
+
+    /// Sees to it that an object stays locked as long as if it were put now; where nothing is locked, nothing is done.
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError>;
 
     /// What this store can promise.
     fn capabilities(&self) -> Capabilities;
@@ -158,6 +166,9 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
     }
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
         (**self).delete(name).await
+    }
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        (**self).keep_locked(name).await
     }
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()
@@ -246,8 +257,14 @@ mod tests {
         async fn delete(&self, _: &ObjectName) -> Result<(), ObjectError> {
             Ok(())
         }
+        async fn keep_locked(&self, _: &ObjectName) -> Result<(), ObjectError> {
+            Ok(())
+        }
         fn capabilities(&self) -> Capabilities {
-            Capabilities { create_only: false }
+            Capabilities {
+                create_only: false,
+                locks: false,
+            }
         }
     }
 

@@ -3,7 +3,7 @@
 //! Law 1 and law 3 live here. [`Repository`] reads; [`Writer`] signs and creates. A crash between two creates leaves objects that
 //! nothing names: they cost space until they are swept, and nothing else.
 
-mod create;
+pub(crate) mod create;
 mod fence;
 mod maps;
 mod packs;
@@ -165,6 +165,21 @@ impl Repository {
         })
     }
 
+    /// The same repository in another place: a copy of it, with the same id and keys.
+    #[must_use]
+    pub fn over(&self, store: Arc<dyn ObjectStore>) -> Self {
+        Repository {
+            store,
+            layout: self.layout.clone(),
+            id: self.id,
+            cluster: self.cluster.clone(),
+            keys: self.keys.clone(),
+            trust: RwLock::new(self.trust()),
+            opening: self.opening.clone(),
+            metadata_packs: Mutex::new(packs::RecentPacks::default()),
+        }
+    }
+
     /// The object store below.
     #[must_use]
     pub fn store(&self) -> &Arc<dyn ObjectStore> {
@@ -312,7 +327,21 @@ impl Repository {
     /// The store failed, or the object is damaged or foreign.
     pub async fn read(&self, name: &ObjectName) -> Result<ReadObject, StoreError> {
         let bytes = self.store.get(name, ByteRange::All).await?;
-        let (head, header, until_us) = self.open_head(name, &bytes)?;
+        self.checked(name, &bytes).await
+    }
+
+    /// Reads a whole object, checks it as [`Repository::read`] does, and returns it as it is stored.
+    ///
+    /// # Errors
+    /// As [`Repository::read`].
+    pub async fn read_checked(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+        let bytes = self.store.get(name, ByteRange::All).await?;
+        self.checked(name, &bytes).await?;
+        Ok(bytes)
+    }
+
+    async fn checked(&self, name: &ObjectName, bytes: &Bytes) -> Result<ReadObject, StoreError> {
+        let (head, header, until_us) = self.open_head(name, bytes)?;
         if until_us.is_some() {
             let stored = self
                 .store
@@ -321,7 +350,7 @@ impl Repository {
                 .map_or(i64::MAX, |meta| meta.modified_unix_ms);
             refuse_after(&head, until_us, stored)?;
         }
-        let body = head.body(&bytes)?;
+        let body = head.body(bytes)?;
         Ok(ReadObject { head, header, body })
     }
 

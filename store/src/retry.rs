@@ -236,7 +236,11 @@ fn is_retryable(error: &ObjectError) -> bool {
         ErrorClass::Transient => true,
         // A second attempt finds out what the first one left.
         ErrorClass::Permanent => error.outcome() == Outcome::Unknown,
-        ErrorClass::NotFound | ErrorClass::Corrupt | ErrorClass::Misconfigured | ErrorClass::Full => false,
+        ErrorClass::NotFound
+        | ErrorClass::Corrupt
+        | ErrorClass::Misconfigured
+        | ErrorClass::Full
+        | ErrorClass::Locked => false,
     }
 }
 
@@ -277,6 +281,9 @@ impl<S: ObjectStore> ObjectStore for Retrying<S> {
     }
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
         self.repeat(|| self.inner.delete(name)).await
+    }
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        self.repeat(|| self.inner.keep_locked(name)).await
     }
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()

@@ -15,12 +15,13 @@ use store::retry::{READ_ATTEMPTS, RetryPolicy, Retrying};
 use store::testing::{Fault, RecordingStore, ScriptedStore};
 use tokio::time::Instant;
 
-const OPERATIONS: [Operation; 5] = [
+const OPERATIONS: [Operation; 6] = [
     Operation::PutNew,
     Operation::Get,
     Operation::Head,
     Operation::List,
     Operation::Delete,
+    Operation::Lock,
 ];
 
 type Stack = Retrying<ScriptedStore<RecordingStore<MemoryStore>>>;
@@ -58,6 +59,12 @@ async fn run(store: &Stack, operation: Operation) -> Result<(), ObjectError> {
         Operation::Delete => {
             store.delete(&name("old")).await?;
             assert!(memory(store).snapshot().is_empty());
+        }
+        Operation::Lock => {
+            memory(store).lock_for(1);
+            store.keep_locked(&name("old")).await?;
+            let refused = memory(store).delete(&name("old")).await;
+            assert_eq!(refused.unwrap_err().class(), ErrorClass::Locked);
         }
         Operation::Open => panic!("not a request"),
     }

@@ -1,4 +1,5 @@
-//! Generation upon generation of increments: after all of them were taken, each one is still restored byte for byte.
+//! Generation upon generation of increments: after all of them were taken, and some given up and deleted, each of the others is still
+//! restored byte for byte.
 //!
 //! A backup is compared with the files that it was taken of, page by page, in all forks, and nothing is masked. That is fair because
 //! nothing writes after the checkpoint that the backup begins with: no vacuum by itself, no background writer, no checkpoint, a
@@ -15,9 +16,10 @@ use std::fs::{self, File};
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::io::Read;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use tests::seawall::{json_str, json_u64};
+use tests::seawall::{json_array, json_str, json_u64};
 use tests::seed::Rng;
 use tests::wait::DEADLINE;
 use tests::{Cluster, Scratch, Seawall, StopMode, case, tree, user};
@@ -25,6 +27,8 @@ use tests::{Cluster, Scratch, Seawall, StopMode, case, tree, user};
 const ROUNDS: usize = 12;
 const TABLES: u64 = 5;
 const PAGE_BYTES: usize = 8192;
+/// More than the grace of 48 hours.
+const THREE_DAYS: Duration = Duration::from_secs(3 * 86_400);
 
 /// A digest of every page of every relation file, by its path.
 type Pages = BTreeMap<PathBuf, Vec<u64>>;
@@ -42,7 +46,9 @@ fn every_generation_is_restored_byte_for_byte_after_all_later_ones() {
 async fn generations(scratch: &Scratch) -> Result<()> {
     let rounds = rounds()?;
     let cluster = quiet_cluster(scratch).await?;
-    let seawall = Seawall::local(scratch, &cluster).await?;
+    let config = Seawall::local_config(scratch, &cluster)?.set("cluster.main.retention.keep_last", 1)?;
+    let seawall = Seawall::configure(config)?;
+    seawall.init().await?;
     let agent = seawall.run().await?;
     let mut rng = Rng::named("generations");
     let mut kept: Vec<Generation> = Vec::new();
@@ -74,6 +80,7 @@ async fn generations(scratch: &Scratch) -> Result<()> {
     cluster.stop(StopMode::Fast).await?;
     cluster.destroy_data_directory()?;
 
+    give_up_some(&seawall, &mut kept, &mut rng).await?;
     // In any order: which one is read first must not matter.
     while !kept.is_empty() {
         let generation = kept.swap_remove(rng.below(kept.len() as u64) as usize);
@@ -83,6 +90,29 @@ async fn generations(scratch: &Scratch) -> Result<()> {
         compare(&generation.pages, &pages_in(&data)?).with_context(|| backup.to_owned())?;
         fs::remove_dir_all(scratch.join(backup))?;
     }
+    Ok(())
+}
+
+/// Any of them, but the last: what only they needed is deleted.
+async fn give_up_some(seawall: &Seawall, kept: &mut Vec<Generation>, rng: &mut Rng) -> Result<()> {
+    let (all, last) = (kept.len(), kept.len() - 1);
+    let stays: Vec<bool> = (0..all).map(|at| at == last || rng.below(2) == 0).collect();
+    let mut stay = stays.iter();
+    kept.retain(|_| *stay.next().unwrap());
+    for generation in kept.iter() {
+        let pin = ["pin", &generation.backup, "--reason", "a part"];
+        seawall.agent.run_ok(&pin).await?;
+    }
+    let mut deleted = 0;
+    for _ in 0..3 {
+        let pruned = seawall.agent.run_ok(&["prune", "--json"]).await?.json()?;
+        deleted += json_u64(&pruned["delete"], "packs")?;
+        seawall.age_repository(THREE_DAYS)?;
+    }
+    let left = json_array(&seawall.list().await?, "backups")?.len();
+    println!("{all} backups, {left} kept, {deleted} packs deleted");
+    ensure!(left == kept.len() && left < all, "{left} of {all} backups are left");
+    ensure!(deleted > 0, "nothing was deleted");
     Ok(())
 }
 

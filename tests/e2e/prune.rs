@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
-use std::fs::File;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -44,16 +43,6 @@ async fn more(cluster: &Cluster, seawall: &Seawall) -> Result<Value> {
     seawall.wait_archived(cluster).await?;
     agent.stop(DEADLINE).await?;
     Ok(backup)
-}
-
-/// Everything in the repository is three days older.
-fn age(seawall: &Seawall) -> Result<()> {
-    for path in tree::files(&seawall.repository())? {
-        let file = File::options().write(true).open(&path)?;
-        let modified = file.metadata()?.modified()?;
-        file.set_modified(modified - THREE_DAYS)?;
-    }
-    Ok(())
 }
 
 fn names(seawall: &Seawall) -> Result<Vec<String>> {
@@ -121,7 +110,7 @@ fn what_is_not_kept_goes_in_two_steps_and_what_is_kept_restores() {
         assert!(json_u64(&given_up["waiting"], "packs")? > 0 && json_u64(&given_up["waiting"], "wal")? > 0);
 
         // Three days later it is: packs that only it needed, and WAL between what stays.
-        age(&seawall)?;
+        seawall.age_repository(THREE_DAYS)?;
         let deleted = prune(&seawall, &[]).await?;
         assert!(json_u64(&deleted["delete"], "packs")? > 0, "{deleted}");
         assert!(json_u64(&deleted["delete"], "wal")? > 3, "{deleted}");
@@ -146,7 +135,7 @@ fn what_is_not_kept_goes_in_two_steps_and_what_is_kept_restores() {
         seawall.agent.run_ok(&["unpin", pinned]).await?;
         for _ in 0..4 {
             prune(&seawall, &[]).await?;
-            age(&seawall)?;
+            seawall.age_repository(THREE_DAYS)?;
         }
         prune(&seawall, &[]).await?;
         is_sound(&seawall).await?;
@@ -180,7 +169,7 @@ fn the_wrong_key_a_short_grace_and_a_manifest_that_cannot_be_read_are_refused() 
         let refused = keyless.agent.run(&["prune"]).await?;
         refused.assert_refused(KEY, &["does not exist"])?;
         // A manifest with a flipped bit: nobody knows what it needs, so nothing is deleted.
-        age(&seawall)?;
+        seawall.age_repository(THREE_DAYS)?;
         let path = seawall
             .repository()
             .join("clusters")

@@ -66,6 +66,7 @@ main() {
   system_packages
   for major in "${MAJORS[@]}"; do "postgres_$major"; done
   seaweedfs
+  rclone
   reader
   for peer in "${PEERS[@]}"; do "peer_$peer"; done
   write_env
@@ -82,6 +83,7 @@ write_env() {
       [ ! -x "$bin/postgres" ] || printf 'SEAWALL_PG%s_BIN=%s\n' "$major" "$bin"
     done
     printf 'SEAWALL_WEED_BIN=%s\n' "$CACHE/weed/weed"
+    printf 'SEAWALL_RCLONE_BIN=%s\n' "$(readlink -f "$CACHE/rclone/rclone.bin")"
     printf 'SEAWALL_READER_PYTHON=%s\n' "$(reader_python)"
     for peer in "${PEERS_KNOWN[@]}"; do
       [ ! -e "$CACHE/$peer/.stamp" ] || printf 'SEAWALL_%s_BIN=%s\n' "${peer^^}" "$(peer_bin "$peer")"
@@ -95,7 +97,7 @@ try_programs() {
   local name path program version
   while IFS='=' read -r name path; do
     case $name in
-      SEAWALL_WEED_BIN | SEAWALL_PGBACKREST_BIN) program=$path version=version ;;
+      SEAWALL_WEED_BIN | SEAWALL_RCLONE_BIN | SEAWALL_PGBACKREST_BIN) program=$path version=version ;;
       SEAWALL_READER_PYTHON) program=$path version=--version ;;
       *) program=$path/postgres version=--version ;;
     esac

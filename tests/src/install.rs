@@ -25,6 +25,12 @@ pub fn weed_bin() -> Result<PathBuf> {
         .context("SeaweedFS is not installed (SEAWALL_WEED_BIN is not set)\nHINT: run: make setup")
 }
 
+/// The rclone program, as an S3 server without conditional PUT.
+pub fn rclone_bin() -> Result<PathBuf> {
+    lookup("SEAWALL_RCLONE_BIN")
+        .context("rclone is not installed (SEAWALL_RCLONE_BIN is not set)\nHINT: run: make setup")
+}
+
 /// The Python that has the packages of the second decoder.
 pub fn reader_python() -> Result<PathBuf> {
     lookup("SEAWALL_READER_PYTHON").context(

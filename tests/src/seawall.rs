@@ -89,6 +89,16 @@ impl Seawall {
         self.scratch.join("repo")
     }
 
+    /// Everything in the local repository is older, by the times of its files.
+    pub fn age_repository(&self, by: Duration) -> Result<()> {
+        for path in tree::files(&self.repository())? {
+            let file = std::fs::File::options().write(true).open(&path)?;
+            let modified = file.metadata()?.modified()?;
+            file.set_modified(modified - by)?;
+        }
+        Ok(())
+    }
+
     /// Starts the daemon and waits until it streams.
     pub async fn run(&self) -> Result<Child> {
         let mut agent = self.agent.start_daemon()?;

@@ -19,6 +19,10 @@ use crate::wait::{DEADLINE, wait_until, within};
 const ACCESS_KEY_ID: &str = "testaccesskey";
 const SECRET_ACCESS_KEY: &str = "testsecretkey123";
 
+/// May read, list and write; a bucket's policy can take away what a host does not need.
+pub const HOST_KEY_ID: &str = "hostaccesskey0";
+pub const HOST_SECRET: &str = "hostsecretkey00";
+
 /// One server on loopback ports. Dropping it kills it.
 #[derive(Debug)]
 pub struct Weed {
@@ -234,6 +238,8 @@ fn identities() -> String {
     serde_json::json!({ "identities": [
         { "name": "admin", "actions": all,
           "credentials": [{ "accessKey": ACCESS_KEY_ID, "secretKey": SECRET_ACCESS_KEY }] },
+        { "name": "host", "actions": ["Read", "Write", "List"],
+          "credentials": [{ "accessKey": HOST_KEY_ID, "secretKey": HOST_SECRET }] },
         { "name": "reader", "actions": ["Read", "List"],
           "credentials": [{ "accessKey": "readonlykey00", "secretKey": "readonlysecret00" }] },
     ]})

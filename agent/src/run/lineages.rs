@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use wal::lane::{self, LaneEnd, LaneError, LaneInputs, Opened};
 use wal::receive::{ReceiveOptions, StreamStatus};
 
-use crate::exit::{Failure, OTHER_SERVER_HINT};
+use crate::exit::{self, Failure, OTHER_SERVER_HINT};
 use crate::open::{Context, segment_size};
 use crate::{init, output, sql};
 
@@ -148,9 +148,14 @@ async fn continued(inputs: &LaneInputs) -> anyhow::Result<Option<(Box<LaneInputs
         match lane::open(&inputs).await {
             Ok(lane::Opening::Ready(opened)) if !opened.is_fresh() => return Ok(Some((inputs, opened))),
             Ok(_) | Err(LaneError::Behind(_)) => {}
-            // Another major version's or another cluster's before it; or one that cannot be read must not stand in the way.
             Err(error) => {
-                tracing::debug!(lineage = %inputs.lineage.id, %error, "another lineage could not be compared")
+                let failure = anyhow::Error::from(error);
+                // Who cannot be reached now is asked again: a lineage must not begin for that.
+                if exit::code(&failure) == exit::UNREACHABLE {
+                    return Err(failure);
+                }
+                // Another major version's or another cluster's before it; or one that cannot be read must not stand in the way.
+                tracing::debug!(lineage = %inputs.lineage.id, error = %failure, "another lineage could not be compared");
             }
         }
     }

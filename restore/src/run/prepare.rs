@@ -55,7 +55,7 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
             "Leave it out, or use 1 or more.",
         ));
     }
-    let opened = open::open(&cli.config, cli.cluster.as_deref(), PATIENCE).await?;
+    let opened = open::open(cli.which(), PATIENCE).await?;
     let found = place::inspect(&pgdata, opened.repository_directory(), args.delta)?;
     let choice = Box::pin(request::resolve(&opened.repository, &args.target, asked)).await?;
     let manifest = &choice.manifest;
@@ -85,12 +85,15 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
         }
         listen::refuse_taken(args.port, args.socket_dir.as_deref(), &manifest.settings)?;
     }
-    let table = opened.repository.file_table(manifest).await?;
+    let jobs = super::fill::jobs(args, &opened);
+    let (table, expected) = futures::join!(
+        opened.repository.file_table(manifest),
+        estimate::fetch_time(&opened.repository, manifest, jobs)
+    );
+    let table = table?;
     check_space(&table, &pgdata, &tablespaces, &found)?;
     let mut plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
     plan.over_cluster = found.is_delta();
-    let jobs = super::fill::jobs(args, &opened);
-    let expected = estimate::fetch_time(&opened.repository, &choice.manifest, jobs).await;
     plan.expected_fetch_s = expected.map(|time| time.as_secs_f64());
     Ok(Prepared {
         opened,
@@ -195,6 +198,9 @@ pub(super) fn check_access(cli: &Cli, prepared: &Prepared) -> Result<()> {
         &prepared.opened.cluster.name,
         "can-read",
     ]);
+    if let Some(copy) = &cli.copy {
+        command.arg("--copy").arg(copy);
+    }
     command
         .uid(owner.uid.as_raw())
         .gid(owner.gid.as_raw())

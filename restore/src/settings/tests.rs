@@ -8,6 +8,7 @@ fn command(path: &str) -> String {
         program: path,
         config: path,
         cluster: "main",
+        copy: None,
         pgdata: path,
         standby: false,
     }
@@ -68,6 +69,7 @@ fn settings(kind: StopKind, inclusive: bool) -> Vec<(String, String)> {
         program: path,
         config: path,
         cluster: "main",
+        copy: None,
         pgdata: path,
         standby: false,
     };

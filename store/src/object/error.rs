@@ -18,6 +18,8 @@ pub enum Operation {
     List,
     /// `delete`.
     Delete,
+    /// `keep_locked`.
+    Lock,
 }
 
 impl Operation {
@@ -31,6 +33,7 @@ impl Operation {
             Operation::Head => "head",
             Operation::List => "list",
             Operation::Delete => "delete",
+            Operation::Lock => "lock",
         }
     }
 }
@@ -65,6 +68,8 @@ pub enum ErrorClass {
     Misconfigured,
     /// No space, or a quota.
     Full,
+    /// It may not be deleted before a date.
+    Locked,
 }
 
 impl ErrorClass {
@@ -78,6 +83,7 @@ impl ErrorClass {
             ErrorClass::Corrupt => "corrupt",
             ErrorClass::Misconfigured => "misconfigured",
             ErrorClass::Full => "full",
+            ErrorClass::Locked => "locked",
         }
     }
 }
@@ -124,6 +130,18 @@ impl ObjectError {
             hint: None,
             source: None,
         }
+    }
+
+    /// "It may not be deleted yet."
+    #[must_use]
+    pub fn locked(name: impl fmt::Display) -> Self {
+        ObjectError::new(
+            Operation::Delete,
+            name,
+            Outcome::DidNotHappen,
+            ErrorClass::Locked,
+            "it is locked",
+        )
     }
 
     /// "There is no such object."

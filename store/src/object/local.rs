@@ -152,8 +152,15 @@ impl ObjectStore for LocalStore {
         blocking(Operation::Delete, name.as_str(), move || place::delete(&root, &owned)).await
     }
 
+    async fn keep_locked(&self, _: &ObjectName) -> Result<(), ObjectError> {
+        Ok(())
+    }
+
     fn capabilities(&self) -> Capabilities {
-        Capabilities { create_only: true }
+        Capabilities {
+            create_only: true,
+            locks: false,
+        }
     }
 }
 

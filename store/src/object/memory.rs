@@ -18,6 +18,9 @@ pub struct MemoryStore {
 struct State {
     objects: BTreeMap<ObjectName, (Bytes, i64)>,
     now_unix_ms: i64,
+    /// How long new objects are locked, whatever their names.
+    lock_ms: Option<i64>,
+    locks: BTreeMap<ObjectName, i64>,
 }
 
 impl MemoryStore {
@@ -30,6 +33,11 @@ impl MemoryStore {
     /// Sets the clock that stamps new objects.
     pub fn set_now(&self, unix_ms: i64) {
         self.lock().now_unix_ms = unix_ms;
+    }
+
+    /// Locks new objects for so long.
+    pub fn lock_for(&self, ms: i64) {
+        self.lock().lock_ms = Some(ms);
     }
 
     /// Moves the clock.
@@ -54,6 +62,27 @@ impl MemoryStore {
             .collect()
     }
 
+    /// Names that begin with `prefix`.
+    #[must_use]
+    pub fn names(&self, prefix: &str) -> Vec<ObjectName> {
+        let is_below = |name: &&ObjectName| name.as_str().starts_with(prefix);
+        self.lock().objects.keys().filter(is_below).cloned().collect()
+    }
+
+    /// True when there is such an object.
+    #[must_use]
+    pub fn contains(&self, name: &ObjectName) -> bool {
+        self.lock().objects.contains_key(name)
+    }
+
+    /// Nothing is stored any more but these; the clock stands at 1970 again.
+    pub fn reset(&self, objects: &[(ObjectName, Bytes)]) {
+        let mut state = self.lock();
+        state.now_unix_ms = 0;
+        let fresh = objects.iter().map(|(name, body)| (name.clone(), (body.clone(), 0)));
+        state.objects = fresh.collect();
+    }
+
     /// Puts bytes in place whatever was there, as damage or an intruder would. Keeps the time of an existing object.
     pub fn overwrite(&self, name: &ObjectName, body: Bytes) {
         let mut state = self.lock();
@@ -75,6 +104,9 @@ impl ObjectStore for MemoryStore {
             return Ok(PutNew::AlreadyExists);
         }
         let now = state.now_unix_ms;
+        if let Some(lock_ms) = state.lock_ms {
+            state.locks.insert(name.clone(), now.saturating_add(lock_ms));
+        }
         state.objects.insert(name.clone(), (body, now));
         Ok(PutNew::Created)
     }
@@ -118,12 +150,30 @@ impl ObjectStore for MemoryStore {
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
-        self.lock().objects.remove(name);
+        let mut state = self.lock();
+        let now = state.now_unix_ms;
+        if state.locks.get(name).is_some_and(|until| *until > now) {
+            return Err(ObjectError::locked(name));
+        }
+        state.objects.remove(name);
+        Ok(())
+    }
+
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        let mut state = self.lock();
+        if let Some(lock_ms) = state.lock_ms {
+            let until = state.now_unix_ms.saturating_add(lock_ms);
+            let lock = state.locks.entry(name.clone()).or_default();
+            *lock = until.max(*lock);
+        }
         Ok(())
     }
 
     fn capabilities(&self) -> Capabilities {
-        Capabilities { create_only: true }
+        Capabilities {
+            create_only: true,
+            locks: self.lock().lock_ms.is_some(),
+        }
     }
 }
 

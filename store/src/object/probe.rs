@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 
+use super::lock::LOCK_PROBES;
 use super::{ByteRange, ErrorClass, ObjectError, ObjectName, ObjectStore, Operation, Outcome, PutNew};
 
 /// Writes `probes/<suffix>` twice with different content and reads it back: `true` only if the second was refused and the
@@ -36,6 +37,30 @@ pub async fn probe_create_only(store: &dyn ObjectStore, suffix: &str) -> Result<
         tracing::debug!(object = %name, %error, "probe object stays");
     }
     Ok(answer == PutNew::AlreadyExists && kept)
+}
+
+/// Puts a locked object and tries to delete it: `false` if that works. A service can take locks, give them back, and not keep to them. Whoever may
+/// not delete at all learns nothing, and is told `true`. The object stays for some minutes. `suffix` must be fresh and random.
+///
+/// # Errors
+/// The store failed, or refuses to lock.
+pub async fn probe_lock(store: &dyn ObjectStore, suffix: &str) -> Result<bool, ObjectError> {
+    let name = ObjectName::new(format!("{LOCK_PROBES}{suffix}")).map_err(|error| {
+        let detail = error.to_string();
+        ObjectError::new(
+            Operation::Lock,
+            suffix,
+            Outcome::DidNotHappen,
+            ErrorClass::Permanent,
+            detail,
+        )
+    })?;
+    let _ = store.put_new(&name, Bytes::from_static(b"locked")).await?;
+    match store.delete(&name).await {
+        Ok(()) => Ok(false),
+        Err(error) if matches!(error.class(), ErrorClass::Locked | ErrorClass::Misconfigured) => Ok(true),
+        Err(error) => Err(error),
+    }
 }
 
 #[cfg(test)]
@@ -76,9 +101,20 @@ mod tests {
         async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
             self.inner.delete(name).await
         }
-        fn capabilities(&self) -> Capabilities {
-            Capabilities { create_only: true }
+        async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+            self.inner.keep_locked(name).await
         }
+        fn capabilities(&self) -> Capabilities {
+            self.inner.capabilities()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_lock_counts_when_it_is_kept_to() {
+        let store = MemoryStore::new();
+        assert!(!probe_lock(&store, "a").await.unwrap());
+        store.lock_for(1000);
+        assert!(probe_lock(&store, "b").await.unwrap());
     }
 
     #[tokio::test]

@@ -30,6 +30,7 @@ mod answer;
 mod connect;
 pub(super) mod hints;
 mod listing;
+mod lock;
 mod options;
 
 use answer::{Misfit, expected_length};
@@ -108,6 +109,9 @@ impl S3Store {
             .body(ByteStream::from(body));
         if self.options.conditional_put {
             put = put.if_none_match("*");
+        }
+        if let Some((mode, until)) = self.new_lock(name) {
+            put = put.object_lock_mode(mode).object_lock_retain_until_date(until);
         }
         match &self.options.sse {
             None => put,
@@ -278,6 +282,9 @@ impl ObjectStore for S3Store {
             }
             Ok(_) => Ok(PutNew::Created),
             Err(error) if reason_of(&error) == Reason::AlreadyThere => Ok(PutNew::AlreadyExists),
+            Err(error) if reason_of(&error) == Reason::Refused && self.new_lock(name).is_some() => {
+                Err(lock::refused(failure(Operation::PutNew, name, error)))
+            }
             Err(error) => Err(failure(Operation::PutNew, name, error)),
         }
     }
@@ -329,6 +336,9 @@ impl ObjectStore for S3Store {
     }
 
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        if self.options.lock.is_some() {
+            return self.delete_version(name).await;
+        }
         let client = self.client();
         let delete = client.delete_object().bucket(&self.options.bucket).key(self.key(name));
         match self.within(0, delete.send()).await {
@@ -338,9 +348,17 @@ impl ObjectStore for S3Store {
         }
     }
 
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        match self.options.lock.and_then(|lock| lock.keep_of(name)) {
+            Some(keep) => self.lock_on(name, keep).await,
+            None => Ok(()),
+        }
+    }
+
     fn capabilities(&self) -> Capabilities {
         Capabilities {
             create_only: self.options.conditional_put,
+            locks: self.options.lock.is_some(),
         }
     }
 }

@@ -243,7 +243,7 @@ where
     let reason = reason_of(&failure);
     let (outcome, class, hint) = verdict(reason);
     let outcome = match operation {
-        Operation::PutNew | Operation::Delete => outcome,
+        Operation::PutNew | Operation::Delete | Operation::Lock => outcome,
         // A read changes nothing.
         Operation::Open | Operation::Get | Operation::Head | Operation::List => Outcome::DidNotHappen,
     };

@@ -3,14 +3,18 @@
 //! A crash before the manifest leaves packs and perhaps an index that no manifest needs: space, nothing else. The caller proves
 //! between index and manifest that the WAL is archived.
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
 use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::BackupId;
 use crate::index::ChunkIndex;
-use crate::limits::FRAME_BYTES_MAX;
+use crate::limits::{FRAME_BYTES_MAX, LOCKS_IN_FLIGHT};
 use crate::manifest::Manifest;
+use crate::object::list_all;
 use crate::records::Intent;
-use crate::repository::{NewObject, Put, Writer};
+use crate::repository::create::description_name;
+use crate::repository::{NewObject, Put, Repository, Writer};
 use crate::session::to_cbor;
 
 /// Announces a backup. Before its first pack.
@@ -40,6 +44,29 @@ pub async fn put_index(writer: &Writer, backup: BackupId, index: &ChunkIndex, no
     let stored = bytes.len() as u64;
     writer.create(&name, bytes, digest).await?;
     Ok(stored)
+}
+
+/// Locks what a backup needs of what was stored before as long as what it has stored itself, where objects are locked. Before its manifest.
+///
+/// # Errors
+/// The store failed, or something that is needed is not there.
+pub async fn keep_locked(repository: &Repository, manifest: &Manifest) -> Result<(), StoreError> {
+    let store = repository.store();
+    if !store.capabilities().locks {
+        return Ok(());
+    }
+    let layout = repository.layout();
+    let mut names = vec![description_name()?];
+    for directory in ["keys", "lineages"] {
+        let listed = list_all(store.as_ref(), &layout.prefix(directory)).await?;
+        names.extend(listed.into_iter().map(|meta| meta.name));
+    }
+    for need in &manifest.packs {
+        names.push(layout.pack(need.id)?);
+    }
+    let locks = stream::iter(names).map(async |name| store.keep_locked(&name).await);
+    locks.buffer_unordered(LOCKS_IN_FLIGHT).try_collect::<()>().await?;
+    Ok(())
 }
 
 /// Makes the backup exist. Last, and only when all of its WAL is archived.

@@ -30,6 +30,8 @@ pub struct Done {
     pub retired: u64,
     /// Backups that would have been given up too late in this run: the next one does it.
     pub postponed: u64,
+    /// Objects that may not be deleted yet: a later run does it.
+    pub locked: u64,
 }
 
 /// Carries a plan out. `elapsed` is how long ago the run began; `progress` hears of each object that is gone.
@@ -63,7 +65,10 @@ pub async fn carry_out(
     delete(&plan.wal).await?;
     delete(&covered(repository, &plan.tails).await?).await?;
     delete(&plan.leftovers).await?;
-    delete(&without_bytes(&plan.close)).await?;
+    // What stays stays written down.
+    if done.locked == 0 {
+        delete_all(repository, &without_bytes(&plan.close), &progress, &mut done).await?;
+    }
     if let Some(list) = &plan.list {
         put_list(writer, list).await?;
     }
@@ -89,7 +94,11 @@ async fn retire(
     done: &mut Done,
 ) -> Result<(), StoreError> {
     let layout = repository.layout();
+    let before = done.locked;
     delete_all(repository, &without_bytes(&[layout.manifest(backup)?]), progress, done).await?;
+    if done.locked > before {
+        return Ok(());
+    }
     done.retired += 1;
     delete_all(repository, &without_bytes(&[layout.intent(backup)?]), progress, done).await
 }
@@ -100,12 +109,19 @@ async fn delete_all(
     progress: &(impl Fn(&Going) + Sync),
     done: &mut Done,
 ) -> Result<(), StoreError> {
-    let deletes = going.iter().map(async |one| {
-        repository.store().delete(&one.name).await?;
-        Ok::<_, StoreError>(one)
-    });
+    let deletes = going
+        .iter()
+        .map(async |one| match repository.store().delete(&one.name).await {
+            Ok(()) => Ok(Some(one)),
+            Err(error) if error.class() == ErrorClass::Locked => Ok(None),
+            Err(error) => Err(StoreError::from(error)),
+        });
     let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
-    while let Some(one) = deletes.try_next().await? {
+    while let Some(deleted) = deletes.try_next().await? {
+        let Some(one) = deleted else {
+            done.locked += 1;
+            continue;
+        };
         done.objects += 1;
         done.bytes += one.bytes;
         progress(one);

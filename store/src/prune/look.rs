@@ -12,6 +12,7 @@ use crate::error::StoreError;
 use crate::id::{BackupId, LineageId, PackId};
 use crate::inventory::Named;
 use crate::layout::WalRange;
+use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::Manifest;
 use crate::object::{ErrorClass, ObjectMeta, ObjectName, list_all};
 use crate::records::{Condemned, Lineage};
@@ -19,9 +20,6 @@ use crate::repository::{NewObject, Repository, Writer};
 use crate::retention::TimelineOf;
 use crate::session::to_cbor;
 use crate::sweep::{self, ManifestSeen, PackNumbers};
-
-/// Manifests and lists that are read at once.
-const READS_IN_FLIGHT: usize = 4;
 
 /// A backup, as far as retention and people need it.
 #[derive(Clone, Debug, PartialEq, Eq)]

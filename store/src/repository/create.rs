@@ -67,7 +67,7 @@ pub async fn describe(store: &dyn ObjectStore) -> Result<Description, StoreError
     })
 }
 
-fn description_name() -> Result<ObjectName, StoreError> {
+pub(crate) fn description_name() -> Result<ObjectName, StoreError> {
     ObjectName::new(DESCRIPTION).map_err(|error| StoreError::Limit {
         what: "an object name",
         detail: error.to_string(),
@@ -114,6 +114,8 @@ pub async fn create(
 ) -> Result<(Created, Arc<Repository>), StoreError> {
     let layout = Layout::new(new.cluster)?;
     let (repository, is_new_repository) = make_description(store.as_ref(), &new).await?;
+    // Where objects are to be locked, it is seen here whether they are.
+    store.keep_locked(&description_name()?).await?;
     match trust::candidates(store.as_ref(), &layout).await {
         Err(StoreError::NoRepository { .. }) => {}
         Err(error) => return Err(error),

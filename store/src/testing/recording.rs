@@ -22,6 +22,8 @@ pub struct Counts {
     pub list: u64,
     /// `delete` calls.
     pub delete: u64,
+    /// `keep_locked` calls.
+    pub lock: u64,
     /// Bytes of all bodies handed to `put_new`.
     pub bytes_put: u64,
     /// Bytes of all bodies returned by `get`.
@@ -32,7 +34,7 @@ impl Counts {
     /// All calls.
     #[must_use]
     pub fn requests(&self) -> u64 {
-        self.put_new + self.get + self.head + self.list + self.delete
+        self.put_new + self.get + self.head + self.list + self.delete + self.lock
     }
 }
 
@@ -118,6 +120,11 @@ impl<S: ObjectStore> ObjectStore for RecordingStore<S> {
     async fn delete(&self, name: &ObjectName) -> Result<(), ObjectError> {
         self.record(Operation::Delete, name.as_str(), |counts| counts.delete += 1);
         self.inner.delete(name).await
+    }
+
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        self.record(Operation::Lock, name.as_str(), |counts| counts.lock += 1);
+        self.inner.keep_locked(name).await
     }
 
     fn capabilities(&self) -> Capabilities {

@@ -217,6 +217,12 @@ impl<S: ObjectStore> ObjectStore for ScriptedStore<S> {
         after(Operation::Delete, name.as_str(), fault.as_ref())
     }
 
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        let fault = self.before(Operation::Lock, name.as_str()).await?;
+        self.inner.keep_locked(name).await?;
+        after(Operation::Lock, name.as_str(), fault.as_ref())
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }

@@ -64,6 +64,13 @@ impl Objects {
         self.buckets.lock().unwrap().get(bucket)?.get(key).cloned()
     }
 
+    /// Takes an object away, as bit rot or a hand does.
+    pub fn remove(&self, key: &str) {
+        for bucket in self.buckets.lock().unwrap().values_mut() {
+            bucket.remove(key);
+        }
+    }
+
     pub(super) fn has_bucket(&self, bucket: &str) -> bool {
         self.buckets.lock().unwrap().contains_key(bucket)
     }

@@ -16,6 +16,7 @@ pub(in super::super) const SPACE: &str =
     "Raise the quota of the bucket or free space in the service. WAL waits on the server until then.";
 pub(in super::super) const SERVER_KEY: &str =
     "Check that the key of the server-side encryption exists, is enabled, and may be used by this access key.";
+pub(in super::super) const NO_LOCK: &str = "Use a bucket that was made with object lock on a service that keeps to it, or leave object_lock out of [repository.s3].";
 pub(in super::super) const UNSUPPORTED: &str = "The service does not support a request that is needed. If it is If-None-Match, set conditional_put = false in [repository.s3].";
 pub(in super::super) const ENDPOINT: &str = "Check the endpoint, its port, and the network in between.";
 pub(in super::super) const TRUST: &str = "Set ca_file in [repository] to the certificate authority of the service, and use a host name that its \

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::types;
 
-use super::super::{ErrorClass, ObjectError, Operation, Outcome, Secret};
+use super::super::{ErrorClass, ObjectError, ObjectLock, Operation, Outcome, Secret};
 
 /// Keys to a bucket.
 #[derive(Debug, Clone)]
@@ -56,6 +56,8 @@ pub struct S3Options {
     pub fallback_credentials: Option<S3Credentials>,
     /// Storage class of new objects; not an archive class.
     pub storage_class: Option<String>,
+    /// Locks that new objects get; the bucket must have object lock enabled.
+    pub lock: Option<ObjectLock>,
     /// Encryption by the server.
     pub sse: Option<ServerSideEncryption>,
     /// Deadline of a request without its body; a body gets time by its length on top.
@@ -82,6 +84,7 @@ impl S3Options {
             session_token: None,
             fallback_credentials: None,
             storage_class: None,
+            lock: None,
             sse: None,
             // An answer takes milliseconds; a service that is silent for so long will not answer this request any more.
             request_timeout: Duration::from_secs(30),

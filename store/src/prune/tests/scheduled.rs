@@ -55,6 +55,11 @@ impl ObjectStore for Scheduled {
         Ok(())
     }
 
+    async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
+        turn().await;
+        self.0.keep_locked(name).await
+    }
+
     fn capabilities(&self) -> Capabilities {
         self.0.capabilities()
     }

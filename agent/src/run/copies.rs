@@ -1,0 +1,174 @@
+//! Sees to it that the copies of the repository have what it has: at the start, whenever one has missed something, and from time to time.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use store::StoreError;
+use store::copy::{Depth, fill};
+use store::object::list_all;
+use store::object::mirrored::{Confirm, Mirrored, Place, Standing};
+use store::repository::{Repository, describe};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use crate::copies::{CopySeen, write};
+use crate::open::Context;
+use crate::output;
+
+/// Between two looks at whether somebody has to be filled.
+const EVERY: Duration = Duration::from_secs(5);
+/// Before a copy that failed is tried again.
+const RETRY: Duration = Duration::from_secs(30);
+/// A backup of another process is seen by two small listings this often.
+const BACKUPS_EVERY: Duration = Duration::from_secs(120);
+/// Everything is listed this often.
+const ALL_EVERY: Duration = Duration::from_secs(3600);
+
+/// Starts looking after the copies; nothing where there are none.
+pub fn start(
+    context: &Arc<Context>,
+    repository: &Arc<Repository>,
+    places: Option<&Arc<Mirrored>>,
+) -> Option<JoinHandle<()>> {
+    let places = Arc::clone(places?);
+    let (context, repository) = (Arc::clone(context), Arc::clone(repository));
+    Some(tokio::spawn(async move {
+        let mut copies: Vec<Looking> = places
+            .places()
+            .iter()
+            .map(|place| Looking::new(Arc::clone(place)))
+            .collect();
+        loop {
+            for copy in &mut copies {
+                copy.look(&repository, &places).await;
+            }
+            let seen: Vec<CopySeen> = copies.iter().map(|copy| copy.seen.clone()).collect();
+            write(&context, &seen);
+            tokio::time::sleep(EVERY).await;
+        }
+    }))
+}
+
+/// Before anything is read. With `any` the repository itself may lack what was confirmed elsewhere: it is filled from all others first, and an
+/// agent that cannot see one of them does not start.
+pub async fn begin(repository: &Repository, places: &Mirrored, confirm: Confirm) -> anyhow::Result<()> {
+    if confirm != Confirm::Any {
+        return Ok(());
+    }
+    let Some((first, copies)) = places.places().split_first() else {
+        return Ok(());
+    };
+    for copy in copies {
+        match describe(copy.store().as_ref()).await {
+            Ok(_) => {}
+            Err(StoreError::NoRepository { .. }) => continue,
+            Err(error) => {
+                let what = format!(
+                    "cannot see whether the copy \"{}\" has more than the repository",
+                    copy.name
+                );
+                return Err(anyhow::Error::from(error).context(what));
+            }
+        }
+        let from = repository.over(Arc::clone(copy.store()));
+        let filled = Box::pin(fill(&from, first.store(), Depth::Missing, |_| ())).await?;
+        if filled.objects > 0 {
+            tracing::warn!(from = %copy.name, objects = filled.objects, "the repository lacked what was confirmed in a copy; it was filled");
+        }
+    }
+    Ok(())
+}
+
+/// One place, and what was seen of it.
+struct Looking {
+    place: Arc<Place>,
+    seen: CopySeen,
+    tried: Option<Instant>,
+    filled: Option<Instant>,
+    compared: Instant,
+}
+
+impl Looking {
+    fn new(place: Arc<Place>) -> Self {
+        Looking {
+            seen: CopySeen {
+                name: place.name.clone(),
+                ..CopySeen::default()
+            },
+            place,
+            tried: None,
+            filled: None,
+            compared: Instant::now(),
+        }
+    }
+
+    async fn look(&mut self, repository: &Repository, places: &Mirrored) {
+        let source = Arc::clone(places.source());
+        if !Arc::ptr_eq(&source, &self.place) && self.is_due(repository, &source).await {
+            self.fill(repository, places, &source).await;
+        }
+        self.seen.standing = match self.place.standing() {
+            Standing::Whole => "whole",
+            Standing::Behind => "behind",
+            Standing::Unknown => "not seen yet",
+        }
+        .to_owned();
+    }
+
+    async fn is_due(&mut self, repository: &Repository, source: &Place) -> bool {
+        if self.place.standing() != Standing::Whole {
+            return self.tried.is_none_or(|tried| tried.elapsed() >= RETRY);
+        }
+        if self.filled.is_none_or(|filled| filled.elapsed() >= ALL_EVERY) {
+            return true;
+        }
+        if self.compared.elapsed() < BACKUPS_EVERY {
+            return false;
+        }
+        self.compared = Instant::now();
+        let prefix = repository.layout().prefix("backups");
+        let (here, there) = futures::join!(
+            list_all(source.store().as_ref(), &prefix),
+            list_all(self.place.store().as_ref(), &prefix)
+        );
+        match (here, there) {
+            (Ok(here), Ok(there)) => here
+                .iter()
+                .any(|meta| !there.iter().any(|known| known.name == meta.name)),
+            _ => false,
+        }
+    }
+
+    async fn fill(&mut self, repository: &Repository, places: &Mirrored, source: &Place) {
+        self.tried = Some(Instant::now());
+        let misses = self.place.misses();
+        let from = repository.over(Arc::clone(source.store()));
+        let filled = Box::pin(fill(&from, self.place.store(), Depth::Missing, |_| ())).await;
+        match filled {
+            Ok(filled) => {
+                if filled.objects > 0 {
+                    tracing::info!(place = %self.place.name, objects = filled.objects, bytes = filled.bytes, backups = filled.backups, "a copy of the repository was filled");
+                }
+                for (name, reason) in &filled.left_out {
+                    tracing::error!(place = %self.place.name, object = %name, reason, "cannot be copied");
+                }
+                let is_whole = filled.is_whole() && places.found_whole(&self.place, misses);
+                if is_whole {
+                    self.filled = Some(Instant::now());
+                } else {
+                    places.found_behind(&self.place);
+                }
+                self.seen.objects += filled.objects;
+                self.seen.bytes += filled.bytes;
+                self.seen.looked_us = Some(output::now_us());
+                let waits = filled.waiting.first();
+                self.seen.error = waits.map(|(backup, why)| format!("backup {backup}: {why}"));
+            }
+            Err(error) => {
+                let text = crate::exit::describe(&error.into());
+                tracing::warn!(place = %self.place.name, error = %text, "a copy of the repository could not be filled; trying again");
+                self.seen.error = Some(text);
+            }
+        }
+    }
+}
