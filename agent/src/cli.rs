@@ -95,6 +95,19 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// True for commands that can look at a copy of the repository alone.
+    pub fn reads_copies(&self) -> bool {
+        matches!(
+            self,
+            Command::List { .. }
+                | Command::Verify(_)
+                | Command::Prune(_)
+                | Command::Key(KeyCommand::Show { .. } | KeyCommand::Check { .. })
+        )
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct InitOptions {
     /// Keep the restore key on this host and do not ask (a thief of the host can then read all backups)

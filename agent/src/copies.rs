@@ -13,7 +13,7 @@ use store::repository::Repository;
 
 use crate::cli::CopyOptions;
 use crate::exit::{DAMAGED, Failure};
-use crate::open::{Context, backup_policy};
+use crate::open::{Context, backup_policy, requests};
 use crate::output;
 use crate::status::state_file;
 
@@ -77,12 +77,12 @@ pub async fn run(context: &Context, options: &CopyOptions) -> anyhow::Result<()>
     let mut is_whole = true;
     let is_asked = |name: &String| options.names.is_empty() || options.names.contains(name);
     for (name, place) in config.copies.iter().filter(|(name, _)| is_asked(name)) {
-        let store = config::open::create_object_store(place, backup_policy(), 1)?;
+        let store = config::open::create_object_store(place, requests(backup_policy()))?;
         let bar = bar(name, options.json);
         let filled = fill(&repository, &store, Depth::Needed, |bytes| bar.inc(bytes)).await;
         bar.finish_and_clear();
         let filled = filled?;
-        is_whole &= filled.is_whole() && filled.left_out.is_empty();
+        is_whole &= filled.is_complete();
         if !options.json {
             say(name, &filled);
         }
@@ -92,6 +92,7 @@ pub async fn run(context: &Context, options: &CopyOptions) -> anyhow::Result<()>
             "objects": filled.objects,
             "bytes": filled.bytes,
             "backups": filled.backups,
+            "conflicts": filled.conflicts.iter().map(|(name, why)| json!({ "object": name.as_str(), "reason": why })).collect::<Vec<_>>(),
             "left_out": filled.left_out.iter().map(|(name, why)| json!({ "object": name.as_str(), "reason": why })).collect::<Vec<_>>(),
             "waiting": filled.waiting.iter().map(|(backup, why)| json!({ "backup": backup.to_string(), "reason": why })).collect::<Vec<_>>(),
         }));
@@ -117,7 +118,7 @@ fn say(name: &str, filled: &Filled) {
         output::bytes(filled.bytes),
         filled.backups
     );
-    for (object, why) in &filled.left_out {
+    for (object, why) in filled.left_out.iter().chain(&filled.conflicts) {
         println!("  not copied: {object}: {why}");
     }
     for (backup, why) in &filled.waiting {

@@ -18,7 +18,7 @@ use store::repository::{Created, NewObject, NewRepository, Repository, Writer, c
 
 use crate::cli::InitOptions;
 use crate::exit::{Failure, OTHER_SERVER_HINT};
-use crate::open::{Context, command_policy, host_name};
+use crate::open::{Context, command_policy, host_name, requests};
 use crate::output;
 
 /// Runs the command.
@@ -28,7 +28,7 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
     }
     may_finish(options)?;
     let (server, connect) = look_at_server(context, options.no_slots).await?;
-    let store = config::open::create_object_store(&context.config.repository, command_policy(), 1)
+    let store = config::open::create_object_store(&context.config.repository, requests(command_policy()))
         .with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
     let suffix = store::id::hex(&store::entropy::bytes::<8>()?);
     if !probe_create_only(store.as_ref(), &suffix)

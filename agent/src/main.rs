@@ -71,6 +71,14 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     {
         return check::print_config(&cli.global, json);
     }
+    if cli.global.copy.is_some() && !cli.command.reads_copies() {
+        return Err(exit::Failure {
+            code: exit::USAGE,
+            message: "--copy is for commands that read: list, verify, key show and check; and for prune".into(),
+            hint: Some("Whatever is written goes to the repository, and to its copies from there.".into()),
+        }
+        .into());
+    }
     let context = open::Context::load(&cli.global)?;
     match cli.command {
         Command::Init(options) => init::run(&context, &options).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
+use config::open::Requests;
 use config::{Cluster, Config, LogFormat};
 use pg::conninfo::ConnectOptions;
 use pg::segment::SegmentSize;
@@ -27,6 +28,8 @@ pub struct Context {
     pub config: Config,
     /// The chosen cluster.
     pub cluster: Cluster,
+    /// The repository is a copy of the one in the configuration.
+    pub is_copy: bool,
 }
 
 impl Context {
@@ -38,7 +41,11 @@ impl Context {
             config.use_copy(name)?;
         }
         let cluster = config.cluster(global.cluster.as_deref())?.clone();
-        Ok(Context { config, cluster })
+        Ok(Context {
+            config,
+            cluster,
+            is_copy: global.copy.is_some(),
+        })
     }
 
     /// The same, with a copy in the place of the repository.
@@ -48,12 +55,13 @@ impl Context {
         Ok(Context {
             config,
             cluster: self.cluster.clone(),
+            is_copy: true,
         })
     }
 
     /// The object store; a transient failure is retried for as long as the policy says.
     pub fn object_store(&self, policy: RetryPolicy) -> anyhow::Result<Arc<dyn ObjectStore>> {
-        config::open::object_store(&self.config.repository, policy, jitter_seed())
+        config::open::object_store(&self.config.repository, requests(policy))
             .with_context(|| format!("cannot open the repository at {}", self.config.repository.url))
     }
 
@@ -122,9 +130,15 @@ impl Context {
         if self.config.copies.is_empty() {
             return Ok((self.repository(policy, keys).await?, None));
         }
-        let opened = config::open::mirrored(&self.config, policy, jitter_seed());
-        let places = Arc::new(opened.context("cannot open the repository and its copies")?);
+        let opened = config::open::mirrored(&self.config, requests(policy));
+        let (places, away) = opened.context("cannot open the repository and its copies; `wal-agent copy` makes one")?;
+        for (copy, error) in away {
+            tracing::error!(%copy, %error, "a copy of the repository cannot be opened: it gets nothing until this is started again");
+        }
+        let places = Arc::new(places);
         let repository = self.repository_on(places.clone(), keys).await?;
+        let judging = Arc::new(repository.over(Arc::clone(places.source().store())));
+        places.judge_by(Box::new(move |name, one, other| judging.is_same(name, one, other)));
         Ok((repository, Some(places)))
     }
 
@@ -227,8 +241,13 @@ pub fn backup_policy() -> RetryPolicy {
     RetryPolicy::bounded(Duration::from_secs(600))
 }
 
-fn jitter_seed() -> u64 {
-    store::entropy::bytes().map_or(1, u64::from_le_bytes)
+/// Requests to a store, from this process.
+pub fn requests(policy: RetryPolicy) -> Requests {
+    Requests {
+        policy,
+        jitter_seed: store::entropy::bytes().map_or(1, u64::from_le_bytes),
+        clock: std::time::SystemTime::now,
+    }
 }
 
 fn start_log(config: &Config) {

@@ -2,12 +2,14 @@
 
 mod report;
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Instant;
 
 use config::Retention;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::num::NonZeroU32;
+use store::id::BackupId;
 use store::prune::{Looked, Policy, carry_out, mark_time, plan};
 use store::repository::{Repository, Writer};
 use store::retention::Rules;
@@ -23,13 +25,13 @@ const CLOCKS_APART_MAX_MS: i64 = 3_600_000;
 
 /// Runs the command: in the repository, then in each of its copies, by the times of each.
 pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()> {
-    let report = one(context, options).await?;
+    let (report, pinned) = one(context, options, None).await?;
     let mut copies = Vec::new();
     let mut failed = None;
     for name in context.config.copies.keys() {
-        let pruned = Box::pin(one(&context.at_copy(name)?, options)).await;
+        let pruned = Box::pin(one(&context.at_copy(name)?, options, Some(&pinned))).await;
         match pruned {
-            Ok(report) => copies.push((name.as_str(), report)),
+            Ok((report, _)) => copies.push((name.as_str(), report)),
             Err(error) => {
                 tracing::error!(copy = %name, error = %crate::exit::describe(&error), "the copy was not pruned");
                 failed.get_or_insert(error);
@@ -40,9 +42,17 @@ pub async fn run(context: &Context, options: &PruneOptions) -> anyhow::Result<()
     failed.map_or(Ok(()), Err)
 }
 
-async fn one(context: &Context, options: &PruneOptions) -> anyhow::Result<Report> {
+/// One place. A copy has the pins of the repository, whether they have come there yet or not.
+async fn one(
+    context: &Context,
+    options: &PruneOptions,
+    pinned: Option<&BTreeSet<BackupId>>,
+) -> anyhow::Result<(Report, BTreeSet<BackupId>)> {
     let since = Instant::now();
-    let policy = policy(&context.cluster.retention);
+    let policy = Policy {
+        is_copy: pinned.is_some() || context.is_copy,
+        ..policy(&context.cluster.retention)
+    };
     refuse_short_grace(context, &policy)?;
     let (repository, signing) = context.keeper(backup_policy()).await?;
     let writer = Writer::new(Arc::clone(&repository), Arc::new(signing), 0);
@@ -54,7 +64,8 @@ async fn one(context: &Context, options: &PruneOptions) -> anyhow::Result<Report
     };
     let now_ms = marked.as_ref().map_or(now_us / 1000, |(_, now_ms)| *now_ms);
     refuse_doubtful(&repository, now_ms, now_us)?;
-    let looked = Looked::look(&repository, now_ms, policy.times().grace_ms).await?;
+    let mut looked = Looked::look(&repository, now_ms, policy.times().grace_ms).await?;
+    looked.pinned.extend(pinned.into_iter().flatten());
     let plan = plan(&looked, &policy, &host, now_us)?;
     let done = match marked {
         None => None,
@@ -70,7 +81,7 @@ async fn one(context: &Context, options: &PruneOptions) -> anyhow::Result<Report
             Some(done)
         }
     };
-    Ok(Report::of(&looked, &plan, &policy, done))
+    Ok((Report::of(&looked, &plan, &policy, done), looked.pinned))
 }
 
 /// Times and keys that cannot be believed: then nothing may be deleted.
@@ -106,6 +117,7 @@ fn policy(retention: &Retention) -> Policy {
             window: retention.window,
         },
         grace: retention.grace,
+        is_copy: false,
     }
 }
 

@@ -146,6 +146,7 @@ async fn prune(root: &Path, created: &Created) -> Result<(store::testing::Counts
             ..Rules::default()
         },
         grace: GRACE,
+        is_copy: false,
     };
     let begun = std::time::Instant::now();
     let now_us = i64::try_from(now()?.as_micros())?;

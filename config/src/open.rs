@@ -1,7 +1,7 @@
 //! From the configuration to open things: the object store, and how to reach PostgreSQL. Shared by both binaries.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use pg::conninfo::{ConnectOptions, ConninfoError};
 use store::object::local::LocalStore;
@@ -13,50 +13,64 @@ use store::retry::{RetryPolicy, Retrying};
 use crate::checked::{Config, Postgres};
 use crate::repository::{Repository, RepositoryUrl};
 
-/// Opens the object store behind the repository's URL, with the one retry layer around it. `jitter_seed` spreads the retries of
-/// many hosts.
+/// How requests are made.
+#[derive(Debug, Clone, Copy)]
+pub struct Requests {
+    /// How long a transient failure is repeated.
+    pub policy: RetryPolicy,
+    /// Spreads the retries of many hosts.
+    pub jitter_seed: u64,
+    /// What time it is.
+    pub clock: fn() -> SystemTime,
+}
+
+/// Opens the object store behind the repository's URL, with the one retry layer around it.
 ///
 /// # Errors
 /// The directory is missing, or the options of S3 are unusable. S3 itself is not asked yet.
-pub fn object_store(
-    repository: &Repository,
-    policy: RetryPolicy,
-    jitter_seed: u64,
-) -> Result<Arc<dyn ObjectStore>, ObjectError> {
+pub fn object_store(repository: &Repository, requests: Requests) -> Result<Arc<dyn ObjectStore>, ObjectError> {
     match &repository.url {
         RepositoryUrl::Local { path } => Ok(Arc::new(Retrying::new(
             LocalStore::open(path.clone())?,
-            policy,
-            jitter_seed,
+            requests.policy,
+            requests.jitter_seed,
         ))),
         RepositoryUrl::S3 { bucket, prefix } => {
-            let store = S3Store::open(s3_options(repository, bucket, prefix))?;
-            Ok(Arc::new(Retrying::new(store, policy, jitter_seed)))
+            let options = S3Options {
+                clock: requests.clock,
+                ..s3_options(repository, bucket, prefix)
+            };
+            let store = S3Store::open(options)?;
+            Ok(Arc::new(Retrying::new(store, requests.policy, requests.jitter_seed)))
         }
     }
 }
 
-/// The repository and its copies as one store. What must not be missed is retried as `policy` says, what may be is given up soon.
+/// The repository and its copies as one store. What must not be missed is retried as `requests` says, what may be is given up soon. A directory of a copy is not made here:
+/// one that is not mounted must not look like one that is empty. Returns the copies that cannot be opened as well; nothing can be waited for there.
 ///
 /// # Errors
-/// As [`object_store`], of any place.
-pub fn mirrored(config: &Config, policy: RetryPolicy, jitter_seed: u64) -> Result<Mirrored, ObjectError> {
-    let may_miss = RetryPolicy::bounded(COPY_PATIENCE);
-    let (first, copies) = match config.confirm {
-        Confirm::First => (policy, may_miss),
-        Confirm::All => (policy, policy),
+/// As [`object_store`], of the repository; or of a copy without which nothing is confirmed, or not known to be.
+pub fn mirrored(config: &Config, requests: Requests) -> Result<(Mirrored, Vec<(String, ObjectError)>), ObjectError> {
+    let may_miss = Requests {
+        policy: RetryPolicy::bounded(COPY_PATIENCE),
+        ..requests
+    };
+    let (first, others) = match config.confirm {
+        Confirm::First => (requests, may_miss),
+        Confirm::All => (requests, requests),
         Confirm::Any => (may_miss, may_miss),
     };
-    let first = Place::new("repository", object_store(&config.repository, first, jitter_seed)?);
-    let copies = config.copies.iter().map(|(name, copy)| {
-        let store = create_object_store(copy, copies, jitter_seed)?;
-        Ok(Place::new(name, store))
-    });
-    Ok(Mirrored::new(
-        first,
-        copies.collect::<Result<_, ObjectError>>()?,
-        config.confirm,
-    ))
+    let first = Place::new("repository", object_store(&config.repository, first)?);
+    let (mut copies, mut away) = (Vec::new(), Vec::new());
+    for (name, copy) in &config.copies {
+        match object_store(copy, others) {
+            Ok(store) => copies.push(Place::new(name, store)),
+            Err(error) if config.confirm == Confirm::First => away.push((name.clone(), error)),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((Mirrored::new(first, copies, config.confirm), away))
 }
 
 /// How long a place that may miss something is tried.
@@ -66,15 +80,11 @@ const COPY_PATIENCE: Duration = Duration::from_secs(20);
 ///
 /// # Errors
 /// As [`object_store`], or the directory cannot be made.
-pub fn create_object_store(
-    repository: &Repository,
-    policy: RetryPolicy,
-    jitter_seed: u64,
-) -> Result<Arc<dyn ObjectStore>, ObjectError> {
+pub fn create_object_store(repository: &Repository, requests: Requests) -> Result<Arc<dyn ObjectStore>, ObjectError> {
     if let RepositoryUrl::Local { path } = &repository.url {
         LocalStore::create(path.clone())?;
     }
-    object_store(repository, policy, jitter_seed)
+    object_store(repository, requests)
 }
 
 fn s3_options(repository: &Repository, bucket: &str, prefix: &str) -> S3Options {

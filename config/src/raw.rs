@@ -74,6 +74,11 @@ fn walk_named(
             problems.push(bad_name(kind, name));
             continue;
         }
+        if kind == "copy" && name == "repository" {
+            let problem = Problem::new("a copy cannot be called \"repository\"");
+            problems.push(problem.hint("That is the name of the first place. Choose another one."));
+            continue;
+        }
         let path = join(kind, name);
         match value.as_table() {
             Some(table) => {

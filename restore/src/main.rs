@@ -23,6 +23,7 @@ mod open;
 mod owner;
 mod paths;
 mod place;
+mod places;
 mod plan;
 mod prefetch;
 mod programs;

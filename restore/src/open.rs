@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use config::open::Requests;
 use config::{Cluster, Config, RepositoryUrl};
 use store::keys::Role;
 use store::keys::file::read_opening;
@@ -70,9 +71,8 @@ pub(crate) async fn open(which: Which<'_>, patience: Duration) -> Result<Opened>
             reason: format!("belongs to cluster \"{}\", not to \"{}\"", key.cluster, cluster.name),
         }));
     }
-    let policy = RetryPolicy::bounded(patience);
-    let seed = u64::from(std::process::id());
-    let objects = config::open::object_store(&config.repository, policy, seed).map_err(store::StoreError::from)?;
+    let objects =
+        config::open::object_store(&config.repository, requests(patience)).map_err(store::StoreError::from)?;
     let repository = Arc::new(Repository::open_as_restorer(objects, &key).await?);
     Ok(Opened {
         config_path,
@@ -81,4 +81,13 @@ pub(crate) async fn open(which: Which<'_>, patience: Duration) -> Result<Opened>
         copy: which.copy.map(str::to_owned),
         repository,
     })
+}
+
+/// Requests to a store, from this process; one is tried again for at most `patience`.
+pub(crate) fn requests(patience: Duration) -> Requests {
+    Requests {
+        policy: RetryPolicy::bounded(patience),
+        jitter_seed: u64::from(std::process::id()),
+        clock: std::time::SystemTime::now,
+    }
 }

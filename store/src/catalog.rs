@@ -44,6 +44,26 @@ fn left_out_if_untrusted<T>(read: Result<T, StoreError>) -> Result<Option<T>, St
     }
 }
 
+/// Those that can be read; where there are some and none can be, the first error.
+fn readable<T>(read: Vec<Result<Option<T>, StoreError>>) -> Result<Vec<T>, StoreError> {
+    let mut out = Vec::new();
+    let mut wrong = None;
+    for record in read {
+        match record {
+            Ok(record) => out.extend(record),
+            Err(error) if error.is_untrusted() => {
+                tracing::error!(%error, "a record is damaged or planted, and left out");
+                wrong.get_or_insert(error);
+            }
+            Err(error) => return Err(error),
+        }
+    }
+    match wrong {
+        Some(error) if out.is_empty() => Err(error),
+        _ => Ok(out),
+    }
+}
+
 impl Repository {
     /// Ids of all backups, oldest first.
     ///
@@ -146,15 +166,14 @@ impl Repository {
     /// keep others from their backups.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed, or none can be read.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let read = stream::iter(self.backup_ids().await?).map(async |backup| match self.manifest(backup).await {
             // Given up since it was listed.
             Err(error) if is_not_found(&error) => Ok(None),
-            manifest => left_out_if_untrusted(manifest),
+            manifest => manifest.map(Some),
         });
-        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
-        Ok(read.into_iter().flatten().collect())
+        readable(read.buffered(READS_IN_FLIGHT).collect().await)
     }
 
     /// All lineages, oldest first, for who writes: not to know one would be to begin it anew.
@@ -162,34 +181,31 @@ impl Repository {
     /// # Errors
     /// Any is damaged, or the store failed.
     pub async fn lineages(&self) -> Result<Vec<Lineage>, StoreError> {
-        self.lineages_by(|lineage| lineage.map(Some)).await
+        self.lineage_records().await?.into_iter().collect()
     }
 
     /// All lineages that can be read, oldest first, for who only reads. One that is damaged or planted is left out, with an alarm.
     ///
     /// # Errors
-    /// The store failed.
+    /// The store failed, or none can be read.
     pub async fn readable_lineages(&self) -> Result<Vec<Lineage>, StoreError> {
-        self.lineages_by(left_out_if_untrusted).await
+        let records = self.lineage_records().await?;
+        readable(records.into_iter().map(|record| record.map(Some)).collect())
     }
 
-    async fn lineages_by(
-        &self,
-        judge: impl Fn(Result<Lineage, StoreError>) -> Result<Option<Lineage>, StoreError>,
-    ) -> Result<Vec<Lineage>, StoreError> {
+    async fn lineage_records(&self) -> Result<Vec<Result<Lineage, StoreError>>, StoreError> {
         let prefix = self.layout().prefix("lineages");
         let listed = list_all(self.store().as_ref(), &prefix).await?;
         let read = stream::iter(listed).map(async |meta| {
             let lineage = self.read_record::<Lineage>(&meta.name, Kind::Lineage).await;
-            judge(lineage.and_then(|lineage| {
+            lineage.and_then(|lineage| {
                 match meta.name.as_str().strip_prefix(&prefix) == Some(&lineage.id.to_string()) {
                     true => Ok(lineage),
                     false => Err(StoreError::damaged(&meta.name, "speaks of another lineage")),
                 }
-            }))
+            })
         });
-        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
-        Ok(read.into_iter().flatten().collect())
+        Ok(read.buffered(READS_IN_FLIGHT).collect().await)
     }
 
     /// The content chunks of all backups. A damaged index is left out, loudly: what it knew is stored anew.
@@ -226,8 +242,10 @@ impl Repository {
         let listed = async |lane| list_all(self.store().as_ref(), &self.layout().wal_prefix(lane, lineage)).await;
         // A tail goes once what covers it is durable: who lists it later finds that.
         let tails = listed(Lane::Tail).await?;
-        let (whole, lost) = futures::join!(listed(Lane::Wal), self.declared_holes());
-        for meta in whole?.into_iter().chain(tails) {
+        let whole = listed(Lane::Wal).await?;
+        // A hole is written down before what was in it is deleted.
+        let lost = self.declared_holes().await?;
+        for meta in whole.into_iter().chain(tails) {
             match self.layout().parse_wal(meta.name.as_str()) {
                 Some(WalName::Range(range)) => coverage.add(range),
                 Some(WalName::History { timeline, .. }) => {
@@ -242,7 +260,7 @@ impl Repository {
                 coverage.add_history(history);
             }
         }
-        for lost in lost? {
+        for lost in lost {
             if lost.lineage == lineage
                 && let Some(timeline) = TimelineId::new(lost.timeline)
             {

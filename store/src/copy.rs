@@ -1,19 +1,20 @@
 //! Filling a copy of a repository: what is missing there is copied as it is, sealed and signed, each object checked on its way.
 //!
 //! In an order in which dying anywhere leaves a copy whose backups are whole: description, keys and records → WAL → backup by backup, the oldest
-//! first: its intent, its packs, its index, its manifest. So a backup takes no longer there, by that store's clock, than its own packs do.
-//! Lists of what is to be deleted stay where they are: each place has its own times.
+//! first: its packs, its index, its intent, its manifest. A backup comes there as one that is taken there would: its intent is stored, then that place's lists of what is to be
+//! deleted are read, everything that it needs is seen to be there and in none of them, and then its manifest is stored, in time by that store's clock. The lists stay where they are: each place
+//! has its own times.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::StoreError;
 use crate::id::{BackupId, PackId};
 use crate::inventory::Named;
-use crate::layout::WalRange;
-use crate::limits::READS_IN_FLIGHT;
+use crate::limits::{LOCKS_IN_FLIGHT, READS_IN_FLIGHT};
+use crate::manifest::Manifest;
 use crate::object::{ByteRange, ErrorClass, ObjectMeta, ObjectName, ObjectStore, PutNew, list_all};
 use crate::repository::Repository;
 use crate::repository::create::description_name;
@@ -21,10 +22,10 @@ use crate::repository::create::description_name;
 /// Packs that are copied at once.
 const PACKS_IN_FLIGHT: usize = 3;
 
-/// How closely to look.
+/// How closely to look at backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Depth {
-    /// Backups that the copy has are taken to be whole.
+    /// Those that the copy has are taken to be whole.
     Missing,
     /// Their packs and indexes are looked for as well.
     Needed,
@@ -39,57 +40,45 @@ pub struct Filled {
     pub bytes: u64,
     /// Backups that the copy has now and had not.
     pub backups: u64,
-    /// What does not count in the repository itself, with the reason: it is not copied.
+    /// What does not count in the repository itself, or would not in the copy, with the reason: it is not copied.
     pub left_out: Vec<(ObjectName, String)>,
+    /// Names under which the copy has something else.
+    pub conflicts: Vec<(ObjectName, String)>,
     /// Backups that have to wait, with the reason.
     pub waiting: Vec<(BackupId, String)>,
 }
 
 impl Filled {
-    /// True when nothing that counts is missing.
+    /// True when everything was copied.
     #[must_use]
-    pub fn is_whole(&self) -> bool {
-        self.waiting.is_empty()
+    pub fn is_complete(&self) -> bool {
+        self.left_out.is_empty() && self.conflicts.is_empty() && self.waiting.is_empty()
     }
 
-    fn add(&mut self, other: Filled) {
+    /// Adds what was copied later.
+    pub fn add(&mut self, other: Filled) {
         self.objects += other.objects;
         self.bytes += other.bytes;
         self.backups += other.backups;
         self.left_out.extend(other.left_out);
+        self.conflicts.extend(other.conflicts);
         self.waiting.extend(other.waiting);
     }
 }
 
-/// Copies what is missing in `to`. `progress` hears of each object and its bytes.
+/// Copies what is missing in `to`. `progress` hears of each object's bytes.
 ///
 /// # Errors
-/// One of the stores failed; or `to` is another repository, or has something else under a name.
+/// One of the stores failed; or `to` is another repository.
 pub async fn fill(
     from: &Repository,
     to: &Arc<dyn ObjectStore>,
     depth: Depth,
     progress: impl Fn(u64) + Sync,
 ) -> Result<Filled, StoreError> {
-    description(from, to).await?;
-    let cluster = from.layout().prefix_of_all();
-    let here = list_all(from.store().as_ref(), &cluster).await?;
-    let there = list_all(to.as_ref(), &cluster).await?;
-    let there: BTreeMap<ObjectName, u64> = there.into_iter().map(|meta| (meta.name, meta.size)).collect();
-    let copying = Copying {
-        from,
-        to,
-        there: &there,
-        done: Mutex::default(),
-        progress: &progress,
-    };
-    let here = Sorted::of(from, here);
-    let mut filled = Filled::default();
-    for records in here.records.values() {
-        filled.add(copying.all(records, 1).await?);
-    }
-    filled.add(copying.all(&here.wal(), READS_IN_FLIGHT).await?);
-    filled.add(copying.backups(&here, depth).await?);
+    let copying = Copying::begin(from, to, progress).await?;
+    let mut filled = copying.records_and_wal().await?;
+    filled.add(copying.backups(depth).await?);
     Ok(filled)
 }
 
@@ -116,9 +105,8 @@ async fn description(from: &Repository, to: &Arc<dyn ObjectStore>) -> Result<(),
 struct Sorted {
     /// Keys first, in their order; then what else is small.
     records: BTreeMap<u8, Vec<ObjectMeta>>,
-    whole: Vec<(WalRange, ObjectMeta)>,
-    tails: Vec<(WalRange, ObjectMeta)>,
-    histories: Vec<ObjectMeta>,
+    /// Histories, whole ranges and tails. Also those that a whole range covers by its name: a name proves nothing.
+    wal: Vec<ObjectMeta>,
     packs: BTreeMap<PackId, ObjectMeta>,
     indexes: BTreeMap<BackupId, ObjectMeta>,
     intents: BTreeMap<BackupId, ObjectMeta>,
@@ -138,9 +126,7 @@ impl Sorted {
                 Named::Keys(period) => drop(keys.insert(period, meta)),
                 Named::Lineage(_) => record(1, meta),
                 Named::Lease(_) | Named::Hole | Named::Ledger | Named::Proof | Named::Pin(_) => record(2, meta),
-                Named::Wal(range) if range.tail => sorted.tails.push((range, meta)),
-                Named::Wal(range) => sorted.whole.push((range, meta)),
-                Named::History(..) => sorted.histories.push(meta),
+                Named::Wal(_) | Named::History(..) => sorted.wal.push(meta),
                 Named::Pack(id) => drop(sorted.packs.insert(id, meta)),
                 Named::Index(id) => drop(sorted.indexes.insert(id, meta)),
                 Named::Intent(id) => drop(sorted.intents.insert(id, meta)),
@@ -151,64 +137,78 @@ impl Sorted {
         sorted.records.insert(0, keys.into_values().collect());
         sorted
     }
-
-    /// Histories, whole ranges, and the tails that none of them covers.
-    fn wal(&self) -> Vec<ObjectMeta> {
-        let covers = |whole: &WalRange, tail: &WalRange| {
-            (whole.lineage, whole.timeline) == (tail.lineage, tail.timeline)
-                && whole.start <= tail.start
-                && tail.end <= whole.end
-        };
-        let mut whole: BTreeMap<_, Vec<&WalRange>> = BTreeMap::new();
-        for (range, _) in &self.whole {
-            whole.entry((range.lineage, range.timeline)).or_default().push(range);
-        }
-        let is_covered = |tail: &WalRange| {
-            let ranges = whole.get(&(tail.lineage, tail.timeline));
-            ranges.is_some_and(|ranges| {
-                let until = ranges.partition_point(|range| range.start <= tail.start);
-                ranges
-                    .iter()
-                    .take(until)
-                    .rev()
-                    .take(COVERING_MAX)
-                    .any(|range| covers(range, tail))
-            })
-        };
-        let tails = self.tails.iter().filter(|(range, _)| !is_covered(range));
-        let histories = self.histories.iter();
-        histories
-            .chain(self.whole.iter().map(|(_, meta)| meta))
-            .chain(tails.map(|(_, meta)| meta))
-            .cloned()
-            .collect()
-    }
 }
 
-/// Whole ranges that begin before a tail, of which one may cover it: those of its segment.
-const COVERING_MAX: usize = 8;
-
-struct Copying<'a, P> {
+/// A repository and a copy of it, compared.
+pub struct Copying<'a, P> {
     from: &'a Repository,
-    to: &'a Arc<dyn ObjectStore>,
+    to: Arc<dyn ObjectStore>,
+    here: Sorted,
     /// What the copy has, and how long it is.
-    there: &'a BTreeMap<ObjectName, u64>,
+    there: BTreeMap<ObjectName, u64>,
     /// What was copied in this run: backups share packs.
     done: Mutex<BTreeSet<ObjectName>>,
-    progress: &'a P,
+    progress: P,
 }
 
-impl<P: Fn(u64) + Sync> Copying<'_, P> {
+impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
+    /// Compares, by names and lengths.
+    ///
+    /// # Errors
+    /// As [`fill`].
+    pub async fn begin(from: &'a Repository, to: &Arc<dyn ObjectStore>, progress: P) -> Result<Self, StoreError> {
+        description(from, to).await?;
+        let cluster = from.layout().prefix_of_all();
+        let here = list_all(from.store().as_ref(), &cluster).await?;
+        let there = list_all(to.as_ref(), &cluster).await?;
+        Ok(Copying {
+            from,
+            to: Arc::clone(to),
+            here: Sorted::of(from, here),
+            there: there.into_iter().map(|meta| (meta.name, meta.size)).collect(),
+            done: Mutex::default(),
+            progress,
+        })
+    }
+
+    /// Keys, records, and all WAL.
+    ///
+    /// # Errors
+    /// One of the stores failed.
+    pub async fn records_and_wal(&self) -> Result<Filled, StoreError> {
+        let mut filled = Filled::default();
+        for records in self.here.records.values() {
+            filled.add(self.all(records, 1).await?);
+        }
+        filled.add(self.all(&self.here.wal, READS_IN_FLIGHT).await?);
+        Ok(filled)
+    }
+
+    /// Backups, the oldest first. After [`Copying::records_and_wal`].
+    ///
+    /// # Errors
+    /// One of the stores failed.
+    pub async fn backups(&self, depth: Depth) -> Result<Filled, StoreError> {
+        let mut filled = Filled::default();
+        for (backup, meta) in &self.here.manifests {
+            if depth == Depth::Needed || !self.there.contains_key(&meta.name) {
+                filled.add(self.backup(*backup, meta).await?);
+            }
+        }
+        Ok(filled)
+    }
+
+    fn done(&self) -> MutexGuard<'_, BTreeSet<ObjectName>> {
+        self.done.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Those that are missing.
     async fn all(&self, objects: &[ObjectMeta], at_once: usize) -> Result<Filled, StoreError> {
         let missing: Vec<ObjectName> = {
-            let done = self.done.lock().unwrap_or_else(PoisonError::into_inner);
+            let done = self.done();
             let is_missing = |meta: &&ObjectMeta| !self.there.contains_key(&meta.name) && !done.contains(&meta.name);
-            objects
-                .iter()
-                .filter(is_missing)
-                .map(|meta| meta.name.clone())
-                .collect()
+            let missing = objects.iter().filter(is_missing);
+            missing.map(|meta| meta.name.clone()).collect()
         };
         let mut copies = stream::iter(missing)
             .map(|name| async move { self.one(&name).await })
@@ -221,7 +221,7 @@ impl<P: Fn(u64) + Sync> Copying<'_, P> {
         for meta in objects {
             if let Some(size) = self.there.get(&meta.name).filter(|size| **size != meta.size) {
                 let reason = format!("something else is there: {size} bytes where {} belong", meta.size);
-                all.left_out.push((meta.name.clone(), reason));
+                all.conflicts.push((meta.name.clone(), reason));
             }
         }
         Ok(all)
@@ -229,105 +229,113 @@ impl<P: Fn(u64) + Sync> Copying<'_, P> {
 
     async fn one(&self, name: &ObjectName) -> Result<Filled, StoreError> {
         let mut filled = Filled::default();
-        let bytes = match self.from.read_checked(name).await {
-            Ok(bytes) => bytes,
+        let (bytes, is_revoked) = match self.from.read_checked(name).await {
+            Ok(read) => read,
             // Deleted since it was listed.
-            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => return Ok(filled),
+            Err(error) if is_not_found(&error) => return Ok(filled),
             Err(error) if error.is_untrusted() => {
                 filled.left_out.push((name.clone(), error.to_string()));
                 return Ok(filled);
             }
             Err(error) => return Err(error),
         };
-        if self.to.put_new(name, bytes.clone()).await? == PutNew::AlreadyExists
-            && self.to.get(name, ByteRange::All).await? != bytes
-        {
-            return Err(StoreError::Conflict { name: name.to_string() });
+        if is_revoked {
+            let reason = "its signer was revoked since: where it is stored later it would not count";
+            filled.left_out.push((name.clone(), reason.to_owned()));
+            return Ok(filled);
         }
-        self.done
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(name.clone());
+        if self.to.put_new(name, bytes.clone()).await? == PutNew::AlreadyExists {
+            let there = self.to.get(name, ByteRange::All).await?;
+            if there != bytes && !self.from.is_same(name, &bytes, &there) {
+                let reason = "something else has come there meanwhile";
+                filled.conflicts.push((name.clone(), reason.to_owned()));
+                return Ok(filled);
+            }
+        }
+        self.done().insert(name.clone());
         filled.objects = 1;
         filled.bytes = bytes.len() as u64;
         (self.progress)(filled.bytes);
         Ok(filled)
     }
 
-    async fn backups(&self, here: &Sorted, depth: Depth) -> Result<Filled, StoreError> {
-        let mut filled = Filled::default();
-        let is_asked = |meta: &ObjectMeta| depth == Depth::Needed || !self.there.contains_key(&meta.name);
-        let asked: Vec<_> = here.manifests.iter().filter(|(_, meta)| is_asked(meta)).collect();
-        if asked.is_empty() {
-            return Ok(filled);
-        }
-        let condemned = self.from.over(Arc::clone(self.to)).condemned_packs().await?;
-        for (backup, meta) in asked {
-            filled.add(self.backup(here, *backup, meta, &condemned).await?);
-        }
-        Ok(filled)
-    }
-
-    async fn backup(
-        &self,
-        here: &Sorted,
-        backup: BackupId,
-        meta: &ObjectMeta,
-        condemned: &BTreeSet<PackId>,
-    ) -> Result<Filled, StoreError> {
+    async fn backup(&self, backup: BackupId, meta: &ObjectMeta) -> Result<Filled, StoreError> {
         let mut filled = Filled::default();
         let manifest = match self.from.manifest(backup).await {
             Ok(manifest) => manifest,
-            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => return Ok(filled),
+            Err(error) if is_not_found(&error) => return Ok(filled),
             Err(error) if error.is_untrusted() => {
                 filled.left_out.push((meta.name.clone(), error.to_string()));
                 return Ok(filled);
             }
             Err(error) => return Err(error),
         };
-        let is_new = !self.there.contains_key(&meta.name);
-        if is_new && let Some(need) = manifest.packs.iter().find(|need| condemned.contains(&need.id)) {
-            let why = format!(
-                "pack {} is about to be deleted there: a prune has to end first",
-                need.id
-            );
-            filled.waiting.push((backup, why));
-            return Ok(filled);
-        }
-        let lost = manifest.packs.iter().find(|need| !here.packs.contains_key(&need.id));
-        if is_new && let Some(need) = lost {
-            filled
-                .left_out
-                .push((meta.name.clone(), format!("its pack {} is missing", need.id)));
-            return Ok(filled);
-        }
-        if is_new {
-            let intent: Vec<ObjectMeta> = here.intents.get(&backup).cloned().into_iter().collect();
-            filled.add(self.all(&intent, 1).await?);
-        }
         let packs = manifest
             .packs
             .iter()
-            .filter_map(|need| here.packs.get(&need.id).cloned());
+            .filter_map(|need| self.here.packs.get(&need.id).cloned());
         let packs: Vec<ObjectMeta> = packs.collect();
-        let copied = self.all(&packs, PACKS_IN_FLIGHT).await?;
-        let spoilt = copied.left_out.first().cloned();
-        filled.add(copied);
-        let index: Vec<ObjectMeta> = here.indexes.get(&backup).cloned().into_iter().collect();
-        filled.add(self.all(&index, 1).await?);
-        if !is_new {
+        filled.add(self.all(&packs, PACKS_IN_FLIGHT).await?);
+        let small = |of: &BTreeMap<BackupId, ObjectMeta>| of.get(&backup).cloned().into_iter().collect::<Vec<_>>();
+        filled.add(self.all(&small(&self.here.indexes), 1).await?);
+        if self.there.contains_key(&meta.name) {
             return Ok(filled);
         }
-        if let Some((name, _)) = spoilt {
-            filled
-                .left_out
-                .push((meta.name.clone(), format!("{name} cannot be copied")));
+        filled.add(self.all(&small(&self.here.intents), 1).await?);
+        if let Some(why) = self.cannot_come(&manifest).await? {
+            filled.waiting.push((backup, why));
             return Ok(filled);
         }
+        self.keep_locked(&manifest).await?;
         filled.add(self.one(&meta.name).await?);
         filled.backups += 1;
+        if !self.from.over(Arc::clone(&self.to)).is_in_time(&manifest).await? {
+            let reason = "it took too long to come there, or an attempt long ago was broken off: it cannot be relied on in that place";
+            filled.left_out.push((meta.name.clone(), reason.to_owned()));
+        }
         Ok(filled)
     }
+
+    /// Why a backup whose intent is there cannot come now: something that it needs is not there, or is about to be deleted.
+    async fn cannot_come(&self, manifest: &Manifest) -> Result<Option<String>, StoreError> {
+        let there = self.from.over(Arc::clone(&self.to));
+        let condemned = there.condemned_packs().await?;
+        if let Some(need) = manifest.packs.iter().find(|need| condemned.contains(&need.id)) {
+            return Ok(Some(format!(
+                "pack {} is about to be deleted there: a prune has to end first",
+                need.id
+            )));
+        }
+        let packs = list_all(self.to.as_ref(), &there.layout().prefix("packs")).await?;
+        let packs: BTreeMap<ObjectName, u64> = packs.into_iter().map(|meta| (meta.name, meta.size)).collect();
+        for need in &manifest.packs {
+            let name = there.layout().pack(need.id)?;
+            let size = self.here.packs.get(&need.id).map(|meta| meta.size);
+            if size.is_none() || packs.get(&name).copied() != size {
+                return Ok(Some(format!(
+                    "its pack {} is not there, or not what it should be",
+                    need.id
+                )));
+            }
+        }
+        Ok(None)
+    }
+
+    /// What was there before is locked for as long as what was copied.
+    async fn keep_locked(&self, manifest: &Manifest) -> Result<(), StoreError> {
+        if !self.to.capabilities().locks {
+            return Ok(());
+        }
+        let names = manifest.packs.iter().map(|need| self.from.layout().pack(need.id));
+        let names: Vec<ObjectName> = names.collect::<Result<_, _>>()?;
+        let locks = stream::iter(names).map(|name| async move { self.to.keep_locked(&name).await });
+        locks.buffer_unordered(LOCKS_IN_FLIGHT).try_collect::<()>().await?;
+        Ok(())
+    }
+}
+
+fn is_not_found(error: &StoreError) -> bool {
+    matches!(error, StoreError::Object(error) if error.class() == ErrorClass::NotFound)
 }
 
 #[cfg(test)]

@@ -31,6 +31,8 @@ pub struct Policy {
     pub rules: Rules,
     /// From being written down to being deleted.
     pub grace: Duration,
+    /// This is a copy of the repository: what came here long after it had ended was copied, and is judged by when it ended.
+    pub is_copy: bool,
 }
 
 impl Policy {

@@ -330,14 +330,26 @@ impl Repository {
         self.checked(name, &bytes).await
     }
 
-    /// Reads a whole object, checks it as [`Repository::read`] does, and returns it as it is stored.
+    /// Reads a whole object, checks it as [`Repository::read`] does, and returns it as it is stored; and whether its signer was revoked since.
     ///
     /// # Errors
     /// As [`Repository::read`].
-    pub async fn read_checked(&self, name: &ObjectName) -> Result<Bytes, StoreError> {
+    pub async fn read_checked(&self, name: &ObjectName) -> Result<(Bytes, bool), StoreError> {
         let bytes = self.store.get(name, ByteRange::All).await?;
-        self.checked(name, &bytes).await?;
-        Ok(bytes)
+        let read = self.checked(name, &bytes).await?;
+        let is_revoked = self.trust().admit(&read.head)?.until_us.is_some();
+        Ok((bytes, is_revoked))
+    }
+
+    /// True when both are the same object, sealed twice.
+    #[must_use]
+    pub fn is_same(&self, name: &ObjectName, one: &Bytes, other: &Bytes) -> bool {
+        match (self.open_head(name, one), self.open_head(name, other)) {
+            (Ok((head, header, _)), Ok((other_head, other_header, _))) => {
+                head.kind == other_head.kind && header.digest == other_header.digest
+            }
+            _ => false,
+        }
     }
 
     async fn checked(&self, name: &ObjectName, bytes: &Bytes) -> Result<ReadObject, StoreError> {

@@ -12,6 +12,8 @@ use tests::{Child, Cluster, ConfigFile, FaultS3, S3Server, Scratch, Seawall};
 
 /// Exit code: the store or the server cannot be reached.
 const UNREACHABLE: i32 = 6;
+/// Exit code: it would not be what was asked for.
+const REFUSED: i32 = 3;
 
 struct Stage {
     cluster: Cluster,
@@ -164,6 +166,14 @@ fn by_any_the_repository_itself_may_die_and_is_filled_from_the_copy() {
             seawall,
             rows: 0,
         };
+        // A directory that is not there may be one that is not mounted.
+        let refused = stage.seawall.agent.run(&["run"]).await?;
+        ensure!(
+            refused.code() != 0 && refused.stderr.contains("wal-agent copy"),
+            "{}",
+            refused.stderr
+        );
+        stage.seawall.agent.run_ok(&["copy", "away"]).await?;
         let agent = stage.seawall.run().await?;
         stage.wait_for("whole").await?;
         stage.commit().await?;
@@ -188,7 +198,16 @@ fn by_any_the_repository_itself_may_die_and_is_filled_from_the_copy() {
         let refused = stage.seawall.agent.run(&["run"]).await?;
         ensure!(refused.code() == UNREACHABLE, "{}", refused.stderr);
 
+        // Who restores from the repository now would lose what only the copy has.
         server.revive().await?;
+        let target = scratch.join("too-old/data").display().to_string();
+        let refused = stage
+            .seawall
+            .restore
+            .run(&["--target", "latest", "--pgdata", &target])
+            .await?;
+        refused.assert_refused(REFUSED, &["--copy away"])?;
+
         let agent = stage.seawall.run().await?;
         stage.commit().await?;
         stage.seawall.wait_archived(&stage.cluster).await?;
@@ -212,15 +231,21 @@ fn by_all_nothing_is_confirmed_that_a_copy_lacks() {
 
         server.die().await?;
         let before = json_str(&stage.seawall.status().await?, "archived_lsn")?.to_owned();
-        let stored = stage.seawall.stored_bytes(&["wal"])?;
+        let stored = stage.seawall.stored_bytes(&["wal", "tail"])?;
         stage.commit().await?;
-        // The repository itself has it.
-        wait_until("WAL in the repository", DEADLINE, async || {
-            stage.seawall.stored_bytes(&["wal"]).is_ok_and(|now| now > stored)
+        wait_until("WAL to be behind", DEADLINE, async || {
+            let status = stage.seawall.status().await;
+            status.is_ok_and(|status| json_u64(&status, "rpo_ms").is_ok_and(|ms| ms > 3000))
         })
         .await?;
+        ensure!(stage.seawall.stored_bytes(&["wal", "tail"])? == stored);
         let now = json_str(&stage.seawall.status().await?, "archived_lsn")?.to_owned();
         ensure!(now == before, "{now} was confirmed with a dead copy, {before} before");
+        // Neither does another start take it for stored.
+        agent.kill9()?;
+        let mut agent = stage.seawall.agent.start_daemon()?;
+        agent.wait_for_log("will try again", DEADLINE).await?;
+        ensure!(stage.seawall.stored_bytes(&["wal", "tail"])? == stored);
         server.revive().await?;
         stage.seawall.wait_archived(&stage.cluster).await?;
         stage.both_restore(agent).await

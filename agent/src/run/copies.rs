@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::StoreError;
-use store::copy::{Depth, fill};
+use store::copy::{Copying, Depth, Filled};
 use store::object::list_all;
 use store::object::mirrored::{Confirm, Mirrored, Place, Standing};
 use store::repository::{Repository, describe};
@@ -59,19 +59,21 @@ pub async fn begin(repository: &Repository, places: &Mirrored, confirm: Confirm)
         return Ok(());
     };
     for copy in copies {
-        match describe(copy.store().as_ref()).await {
-            Ok(_) => {}
-            Err(StoreError::NoRepository { .. }) => continue,
-            Err(error) => {
-                let what = format!(
-                    "cannot see whether the copy \"{}\" has more than the repository",
-                    copy.name
-                );
-                return Err(anyhow::Error::from(error).context(what));
-            }
-        }
-        let from = repository.over(Arc::clone(copy.store()));
-        let filled = Box::pin(fill(&from, first.store(), Depth::Missing, |_| ())).await?;
+        let seen = async {
+            describe(copy.store().as_ref()).await?;
+            let from = repository.over(Arc::clone(copy.store()));
+            let copying = Copying::begin(&from, first.store(), |_| ()).await?;
+            copying.records_and_wal().await
+        };
+        let what = || {
+            format!(
+                "cannot see whether the copy \"{}\" has more than the repository; a new copy is made by `wal-agent copy {}`",
+                copy.name, copy.name
+            )
+        };
+        let filled = Box::pin(seen)
+            .await
+            .map_err(|error| anyhow::Error::from(error).context(what()))?;
         if filled.objects > 0 {
             tracing::warn!(from = %copy.name, objects = filled.objects, "the repository lacked what was confirmed in a copy; it was filled");
         }
@@ -139,25 +141,31 @@ impl Looking {
         }
     }
 
+    /// WAL first: with that the copy is whole, and may lead. Backups may take hours.
+    async fn fill_from(&self, from: &Repository, places: &Mirrored) -> Result<Filled, StoreError> {
+        let misses = self.place.misses();
+        let copying = Copying::begin(from, self.place.store(), |_| ()).await?;
+        let mut filled = copying.records_and_wal().await?;
+        match filled.conflicts.is_empty() {
+            true => drop(places.found_whole(&self.place, misses)),
+            false => places.found_behind(&self.place),
+        }
+        filled.add(copying.backups(Depth::Missing).await?);
+        Ok(filled)
+    }
+
     async fn fill(&mut self, repository: &Repository, places: &Mirrored, source: &Place) {
         self.tried = Some(Instant::now());
-        let misses = self.place.misses();
         let from = repository.over(Arc::clone(source.store()));
-        let filled = Box::pin(fill(&from, self.place.store(), Depth::Missing, |_| ())).await;
-        match filled {
+        match Box::pin(self.fill_from(&from, places)).await {
             Ok(filled) => {
                 if filled.objects > 0 {
                     tracing::info!(place = %self.place.name, objects = filled.objects, bytes = filled.bytes, backups = filled.backups, "a copy of the repository was filled");
                 }
-                for (name, reason) in &filled.left_out {
+                for (name, reason) in filled.left_out.iter().chain(&filled.conflicts) {
                     tracing::error!(place = %self.place.name, object = %name, reason, "cannot be copied");
                 }
-                let is_whole = filled.is_whole() && places.found_whole(&self.place, misses);
-                if is_whole {
-                    self.filled = Some(Instant::now());
-                } else {
-                    places.found_behind(&self.place);
-                }
+                self.filled = Some(Instant::now());
                 self.seen.objects += filled.objects;
                 self.seen.bytes += filled.bytes;
                 self.seen.looked_us = Some(output::now_us());

@@ -15,7 +15,7 @@ use crate::owner::{self, Owner};
 use crate::place::{self, Found};
 use crate::plan::{Plan, TablespacePlan};
 use crate::request::{self, Asked, Choice};
-use crate::{estimate, listen, programs, time};
+use crate::{estimate, listen, places, programs, time};
 
 /// How long a request to the store is tried again while someone waits for the restore.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -60,6 +60,7 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
     let choice = Box::pin(request::resolve(&opened.repository, &args.target, asked)).await?;
     let manifest = &choice.manifest;
     found.refuse_other(manifest.system_identifier)?;
+    let unseen = places::refuse_older(&opened, manifest.lineage).await?;
     let owner = owner::choose(args.owner.as_deref(), manifest)?;
     let tablespaces = place::plan_tablespaces(
         manifest,
@@ -94,6 +95,7 @@ pub(super) async fn prepare(cli: &Cli) -> Result<Prepared> {
     check_space(&table, &pgdata, &tablespaces, &found)?;
     let mut plan = plan(args, &opened, &choice, pgdata, tablespaces, owner.as_ref());
     plan.over_cluster = found.is_delta();
+    plan.warnings.extend(unseen);
     plan.expected_fetch_s = expected.map(|time| time.as_secs_f64());
     Ok(Prepared {
         opened,

@@ -109,7 +109,7 @@ async fn a_copy_has_everything_and_is_filled_once() {
     let to: Arc<dyn ObjectStore> = Arc::new(copy.clone());
     let filled = fixture.fill(&to).await.unwrap();
     assert_eq!(copy.snapshot(), fixture.memory.snapshot());
-    assert_eq!((filled.backups, filled.is_whole()), (BACKUPS, true));
+    assert_eq!((filled.backups, filled.is_complete()), (BACKUPS, true));
     assert_eq!(whole_backups(&fixture, &copy).await, BACKUPS as usize);
     assert_eq!(fixture.fill(&to).await.unwrap(), Filled::default());
 }
@@ -149,11 +149,12 @@ async fn what_is_damaged_or_missing_is_not_copied_and_the_backups_without_it_are
     let copy = MemoryStore::new();
     let to: Arc<dyn ObjectStore> = Arc::new(copy.clone());
     let filled = fixture.fill(&to).await.unwrap();
-    assert_eq!((filled.backups, filled.left_out.len()), (2, 4), "{filled:?}");
+    assert_eq!((filled.backups, filled.waiting.len()), (2, 2), "{filled:?}");
+    assert!(filled.left_out.iter().any(|(name, _)| *name == spoilt));
     assert_eq!(whole_backups(&fixture, &copy).await, 2);
     fixture.memory.delete(&spoilt).await.unwrap();
     let filled = fixture.fill(&to).await.unwrap();
-    assert_eq!((filled.backups, filled.left_out.len()), (0, 2), "{filled:?}");
+    assert_eq!((filled.backups, filled.waiting.len()), (0, 2), "{filled:?}");
     // Mended, it is copied as if nothing had been.
     let _ = fixture.memory.put_new(&spoilt, bytes).await.unwrap();
     assert_eq!(fixture.fill(&to).await.unwrap().backups, 2);
@@ -190,7 +191,7 @@ async fn another_repository_or_another_object_under_a_name_is_refused() {
     let to: Arc<dyn ObjectStore> = Arc::new(copy.clone());
     // The first pack, which two backups need, is something else there.
     let filled = fixture.fill(&to).await.unwrap();
-    assert_eq!((filled.backups, filled.left_out.len()), (2, 4), "{filled:?}");
+    assert_eq!((filled.backups, filled.conflicts.len()), (2, 2), "{filled:?}");
     assert_eq!(whole_backups(&fixture, &copy).await, 2);
 }
 
@@ -219,7 +220,28 @@ async fn a_backup_whose_packs_are_about_to_be_deleted_there_waits() {
         .await
         .unwrap();
     let filled = fixture.fill(&to).await.unwrap();
-    assert_eq!((filled.backups, filled.waiting.len(), filled.is_whole()), (0, 1, false));
+    assert_eq!(
+        (filled.backups, filled.waiting.len(), filled.is_complete()),
+        (0, 1, false)
+    );
     copy.delete(&name).await.unwrap();
     assert_eq!(fixture.fill(&to).await.unwrap().backups, 1);
+}
+
+#[tokio::test]
+async fn a_pack_that_is_deleted_there_meanwhile_keeps_its_backup_waiting() {
+    let fixture = fixture().await;
+    let copy = MemoryStore::new();
+    let to: Arc<dyn ObjectStore> = Arc::new(copy.clone());
+    fixture.fill(&to).await.unwrap();
+    let layout = fixture.repository.layout();
+    copy.delete(&layout.manifest(backup(4)).unwrap()).await.unwrap();
+    // It was compared with its packs, and then a prune deleted one.
+    let copying = Copying::begin(&fixture.repository, &to, |_| ()).await.unwrap();
+    copy.delete(&layout.pack(pack(3)).unwrap()).await.unwrap();
+    let filled = copying.backups(Depth::Missing).await.unwrap();
+    assert_eq!((filled.backups, filled.waiting.len()), (0, 1), "{filled:?}");
+    assert_eq!(fixture.fill(&to).await.unwrap().backups, 1);
+    copy.delete(&layout.manifest(backup(3)).unwrap()).await.unwrap();
+    assert_eq!(whole_backups(&fixture, &copy).await, 3);
 }

@@ -1,20 +1,24 @@
 //! One repository in several places: each object is put to all of them, after it was read, compressed and sealed once.
 //!
-//! The first place is the repository. The others are its copies, with the same id and the same keys. A place is *whole* while everything that
-//! was ever confirmed is in it; one that has missed an object is *behind* until somebody has filled it ([`crate::copy`]) and says so
-//! ([`Mirrored::found_whole`]). At any time one place at least is whole, and what is read comes from the first that is: so what was confirmed lies
-//! in one single place, without a gap.
+//! One place *leads*: what it has is stored, and what is read comes from it, so what was ever confirmed lies in one single place, without a gap. The others are
+//! copies with the same id and keys. A copy that missed something is *behind* until somebody has filled it ([`crate::copy`]) and says so
+//! ([`Mirrored::found_whole`]).
 //!
-//! Manifests are put to whole places only, after everything that was put there before (law 1). What must be unique, such as a lease, is decided by the
-//! first whole place.
+//! - [`Confirm::First`]: the repository leads.
+//! - [`Confirm::All`]: the repository leads, and gets WAL and packs last: what it has, every copy has.
+//! - [`Confirm::Any`]: when the one that leads fails, a copy that is whole takes its place, once everything that was on its way there has arrived.
+//!
+//! With what makes a backup (its intent, its index, its manifest) copies are filled, and never by a put: only so do they come after everything that the backup needs *there*,
+//! and after that place's own lists of what is to be deleted (law 1, decision 0022).
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use tokio::sync::{Notify, Semaphore, mpsc};
+use futures::future::try_join_all;
+use tokio::sync::{Notify, RwLock, Semaphore};
+use tokio::task::JoinHandle;
 
 use super::{
     ByteRange, Capabilities, ErrorClass, ListPage, ObjectError, ObjectMeta, ObjectName, ObjectStore, Operation,
@@ -25,32 +29,44 @@ use crate::layout::directory_of;
 /// When an object counts as stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Confirm {
-    /// When it is in the first place.
+    /// When the repository has it.
     #[default]
     First,
-    /// When it is in one that is whole.
+    /// When one place has it that has everything else.
     Any,
-    /// When it is in all that are whole, or may be.
+    /// When all places have it.
     All,
 }
 
-/// How a place is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a copy is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Standing {
     /// Nobody has looked yet.
+    #[default]
     Unknown,
     /// Something is missing.
     Behind,
-    /// Nothing is missing.
+    /// Nothing is missing, but for backups that are being filled in.
     Whole,
 }
 
-/// How long a listing waits for what is on its way.
-const ARRIVAL_MAX: Duration = Duration::from_secs(30);
-/// Bytes on their way to one place for which nobody waits.
+/// Bytes on their way to one copy for which nobody waits.
 const ROOM_BYTES: usize = 64 << 20;
 /// Unit of the room.
 const ROOM_UNIT: usize = 4096;
+/// How long a copy that is to lead is waited for.
+const ARRIVAL_MAX: Duration = Duration::from_secs(30);
+
+/// Are these two the same object, put twice? Only who has the keys can tell: it was sealed twice.
+pub type Judge = Box<dyn Fn(&ObjectName, &Bytes, &Bytes) -> bool + Send + Sync>;
+
+#[derive(Debug, Default)]
+struct State {
+    standing: Standing,
+    /// How often something was missed.
+    misses: u64,
+    on_their_way: u64,
+}
 
 /// A place, and how it is.
 #[derive(Debug)]
@@ -58,12 +74,7 @@ pub struct Place {
     /// What the configuration calls it; for people.
     pub name: String,
     store: Arc<dyn ObjectStore>,
-    standing: AtomicU8,
-    /// What it misses is not confirmed: it never falls behind by that.
-    is_needed: bool,
-    /// How often something was missed.
-    misses: AtomicU64,
-    on_their_way: AtomicU64,
+    state: Mutex<State>,
     arrived: Notify,
     room: Arc<Semaphore>,
 }
@@ -75,10 +86,7 @@ impl Place {
         Place {
             name: name.to_owned(),
             store,
-            standing: AtomicU8::new(Standing::Unknown as u8),
-            is_needed: false,
-            misses: AtomicU64::new(0),
-            on_their_way: AtomicU64::new(0),
+            state: Mutex::default(),
             arrived: Notify::new(),
             room: Arc::new(Semaphore::new(ROOM_BYTES / ROOM_UNIT)),
         }
@@ -90,292 +98,302 @@ impl Place {
         &self.store
     }
 
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// How it is.
     #[must_use]
     pub fn standing(&self) -> Standing {
-        match self.standing.load(Ordering::SeqCst) {
-            0 => Standing::Unknown,
-            1 => Standing::Behind,
-            _ => Standing::Whole,
-        }
-    }
-
-    fn is_whole(&self) -> bool {
-        self.standing() == Standing::Whole
-    }
-
-    fn set(&self, standing: Standing) {
-        self.standing.store(standing as u8, Ordering::SeqCst);
+        self.state().standing
     }
 
     /// How often it has missed something. Ask before looking what is missing.
     #[must_use]
     pub fn misses(&self) -> u64 {
-        self.misses.load(Ordering::SeqCst)
+        self.state().misses
     }
 
-    fn fall_behind(&self, name: &ObjectName, why: &str) {
-        self.misses.fetch_add(1, Ordering::SeqCst);
-        if self.is_needed {
-            return;
+    fn fall_behind(&self, why: &dyn std::fmt::Display) {
+        let mut state = self.state();
+        state.misses += 1;
+        if state.standing == Standing::Whole {
+            tracing::warn!(place = %self.name, %why, "a copy of the repository falls behind");
         }
-        if self.standing() != Standing::Behind {
-            tracing::warn!(place = %self.name, object = %name, why, "a copy of the repository falls behind");
-        }
-        self.set(Standing::Behind);
+        state.standing = Standing::Behind;
     }
 
     /// Waits until nothing is on its way.
     async fn settled(&self) {
         loop {
             let arrived = self.arrived.notified();
-            if self.on_their_way.load(Ordering::SeqCst) == 0 {
+            if self.state().on_their_way == 0 {
                 return;
             }
             arrived.await;
         }
     }
 
-    /// Puts an object; one that is there already must be the same.
-    async fn put(&self, name: &ObjectName, body: &Bytes) -> Result<PutNew, ObjectError> {
-        let put = self.store.put_new(name, body.clone()).await?;
-        if put == PutNew::AlreadyExists && self.store.get(name, ByteRange::All).await? != *body {
-            let detail = "another object of this name is there";
-            return Err(ObjectError::new(
-                Operation::PutNew,
-                name,
-                Outcome::DidNotHappen,
-                ErrorClass::Permanent,
-                detail,
-            ));
-        }
-        Ok(put)
+    fn leaves(&self) {
+        self.state().on_their_way += 1;
     }
 
-    /// As [`Place::put`], counted.
-    async fn put_counted(&self, name: &ObjectName, body: &Bytes) -> Result<PutNew, ObjectError> {
-        if is_commit(name) {
-            self.settled().await;
-            if !self.is_whole() {
-                let detail = "something that it may need is missing there";
-                return Err(ObjectError::new(
-                    Operation::PutNew,
-                    name,
-                    Outcome::DidNotHappen,
-                    ErrorClass::Transient,
-                    detail,
-                ));
-            }
-            return self.put(name, body).await;
-        }
-        self.on_their_way.fetch_add(1, Ordering::SeqCst);
-        let put = self.put(name, body).await;
-        self.on_their_way.fetch_sub(1, Ordering::SeqCst);
+    fn has_arrived(&self) {
+        self.state().on_their_way -= 1;
         self.arrived.notify_waiters();
-        put
     }
 }
 
 /// All places of a repository, as one store.
-#[derive(Debug)]
 pub struct Mirrored {
     places: Vec<Arc<Place>>,
     confirm: Confirm,
+    /// Which of them leads. Puts hold it while they are under way: it changes between puts.
+    leader: RwLock<usize>,
+    /// The same, for who reads.
+    leading: Mutex<usize>,
+    judge: Arc<OnceLock<Judge>>,
+}
+
+impl std::fmt::Debug for Mirrored {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mirrored")
+            .field("places", &self.places)
+            .field("confirm", &self.confirm)
+            .finish_non_exhaustive()
+    }
 }
 
 impl Mirrored {
-    /// The first place is the repository, and whole by definition.
+    /// The first place is the repository, and leads.
     #[must_use]
     pub fn new(first: Place, copies: Vec<Place>, confirm: Confirm) -> Self {
-        first.set(Standing::Whole);
-        let places = std::iter::once(first).chain(copies).enumerate().map(|(at, place)| {
-            let is_needed = confirm == Confirm::All || confirm == Confirm::First && at == 0;
-            Arc::new(Place { is_needed, ..place })
-        });
+        first.state().standing = Standing::Whole;
+        let places = std::iter::once(first).chain(copies).map(Arc::new);
         Mirrored {
             places: places.collect(),
             confirm,
+            leader: RwLock::new(0),
+            leading: Mutex::new(0),
+            judge: Arc::default(),
         }
     }
 
-    /// All places, the first one first.
+    /// Says who can tell whether two objects are the same. Until then they are the same when their bytes are.
+    pub fn judge_by(&self, judge: Judge) {
+        let _ = self.judge.set(judge);
+    }
+
+    /// All places, the repository first.
     #[must_use]
     pub fn places(&self) -> &[Arc<Place>] {
         &self.places
     }
 
-    /// Nothing was missing in a place, when it had missed so many objects as are given; false if it has missed one since.
+    /// The place that leads.
+    #[must_use]
+    pub fn source(&self) -> &Arc<Place> {
+        self.place(*self.leading.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn place(&self, at: usize) -> &Arc<Place> {
+        #[allow(clippy::indexing_slicing)] // made with a first one, and led by one that is there
+        self.places.get(at).unwrap_or(&self.places[0])
+    }
+
+    fn copies(&self, leader: usize) -> impl Iterator<Item = &Arc<Place>> {
+        let places = self.places.iter().enumerate();
+        places.filter(move |(at, _)| *at != leader).map(|(_, place)| place)
+    }
+
+    /// Nothing was missing in a copy, when it had missed so many objects as are given; false if it has missed one since.
     pub fn found_whole(&self, place: &Place, misses: u64) -> bool {
-        place.set(Standing::Whole);
-        // Whoever misses one meanwhile has counted it before he marks the place.
-        let is_whole = place.misses() == misses;
-        if !is_whole {
-            place.set(Standing::Behind);
+        let mut state = place.state();
+        let is_whole = state.misses == misses;
+        if is_whole {
+            state.standing = Standing::Whole;
         }
         is_whole
     }
 
-    /// Waits until nothing is on its way anywhere.
+    /// Something is missing in a copy, and could not be filled in.
+    pub fn found_behind(&self, place: &Place) {
+        place.state().standing = Standing::Behind;
+    }
+
+    /// Waits until nothing is on its way to any copy.
     pub async fn settled(&self) {
         for place in &self.places {
             place.settled().await;
         }
     }
 
-    /// Something was found missing.
-    pub fn found_behind(&self, place: &Place) {
-        place.set(Standing::Behind);
-    }
-
-    /// The first whole place; at least one is.
-    #[must_use]
-    pub fn source(&self) -> &Arc<Place> {
-        self.places
-            .iter()
-            .find(|place| place.is_whole())
-            .unwrap_or_else(|| self.first())
-    }
-
-    fn first(&self) -> &Arc<Place> {
-        #[allow(clippy::indexing_slicing)] // made with a first one
-        &self.places[0]
-    }
-
-    /// Is it enough that these have it? A manifest goes to no place that lacks something.
-    fn is_confirmed(&self, name: &ObjectName, has: &[bool]) -> bool {
-        let mut places = self.places.iter().zip(has);
-        match self.confirm {
-            Confirm::First => has.first() == Some(&true),
-            Confirm::Any => places.any(|(place, has)| *has && place.is_whole()),
-            Confirm::All => places.all(|(place, has)| match place.standing() {
-                Standing::Whole => *has,
-                Standing::Unknown => *has || is_commit(name),
-                Standing::Behind => true,
-            }),
-        }
-    }
-
-    /// Begins to put an object to one place; whatever becomes of it is told.
-    fn begin(
-        &self,
-        at: usize,
-        name: &ObjectName,
-        body: &Bytes,
-        told: &mpsc::UnboundedSender<(usize, Result<PutNew, ObjectError>)>,
-    ) {
-        let Some(place) = self.places.get(at).map(Arc::clone) else {
-            return;
+    /// Begins to put an object to a copy for which nobody waits; true in the end if it was missed.
+    fn begin(&self, place: &Arc<Place>, name: &ObjectName, body: &Bytes) -> Option<JoinHandle<bool>> {
+        let most = ROOM_BYTES / ROOM_UNIT;
+        let units = u32::try_from(body.len().div_ceil(ROOM_UNIT).clamp(1, most)).unwrap_or(u32::MAX);
+        let Ok(room) = Arc::clone(&place.room).try_acquire_many_owned(units) else {
+            place.fall_behind(&"too much is on its way there");
+            return None;
         };
-        let (name, body, told) = (name.clone(), body.clone(), told.clone());
-        // Nobody waits for who may miss it: then there must be room.
-        let units = u32::try_from(body.len().div_ceil(ROOM_UNIT).clamp(1, ROOM_BYTES / ROOM_UNIT)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&place.room).try_acquire_many_owned(units);
-        if room.is_err() && self.may_be_left(at) {
-            place.fall_behind(&name, "too much is on its way there");
-            return;
-        }
-        tokio::spawn(async move {
-            let put = place.put_counted(&name, &body).await;
+        place.leaves();
+        let (place, name, body, judge) = (Arc::clone(place), name.clone(), body.clone(), Arc::clone(&self.judge));
+        Some(tokio::spawn(async move {
+            let put = put_same(&place, &name, &body, judge.get()).await;
+            if let Err(error) = &put {
+                place.fall_behind(error);
+            }
             drop(room);
-            if let Err(mpsc::error::SendError((_, Err(error)))) = told.send((at, put)) {
-                // Nobody waits any more: it was confirmed without this place.
-                place.fall_behind(&name, error.detail());
-            }
-        });
+            place.has_arrived();
+            put.is_err()
+        }))
     }
 
-    fn may_be_left(&self, at: usize) -> bool {
-        match self.confirm {
-            Confirm::First => at != 0,
-            Confirm::Any => self
-                .places
-                .iter()
-                .enumerate()
-                .any(|(other, place)| other != at && place.is_whole()),
-            Confirm::All => false,
+    /// WAL and packs: to all copies, and to the one that leads.
+    async fn put_bulk(&self, leader: usize, name: &ObjectName, body: &Bytes) -> Result<PutNew, ObjectError> {
+        if self.confirm == Confirm::All {
+            let judge = self.judge.get();
+            try_join_all(self.copies(leader).map(|copy| put_same(copy, name, body, judge))).await?;
+            return self.place(leader).store.put_new(name, body.clone()).await;
         }
-    }
-
-    async fn put_to(
-        &self,
-        places: impl Iterator<Item = usize>,
-        name: &ObjectName,
-        body: &Bytes,
-        mut has: Vec<bool>,
-    ) -> Result<Option<PutNew>, ObjectError> {
-        let (told, mut hears) = mpsc::unbounded_channel();
-        for at in places {
-            self.begin(at, name, body, &told);
-        }
-        drop(told);
-        let mut answer = None;
-        let mut failed: Vec<(usize, ObjectError)> = Vec::new();
-        while !self.is_confirmed(name, &has) {
-            let Some((at, put)) = hears.recv().await else { break };
-            match put {
-                Ok(put) => {
-                    if let Some(has) = has.get_mut(at) {
-                        *has = true;
-                    }
-                    answer = answer.or(Some(put));
+        // Whoever goes away in between does not know what became of it.
+        let mut unknown = Unknown(self.copies(leader).cloned().collect());
+        let begun: Vec<_> = self
+            .copies(leader)
+            .map(|copy| (copy, self.begin(copy, name, body)))
+            .collect();
+        let put = self.place(leader).store.put_new(name, body.clone()).await;
+        if put.is_ok() {
+            // It may have been looked for in a copy before it was here to be missed.
+            for (copy, task) in begun {
+                let is_missed = match task {
+                    None => true,
+                    Some(task) if task.is_finished() => task.await.unwrap_or(true),
+                    Some(_) => false,
+                };
+                if is_missed {
+                    copy.fall_behind(&"it has missed what is stored by now");
                 }
-                Err(error) => failed.push((at, error)),
             }
         }
-        let is_confirmed = self.is_confirmed(name, &has);
-        // From here on nobody waits: what fails later marks its place itself.
-        hears.close();
-        while let Ok((at, put)) = hears.try_recv() {
-            if let Err(error) = put {
-                failed.push((at, error));
+        unknown.0.clear();
+        put
+    }
+
+    /// What must be unique is decided by the one that leads; the copies get what it has.
+    async fn put_unique(&self, leader: usize, name: &ObjectName, body: &Bytes) -> Result<PutNew, ObjectError> {
+        let mut unknown = Unknown(self.copies(leader).cloned().collect());
+        let lead = &self.place(leader).store;
+        let put = lead.put_new(name, body.clone()).await?;
+        let stored = match put {
+            PutNew::Created => body.clone(),
+            PutNew::AlreadyExists => lead.get(name, ByteRange::All).await?,
+        };
+        if self.confirm == Confirm::All {
+            let judge = self.judge.get();
+            try_join_all(self.copies(leader).map(|copy| put_same(copy, name, &stored, judge))).await?;
+        } else {
+            for copy in self.copies(leader) {
+                self.begin(copy, name, &stored);
             }
         }
-        for (at, error) in failed.iter().filter(|_| is_confirmed) {
-            if let Some(place) = self.places.get(*at) {
-                place.fall_behind(name, error.detail());
+        unknown.0.clear();
+        Ok(put)
+    }
+
+    /// Puts under the place that leads now.
+    async fn put_led(&self, name: &ObjectName, body: &Bytes) -> (usize, Result<PutNew, ObjectError>) {
+        let leader = self.leader.read().await;
+        let put = match kind_of(name) {
+            PutKind::Bulk => self.put_bulk(*leader, name, body).await,
+            PutKind::Unique => self.put_unique(*leader, name, body).await,
+            PutKind::Filled => self.place(*leader).store.put_new(name, body.clone()).await,
+        };
+        (*leader, put)
+    }
+
+    /// Another one leads from now on, if there is one that may; false if not.
+    async fn fail_over(&self, failed: usize, why: &ObjectError) -> bool {
+        // No put is under way while this is held: what was confirmed has at least left for every copy.
+        let mut leader = self.leader.write().await;
+        if *leader != failed {
+            return true;
+        }
+        for (at, place) in self.places.iter().enumerate().filter(|(at, _)| *at != failed) {
+            let has_arrived = tokio::time::timeout(ARRIVAL_MAX, place.settled()).await.is_ok();
+            if has_arrived && place.standing() == Standing::Whole {
+                tracing::error!(failed = %self.place(failed).name, leads = %place.name, error = %why, "another place leads");
+                self.place(failed).fall_behind(why);
+                *leader = at;
+                *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = at;
+                return true;
             }
         }
-        match failed.into_iter().next() {
-            Some((_, error)) if !is_confirmed => Err(error),
-            _ => Ok(answer),
+        false
+    }
+}
+
+/// Copies of which nobody knows whether they have it, should this be dropped.
+struct Unknown(Vec<Arc<Place>>);
+
+impl Drop for Unknown {
+    fn drop(&mut self) {
+        for place in &self.0 {
+            place.fall_behind(&"a put was given up");
         }
     }
 }
 
-/// A manifest: with it a backup exists.
-fn is_commit(name: &ObjectName) -> bool {
-    directory_of(name) == Some("backups")
+/// Puts an object to a copy; one that is there already must be the same.
+async fn put_same(place: &Place, name: &ObjectName, body: &Bytes, judge: Option<&Judge>) -> Result<(), ObjectError> {
+    if place.store.put_new(name, body.clone()).await? == PutNew::Created {
+        return Ok(());
+    }
+    let there = place.store.get(name, ByteRange::All).await?;
+    if there == *body || judge.is_some_and(|is_same| is_same(name, body, &there)) {
+        return Ok(());
+    }
+    let detail = "another object of this name is there";
+    Err(ObjectError::new(
+        Operation::PutNew,
+        name,
+        Outcome::DidNotHappen,
+        ErrorClass::Permanent,
+        detail,
+    ))
 }
 
-/// Names that several writers may want at once: one place decides.
-fn is_unique(name: &ObjectName) -> bool {
-    !matches!(directory_of(name), Some("wal" | "tail" | "packs" | "index" | "intents"))
+/// How an object comes to the copies.
+enum PutKind {
+    /// By each put.
+    Bulk,
+    /// By each put, once the one that leads has decided.
+    Unique,
+    /// When they are filled.
+    Filled,
+}
+
+fn kind_of(name: &ObjectName) -> PutKind {
+    match directory_of(name) {
+        Some("wal" | "tail" | "packs") => PutKind::Bulk,
+        Some("intents" | "index" | "backups" | "condemned" | "pins" | "probes") => PutKind::Filled,
+        _ => PutKind::Unique,
+    }
 }
 
 #[async_trait]
 impl ObjectStore for Mirrored {
     async fn put_new(&self, name: &ObjectName, body: Bytes) -> Result<PutNew, ObjectError> {
-        let mut has = vec![false; self.places.len()];
-        if !is_unique(name) {
-            let all = 0..self.places.len();
-            let answer = self.put_to(all, name, &body, has).await?;
-            return Ok(answer.unwrap_or(PutNew::Created));
+        loop {
+            let (leader, put) = self.put_led(name, &body).await;
+            match put {
+                Err(error) if self.confirm == Confirm::Any && !self.fail_over(leader, &error).await => {
+                    return Err(error);
+                }
+                Err(_) if self.confirm == Confirm::Any => {}
+                put => return put,
+            }
         }
-        let deciding = self.source();
-        if is_commit(name) {
-            deciding.settled().await;
-        }
-        let answer = deciding.store.put_new(name, body.clone()).await?;
-        let is_deciding = |at: &usize| self.places.get(*at).is_some_and(|place| Arc::ptr_eq(place, deciding));
-        let decided = (0..self.places.len()).find(is_deciding);
-        if let Some(has) = decided.and_then(|at| has.get_mut(at)) {
-            *has = true;
-        }
-        let others = (0..self.places.len()).filter(|at| !is_deciding(at));
-        if answer == PutNew::Created {
-            self.put_to(others, name, &body, has).await?;
-        }
-        Ok(answer)
     }
 
     async fn get(&self, name: &ObjectName, range: ByteRange) -> Result<Bytes, ObjectError> {
@@ -388,22 +406,11 @@ impl ObjectStore for Mirrored {
 
     async fn list_page(&self, prefix: &str, after: Option<&str>, max: usize) -> Result<ListPage, ObjectError> {
         let source = self.source();
-        // What was confirmed by another place may still be on its way here.
-        if self.confirm == Confirm::Any && tokio::time::timeout(ARRIVAL_MAX, source.settled()).await.is_err() {
-            let detail = "what is on its way there does not arrive";
-            return Err(ObjectError::new(
-                Operation::List,
-                prefix,
-                Outcome::DidNotHappen,
-                ErrorClass::Transient,
-                detail,
-            ));
-        }
         // A page goes on in the place where the one before came from.
         let after = match after.and_then(|after| after.split_once(PLACE_END)) {
             Some((name, after)) if name == source.name => Some(after),
             Some(_) => {
-                let detail = "the listing began in another place, which has fallen behind since";
+                let detail = "the listing began in another place, which does not lead any more";
                 return Err(ObjectError::new(
                     Operation::List,
                     prefix,
@@ -427,18 +434,11 @@ impl ObjectStore for Mirrored {
     }
 
     async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
-        for place in self.places.iter().filter(|place| place.is_whole()) {
-            place.store.keep_locked(name).await?;
-        }
-        Ok(())
+        self.source().store.keep_locked(name).await
     }
 
     fn capabilities(&self) -> Capabilities {
-        let all = || self.places.iter().map(|place| place.store.capabilities());
-        Capabilities {
-            create_only: all().all(|capabilities| capabilities.create_only),
-            locks: all().any(|capabilities| capabilities.locks),
-        }
+        self.source().store.capabilities()
     }
 }
 

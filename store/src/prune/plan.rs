@@ -187,16 +187,20 @@ fn refuse_what_times_cannot_judge(looked: &Looked, policy: &Policy) -> Result<()
             protected_ms / 1000
         )));
     }
-    for (seen, manifest) in looked.backups.iter().zip(&looked.sweep.manifests) {
-        let limit_ms = manifest.duration_max_ms.min(WEEK_MS).saturating_add(DAY_MS);
-        if seen.stored_ms.saturating_sub(seen.finished_us / 1000) > limit_ms {
-            return Err(refused(format!(
-                "backup {} was stored long after it had ended: the repository was copied, or the clock of its host was wrong",
-                seen.id
-            )));
-        }
+    let came = looked.backups.iter().zip(&looked.sweep.manifests);
+    let mut came_long_after = came.filter(|(seen, manifest)| came_long_after(seen, manifest));
+    match came_long_after.next() {
+        Some((seen, _)) if !policy.is_copy => Err(refused(format!(
+            "backup {} was stored long after it had ended: the repository was copied, or the clock of its host was wrong",
+            seen.id
+        ))),
+        _ => Ok(()),
     }
-    Ok(())
+}
+
+fn came_long_after(seen: &super::BackupSeen, manifest: &ManifestSeen) -> bool {
+    let limit_ms = manifest.duration_max_ms.min(WEEK_MS).saturating_add(DAY_MS);
+    seen.stored_ms.saturating_sub(seen.finished_us / 1000) > limit_ms
 }
 
 /// Late ones count for nothing.
@@ -207,20 +211,25 @@ fn retain(looked: &Looked, policy: &Policy, late: &BTreeMap<BackupId, i64>) -> R
             detail: error.to_string(),
         })
     };
-    let backup = |seen: &super::BackupSeen| {
+    let backup = |(seen, manifest): (&super::BackupSeen, &ManifestSeen)| {
+        let came_ms = match policy.is_copy && came_long_after(seen, manifest) {
+            true => seen.finished_us / 1000,
+            false => seen.stored_ms,
+        };
         Ok(retention::Backup {
             id: seen.id,
             lineage: seen.lineage,
             timeline: seen.timeline,
             start_lsn: seen.start_lsn,
             end_lsn: seen.end_lsn,
-            stored_at: time(seen.stored_ms)?,
+            stored_at: time(came_ms)?,
             end_time: time(seen.finished_us / 1000)?,
             pinned: looked.pinned.contains(&seen.id),
             proven: false,
         })
     };
-    let counting = looked.backups.iter().filter(|seen| !late.contains_key(&seen.id));
+    let all = looked.backups.iter().zip(&looked.sweep.manifests);
+    let counting = all.filter(|(seen, _)| !late.contains_key(&seen.id));
     let backups: Vec<_> = counting.map(backup).collect::<Result<_, StoreError>>()?;
     let now = time(looked.sweep.now_ms)?;
     Ok(plan_retention(&policy.rules, &backups, &looked.timelines, now))

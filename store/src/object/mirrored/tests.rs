@@ -1,7 +1,5 @@
 //! Places that fail: what is confirmed lies where the rule says, and nothing is confirmed that does not.
 
-use std::time::Duration;
-
 use super::*;
 use crate::object::memory::MemoryStore;
 use crate::testing::{Fault, Hold, ScriptedStore};
@@ -17,7 +15,7 @@ fn bytes(text: &str) -> Bytes {
 }
 
 /// A repository and two copies; the copies are whole.
-fn three(confirm: Confirm) -> (Vec<Scripted>, Mirrored) {
+fn three(confirm: Confirm) -> (Vec<Scripted>, Arc<Mirrored>) {
     let stores: Vec<Scripted> = (0..3)
         .map(|_| Arc::new(ScriptedStore::new(MemoryStore::new())))
         .collect();
@@ -26,7 +24,7 @@ fn three(confirm: Confirm) -> (Vec<Scripted>, Mirrored) {
     for place in &mirrored.places()[1..] {
         assert!(mirrored.found_whole(place, place.misses()));
     }
-    (stores, mirrored)
+    (stores, Arc::new(mirrored))
 }
 
 fn has(store: &Scripted, at: &ObjectName) -> bool {
@@ -37,41 +35,45 @@ fn standings(mirrored: &Mirrored) -> Vec<Standing> {
     mirrored.places().iter().map(|place| place.standing()).collect()
 }
 
-async fn put(mirrored: &Mirrored, at: &ObjectName) -> Result<PutNew, ObjectError> {
-    mirrored.put_new(at, bytes("body")).await
+async fn put(mirrored: &Mirrored, at: &str) -> Result<PutNew, ObjectError> {
+    mirrored.put_new(&name(at), bytes("body")).await
+}
+
+async fn created(mirrored: &Mirrored, at: &str) {
+    assert_eq!(put(mirrored, at).await.unwrap(), PutNew::Created);
 }
 
 #[tokio::test]
-async fn every_place_gets_everything() {
+async fn every_place_gets_everything_but_what_makes_a_backup() {
     for confirm in [Confirm::First, Confirm::Any, Confirm::All] {
         let (stores, mirrored) = three(confirm);
-        for at in ["wal/1", "packs/aa/1", "leases/1", "backups/1"].map(name) {
-            assert_eq!(put(&mirrored, &at).await.unwrap(), PutNew::Created);
+        for at in ["wal/1", "tail/1", "packs/aa/1", "leases/1", "keys/1"] {
+            created(&mirrored, at).await;
             mirrored.settled().await;
-            // A manifest is put without being counted: it comes a moment later.
-            tokio::time::sleep(Duration::from_millis(20)).await;
-            assert!(stores.iter().all(|store| has(store, &at)), "{confirm:?} {at}");
+            assert!(stores.iter().all(|store| has(store, &name(at))), "{confirm:?} {at}");
+        }
+        for at in ["intents/1/start", "index/1", "backups/1"] {
+            created(&mirrored, at).await;
+            mirrored.settled().await;
+            let where_it_is: Vec<bool> = stores.iter().map(|store| has(store, &name(at))).collect();
+            assert_eq!(where_it_is, [true, false, false], "{confirm:?} {at}");
         }
         assert_eq!(standings(&mirrored), [Standing::Whole; 3]);
     }
 }
 
 #[tokio::test]
-async fn by_first_a_copy_that_fails_falls_behind_and_gets_no_manifest_until_it_is_filled() {
+async fn by_first_a_copy_that_fails_falls_behind_until_it_is_filled() {
     let (stores, mirrored) = three(Confirm::First);
     stores[1].push(Operation::PutNew, "packs", Fault::FailBefore);
-    let _ = put(&mirrored, &name("packs/aa/1")).await.unwrap();
+    created(&mirrored, "packs/aa/1").await;
     mirrored.settled().await;
-    tokio::task::yield_now().await;
     assert_eq!(
         standings(&mirrored),
         [Standing::Whole, Standing::Behind, Standing::Whole]
     );
-    let _ = put(&mirrored, &name("backups/1")).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    assert!(!has(&stores[1], &name("backups/1")) && has(&stores[2], &name("backups/1")));
     // WAL goes there all the same.
-    let _ = put(&mirrored, &name("wal/1")).await.unwrap();
+    created(&mirrored, "wal/1").await;
     mirrored.settled().await;
     assert!(has(&stores[1], &name("wal/1")));
     let place = &mirrored.places()[1];
@@ -79,6 +81,7 @@ async fn by_first_a_copy_that_fails_falls_behind_and_gets_no_manifest_until_it_i
         !mirrored.found_whole(place, place.misses() - 1),
         "it has missed something since"
     );
+    assert_eq!(place.standing(), Standing::Behind);
     assert!(mirrored.found_whole(place, place.misses()));
 }
 
@@ -86,109 +89,157 @@ async fn by_first_a_copy_that_fails_falls_behind_and_gets_no_manifest_until_it_i
 async fn by_first_nothing_is_confirmed_that_the_repository_has_not() {
     let (stores, mirrored) = three(Confirm::First);
     stores[0].push(Operation::PutNew, "wal", Fault::FailBefore);
-    assert!(put(&mirrored, &name("wal/1")).await.is_err());
-    assert_eq!(mirrored.places()[0].standing(), Standing::Whole);
+    assert!(put(&mirrored, "wal/1").await.is_err());
+    assert_eq!(mirrored.source().name, "repository");
     // A slow copy keeps nobody waiting.
-    let hold = Hold::new();
-    stores[2].push(Operation::PutNew, "wal", Fault::Hold(hold.clone()));
-    let _ = put(&mirrored, &name("wal/2")).await.unwrap();
+    let hold = stores[2].hold(Operation::PutNew, "wal");
+    created(&mirrored, "wal/2").await;
     hold.release();
 }
 
 #[tokio::test]
-async fn by_any_the_repository_itself_may_fail_and_is_not_read_from_then() {
-    let (stores, mirrored) = three(Confirm::Any);
-    let hold = Hold::new();
-    stores[1].push(Operation::PutNew, "wal", Fault::Hold(hold.clone()));
-    stores[0].push(Operation::PutNew, "wal", Fault::FailBefore);
-    let _ = put(&mirrored, &name("wal/1")).await.unwrap();
-    assert_eq!(mirrored.source().name, "east");
+async fn a_copy_that_was_looked_at_before_the_repository_had_it_is_not_taken_for_whole() {
+    let (stores, mirrored) = three(Confirm::First);
+    let hold = stores[0].hold(Operation::PutNew, "wal");
+    stores[1].push(Operation::PutNew, "wal", Fault::FailBefore);
+    let putting = tokio::spawn({
+        let mirrored = Arc::clone(&mirrored);
+        async move { put(&mirrored, "wal/1").await }
+    });
+    hold.arrived().await;
+    let east = Arc::clone(&mirrored.places()[1]);
+    while east.misses() == 0 {
+        tokio::task::yield_now().await;
+    }
+    // Whoever looks now sees it nowhere, and nothing missing.
+    assert!(mirrored.found_whole(&east, east.misses()));
     hold.release();
-    mirrored.settled().await;
+    assert_eq!(putting.await.unwrap().unwrap(), PutNew::Created);
+    assert_eq!(east.standing(), Standing::Behind);
+}
+
+#[tokio::test]
+async fn a_put_that_was_given_up_leaves_no_copy_that_is_taken_for_whole() {
+    let (stores, mirrored) = three(Confirm::First);
+    let hold = stores[0].hold(Operation::PutNew, "wal");
+    let putting = tokio::spawn({
+        let mirrored = Arc::clone(&mirrored);
+        async move { put(&mirrored, "wal/1").await }
+    });
+    hold.arrived().await;
+    putting.abort();
+    assert!(putting.await.is_err());
+    assert_eq!(standings(&mirrored)[1..], [Standing::Behind; 2]);
+}
+
+#[tokio::test]
+async fn by_any_a_copy_leads_when_the_repository_fails_and_has_everything_that_was_confirmed() {
+    let (stores, mirrored) = three(Confirm::Any);
+    // The last thing that was confirmed is still on its way to the copy that will lead.
+    let hold = stores[1].hold(Operation::PutNew, "wal/1");
+    created(&mirrored, "wal/1").await;
+    stores[0].push(Operation::PutNew, "wal/2", Fault::FailBefore);
+    let putting = tokio::spawn({
+        let mirrored = Arc::clone(&mirrored);
+        async move { put(&mirrored, "wal/2").await }
+    });
+    hold.arrived().await;
+    tokio::task::yield_now().await;
+    assert!(!putting.is_finished());
+    hold.release();
+    assert_eq!(putting.await.unwrap().unwrap(), PutNew::AlreadyExists);
+    assert_eq!(mirrored.source().name, "east");
+    assert!(has(&stores[1], &name("wal/1")) && has(&stores[1], &name("wal/2")));
+    assert_eq!(mirrored.places()[0].standing(), Standing::Behind);
     assert_eq!(
         mirrored.get(&name("wal/1"), ByteRange::All).await.unwrap(),
         bytes("body")
     );
-    assert!(!has(&stores[0], &name("wal/1")));
-    // Nobody has it: nothing is confirmed, and whoever was whole is so still.
-    for store in &stores[1..] {
-        store.push(Operation::PutNew, "wal", Fault::FailBefore);
-    }
-    assert!(put(&mirrored, &name("wal/2")).await.is_err());
-    assert_eq!(standings(&mirrored)[1..], [Standing::Whole; 2]);
 }
 
 #[tokio::test]
-async fn by_any_it_does_not_count_that_a_place_has_it_which_lacks_something_else() {
+async fn by_any_nobody_leads_who_lacks_something() {
     let (stores, mirrored) = three(Confirm::Any);
-    mirrored.found_behind(&mirrored.places()[2]);
-    for store in &stores[..2] {
-        store.push(Operation::PutNew, "wal", Fault::FailBefore);
+    for store in &stores[1..] {
+        store.push(Operation::PutNew, "wal/1", Fault::FailBefore);
     }
-    assert!(put(&mirrored, &name("wal/1")).await.is_err());
+    created(&mirrored, "wal/1").await;
+    mirrored.settled().await;
+    stores[0].push(Operation::PutNew, "wal/2", Fault::FailBefore);
+    assert!(put(&mirrored, "wal/2").await.is_err());
+    assert_eq!(mirrored.source().name, "repository");
 }
 
 #[tokio::test]
-async fn by_all_a_place_that_may_be_whole_holds_everything_up() {
+async fn by_all_nothing_is_in_the_repository_that_a_copy_lacks() {
     let (stores, mirrored) = three(Confirm::All);
     stores[2].push(Operation::PutNew, "wal", Fault::FailBefore);
-    assert!(put(&mirrored, &name("wal/1")).await.is_err());
+    assert!(put(&mirrored, "wal/1").await.is_err());
+    // Who comes again, with the same or another connection, sees that it is not stored.
+    assert!(!has(&stores[0], &name("wal/1")));
     assert_eq!(standings(&mirrored), [Standing::Whole; 3]);
-    // One that is known to lack something is filled by somebody else.
-    mirrored.found_behind(&mirrored.places()[2]);
-    stores[2].push(Operation::PutNew, "wal", Fault::FailBefore);
-    let _ = put(&mirrored, &name("wal/2")).await.unwrap();
+    created(&mirrored, "wal/1").await;
+    assert!(stores.iter().all(|store| has(store, &name("wal/1"))));
 }
 
 #[tokio::test]
-async fn what_must_be_unique_is_decided_by_one_place() {
-    let (stores, mirrored) = three(Confirm::Any);
-    stores[0].inner().overwrite(&name("leases/1"), bytes("another's"));
-    assert_eq!(put(&mirrored, &name("leases/1")).await.unwrap(), PutNew::AlreadyExists);
-    assert!(!has(&stores[1], &name("leases/1")));
+async fn what_must_be_unique_is_decided_by_the_one_that_leads() {
+    for confirm in [Confirm::First, Confirm::Any, Confirm::All] {
+        let (stores, mirrored) = three(confirm);
+        stores[0].inner().overwrite(&name("leases/1"), bytes("another's"));
+        assert_eq!(put(&mirrored, "leases/1").await.unwrap(), PutNew::AlreadyExists);
+        mirrored.settled().await;
+        for copy in &stores[1..] {
+            assert_eq!(copy.inner().snapshot()[&name("leases/1")], bytes("another's"));
+        }
+    }
     // A copy that has something else under a name does not fit any more.
+    let (stores, mirrored) = three(Confirm::First);
     stores[1].inner().overwrite(&name("leases/2"), bytes("something else"));
-    assert_eq!(put(&mirrored, &name("leases/2")).await.unwrap(), PutNew::Created);
+    created(&mirrored, "leases/2").await;
     mirrored.settled().await;
-    tokio::task::yield_now().await;
     assert_eq!(mirrored.places()[1].standing(), Standing::Behind);
 }
 
 #[tokio::test]
-async fn a_manifest_comes_after_what_is_on_its_way() {
-    let (stores, mirrored) = three(Confirm::First);
-    let hold = Hold::new();
-    stores[1].push(Operation::PutNew, "packs", Fault::Hold(hold.clone()));
-    let _ = put(&mirrored, &name("packs/aa/1")).await.unwrap();
-    hold.arrived().await;
-    let _ = put(&mirrored, &name("backups/1")).await.unwrap();
-    tokio::time::sleep(Duration::from_millis(20)).await;
-    assert!(has(&stores[2], &name("backups/1")) && !has(&stores[1], &name("backups/1")));
-    hold.release();
-    tokio::time::sleep(Duration::from_millis(50)).await;
-    assert!(has(&stores[1], &name("backups/1")));
+async fn what_was_sealed_twice_is_the_same_to_who_has_the_keys() {
+    let (stores, mirrored) = three(Confirm::All);
+    stores[1].inner().overwrite(&name("wal/1"), bytes("sealed before"));
+    assert!(put(&mirrored, "wal/1").await.is_err());
+    mirrored.judge_by(Box::new(|_, ours, theirs| {
+        ours == &bytes("body") && theirs == &bytes("sealed before")
+    }));
+    created(&mirrored, "wal/1").await;
 }
 
 #[tokio::test]
 async fn a_listing_is_not_continued_elsewhere() {
-    let (_, mirrored) = three(Confirm::Any);
+    let (stores, mirrored) = three(Confirm::Any);
     for number in 0..5 {
-        let _ = put(&mirrored, &name(&format!("wal/{number}"))).await.unwrap();
+        created(&mirrored, &format!("wal/{number}")).await;
     }
-    mirrored.settled().await;
     let page = mirrored.list_page("clusters/", None, 2).await.unwrap();
     let next = page.next.unwrap();
-    assert_eq!(
-        mirrored
-            .list_page("clusters/", Some(&next), 2)
-            .await
-            .unwrap()
-            .objects
-            .len(),
-        2
-    );
-    mirrored.found_behind(&mirrored.places()[0]);
+    let second = mirrored.list_page("clusters/", Some(&next), 2).await.unwrap();
+    assert_eq!(second.objects.len(), 2);
+    stores[0].push(Operation::PutNew, "wal", Fault::FailBefore);
+    let _ = put(&mirrored, "wal/5").await.unwrap();
     assert!(mirrored.list_page("clusters/", Some(&next), 2).await.is_err());
-    let all = crate::object::list_all(&mirrored, "clusters/").await.unwrap();
-    assert_eq!(all.len(), 5);
+    let all = crate::object::list_all(mirrored.as_ref(), "clusters/").await.unwrap();
+    assert_eq!(all.len(), 6);
+}
+
+#[tokio::test]
+async fn what_is_on_its_way_to_a_copy_has_a_limit() {
+    let (stores, mirrored) = three(Confirm::First);
+    let holds: Vec<Hold> = (0..4).map(|_| stores[1].hold(Operation::PutNew, "wal")).collect();
+    let body = Bytes::from(vec![0; ROOM_BYTES / 3]);
+    for number in 0..4 {
+        let put = mirrored.put_new(&name(&format!("wal/{number}")), body.clone()).await;
+        assert_eq!(put.unwrap(), PutNew::Created);
+    }
+    assert_eq!(mirrored.places()[1].standing(), Standing::Behind);
+    for hold in holds {
+        hold.release();
+    }
 }

@@ -24,7 +24,7 @@ impl S3Store {
             LockMode::Compliance => ObjectLockMode::Compliance,
             LockMode::Governance => ObjectLockMode::Governance,
         };
-        Some((mode, DateTime::from(SystemTime::now() + ObjectLock::lasts(keep))))
+        Some((mode, DateTime::from((self.options.clock)() + ObjectLock::lasts(keep))))
     }
 
     async fn head_of(&self, operation: Operation, name: &ObjectName) -> Result<Option<HeadObjectOutput>, ObjectError> {
@@ -47,7 +47,7 @@ impl S3Store {
 
     /// Locks an object for at least `keep` from now on, and looks whether the service did it.
     pub(super) async fn lock_on(&self, name: &ObjectName, keep: Duration) -> Result<(), ObjectError> {
-        let now = SystemTime::now();
+        let now = (self.options.clock)();
         if self.locked_until(name).await? >= Some(now + keep) {
             return Ok(());
         }
@@ -101,7 +101,7 @@ impl S3Store {
         let Some(head) = self.head_of(Operation::Delete, name).await? else {
             return Ok(());
         };
-        let is_locked = until(&head) > Some(SystemTime::now());
+        let is_locked = until(&head) > Some((self.options.clock)());
         let client = self.client();
         let delete = client
             .delete_object()

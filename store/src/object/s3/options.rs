@@ -1,7 +1,7 @@
 //! What has to be known to reach a bucket, and the checks that can be made before the first request.
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use aws_sdk_s3::config::Credentials;
 use aws_sdk_s3::types;
@@ -58,6 +58,8 @@ pub struct S3Options {
     pub storage_class: Option<String>,
     /// Locks that new objects get; the bucket must have object lock enabled.
     pub lock: Option<ObjectLock>,
+    /// What time it is, for the dates of locks. By default 1970, which no service takes.
+    pub clock: fn() -> SystemTime,
     /// Encryption by the server.
     pub sse: Option<ServerSideEncryption>,
     /// Deadline of a request without its body; a body gets time by its length on top.
@@ -85,6 +87,7 @@ impl S3Options {
             fallback_credentials: None,
             storage_class: None,
             lock: None,
+            clock: || SystemTime::UNIX_EPOCH,
             sse: None,
             // An answer takes milliseconds; a service that is silent for so long will not answer this request any more.
             request_timeout: Duration::from_secs(30),

@@ -342,6 +342,7 @@ async fn prune(writer: Arc<Writer>, memory: MemoryStore, random: Arc<SplitMix>) 
             ..Rules::default()
         },
         grace: GRACE,
+        is_copy: false,
     };
     // It slept so long that another run has cleared its mark away.
     let Ok((mark, now_ms)) = mark_time(&writer, "k", 0).await else {

@@ -33,6 +33,7 @@ fn policy() -> Policy {
             ..Rules::default()
         },
         grace: Duration::from_secs(4 * 3600),
+        is_copy: false,
     }
 }
 
@@ -263,6 +264,13 @@ fn nothing_is_judged_by_times_of_a_copy_nor_under_a_grace_that_is_too_short() {
     copied.backups[0].stored_ms = NOW_MS - 100;
     let refused = plan(&copied, &policy(), "h", 0).unwrap_err().to_string();
     assert!(refused.contains("was copied"), "{refused}");
+    // A copy knows that it is one.
+    let of_copy = Policy {
+        is_copy: true,
+        ..policy()
+    };
+    let as_it_was = plan(&looked(NOW_MS), &policy(), "h", 0).unwrap();
+    assert_eq!(plan(&copied, &of_copy, "h", 0).unwrap().verdicts, as_it_was.verdicts);
     let mut longer = looked(NOW_MS);
     longer.sweep.manifests[1].duration_max_ms = 4 * HOUR_MS;
     let refused = plan(&longer, &policy(), "h", 0).unwrap_err().to_string();
