@@ -4,7 +4,6 @@ mod report;
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Instant;
 
 use config::Retention;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,7 +47,6 @@ async fn one(
     options: &PruneOptions,
     pinned: Option<&BTreeSet<BackupId>>,
 ) -> anyhow::Result<(Report, BTreeSet<BackupId>)> {
-    let since = Instant::now();
     let policy = Policy {
         is_copy: pinned.is_some() || context.is_copy,
         ..policy(&context.cluster.retention)
@@ -71,7 +69,7 @@ async fn one(
         None => None,
         Some((mark, _)) => {
             let bar = bar(&plan, options.json);
-            let done = carry_out(&writer, &looked, &plan, &policy, &|| since.elapsed(), |_| bar.inc(1)).await?;
+            let done = carry_out(&writer, &looked, &plan, |_| bar.inc(1)).await?;
             bar.finish_and_clear();
             repository
                 .store()

@@ -112,6 +112,9 @@ pub struct Condemned {
     /// WAL that stays, of each timeline that was known. None: this list says nothing about WAL.
     #[n(4)]
     pub wal: Option<Vec<KeptWal>>,
+    /// When the run began, by the store's clock in milliseconds since 1970, that saw no backup need these packs. None: backups that need them are given up.
+    #[n(5)]
+    pub looked_ms: Option<i64>,
 }
 
 /// WAL of a timeline that stays.

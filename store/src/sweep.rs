@@ -4,10 +4,12 @@
 //! There is no lock between whoever deletes and the hosts that write and restore. What keeps a pack that somebody relies on is time, told
 //! by the store alone, never by one of our clocks:
 //!
-//! 1. **Condemn.** A pack that no manifest needs, and that is older than the grace, is written down in a list. So are, just before a
+//! 1. **Condemn.** A pack that no manifest needs, and that is older than the grace, is written down in a list. So are, in a list of their own, just before a
 //!    manifest is retired, the packs that no other needs.
 //! 2. A writer stores its intent, then reads the lists, and refers to nothing that stands in one.
-//! 3. **Delete.** A pack is deleted when every list that names it is older than the grace and no manifest needs it *now*. Where one does,
+//! 3. **Sight.** That a manifest goes does not say when it is gone: whoever deletes it may sleep first. A list says of its packs that nobody needed them when its run
+//!    looked; packs of a manifest that was retired are written down once more when it was seen to be gone.
+//! 4. **Delete.** A pack is deleted when every list that names it is older than the grace, one of them has sighted it since the last retirement, and no manifest needs it *now*. Where one does,
 //!    its backup had begun before the list was there: the pack stays. Then the list goes.
 //!
 //! A manifest counts only if it was stored at most `duration_max` after the intent of its backup. Whoever began before a list was written
@@ -15,8 +17,7 @@
 //! to be seen. The same goes for the packs that a backup itself has stored. However long a writer sleeps, however the clock of a host
 //! jumps, nothing changes in that. (That a pack is condemned only when it is older than the grace spares lists; nothing depends on it.)
 //!
-//! A restore finds its packs for as long as the grace, less the time that a run took from its beginning to the end of the manifest. A run
-//! that has not come to that end within half of the grace stops there.
+//! A restore finds its packs for as long as the grace, counted from when its manifest was last there.
 //!
 //! A crash anywhere leaves a list that the next run goes on with. A pack stays in its list until it is deleted: who begins meanwhile does
 //! not count on it.
@@ -89,6 +90,8 @@ pub struct ManifestSeen {
 pub struct ListSeen {
     /// When it was stored.
     pub stored_ms: i64,
+    /// When the run began that saw nobody need what stands in it; none: a manifest that needs it is retired.
+    pub looked_ms: Option<i64>,
     /// What stands in it.
     pub packs: Vec<PackNumber>,
 }
@@ -108,15 +111,17 @@ pub struct Seen {
     pub manifests: Vec<ManifestSeen>,
 }
 
-/// What is to be done, in this order: delete packs, remove the lists that are done with, write the new list, delete manifests.
+/// What is to be done, in this order: delete packs, remove the lists that are done with, write the new lists, delete manifests.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SweepPlan {
     /// Packs to delete.
     pub delete: BTreeSet<PackNumber>,
     /// Lists (by their place in [`Seen::lists`]) that have nothing left to do once `delete` is done.
     pub close: Vec<usize>,
-    /// Packs to write down.
+    /// Packs to write down: nobody needs them now.
     pub condemn: BTreeSet<PackNumber>,
+    /// Packs to write down because manifests go that need them.
+    pub condemn_last: BTreeSet<PackNumber>,
     /// Packs of old lists that a manifest needs: they stay.
     pub reprieved: BTreeSet<PackNumber>,
     /// Manifests to delete, last of all.
@@ -162,35 +167,68 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
         .iter()
         .enumerate()
         .partition(|(_, list)| is_old(list.stored_ms));
-    let condemned: BTreeSet<PackNumber> = young.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect();
-    let due = old.iter().flat_map(|(_, list)| list.packs.iter().copied());
-    let due = due.filter(|pack| seen.packs.contains_key(pack) && !condemned.contains(pack));
+    let condemned = in_lists(&young);
+    let listed = in_lists(&old);
     let (counting, late): (Vec<_>, Vec<_>) = seen.manifests.iter().partition(|manifest| is_in_time(manifest, times));
     let relied_on = packs_of(&counting);
-    let (reprieved, delete): (BTreeSet<_>, BTreeSet<_>) =
-        due.partition(|pack| needed.contains(*pack) || needed_last.contains(*pack));
-    // What a manifest needs that goes is written down anew where it is in a list already, needed by others or not: those others may be
-    // retired by somebody else at this moment.
-    let condemn = seen.packs.iter().filter(|(pack, stored_ms)| {
-        let is_listed = condemned.contains(pack);
-        match (needed.contains(**pack), needed_last.contains(**pack)) {
-            (true, goes) => goes && is_listed,
-            (false, true) => true,
-            (false, false) => is_old(**stored_ms) && !is_listed && !delete.contains(pack),
-        }
-    });
-    let only_late = |pack: &PackNumber| reprieved.contains(pack) && !relied_on.contains(*pack);
-    let done = old.iter().filter(|(_, list)| !list.packs.iter().any(only_late));
-    Ok(SweepPlan {
-        condemn: condemn.map(|(pack, _)| *pack).collect(),
-        // What only late manifests need stays in its list: a sweep that looked before they came may be about to delete it, and nobody must
-        // begin to refer to it.
-        close: done.map(|(place, _)| *place).collect(),
+    let mut plan = SweepPlan {
         late: late.iter().map(|manifest| manifest.backup).collect(),
         retire: going.iter().map(|manifest| manifest.backup).collect(),
-        delete,
-        reprieved,
-    })
+        ..SweepPlan::default()
+    };
+    let sighted = sighted(&seen.lists);
+    for (pack, stored_ms) in &seen.packs {
+        let (is_due, is_listed) = (
+            listed.contains(*pack),
+            condemned.contains(*pack) || listed.contains(*pack),
+        );
+        let is_young = condemned.contains(*pack);
+        match (needed.contains(*pack), needed_last.contains(*pack)) {
+            // What a manifest needs that goes is written down anew where it is in a list already, needed by others or not: those others may be
+            // retired by somebody else at this moment.
+            (true, true) if is_listed => drop(plan.condemn_last.insert(*pack)),
+            (false, true) => drop(plan.condemn_last.insert(*pack)),
+            (true, _) => {}
+            (false, false) if is_listed && !sighted.contains(*pack) => drop(plan.condemn.insert(*pack)),
+            (false, false) if is_due && !is_young => drop(plan.delete.insert(*pack)),
+            (false, false) if !is_listed && is_old(*stored_ms) => drop(plan.condemn.insert(*pack)),
+            (false, false) => {}
+        }
+        if is_due && !is_young && (needed.contains(*pack) || needed_last.contains(*pack)) {
+            plan.reprieved.insert(*pack);
+        }
+    }
+    // What only late manifests need stays in its list: a sweep that looked before they came may be about to delete it, and nobody must
+    // begin to refer to it. So does what has to be sighted since.
+    let stays = |pack: &PackNumber| {
+        let is_only_late = plan.reprieved.contains(pack) && !relied_on.contains(*pack);
+        is_only_late || plan.condemn.contains(pack)
+    };
+    let done = old.iter().filter(|(_, list)| !list.packs.iter().any(stays));
+    plan.close = done.map(|(place, _)| *place).collect();
+    Ok(plan)
+}
+
+/// Packs that were seen to be needed by nobody, by a run that began after they were last written down for a manifest that goes.
+fn sighted(lists: &[ListSeen]) -> RoaringBitmap {
+    let mut retired: HashMap<PackNumber, i64> = HashMap::new();
+    for list in lists.iter().filter(|list| list.looked_ms.is_none()) {
+        for pack in &list.packs {
+            let last = retired.entry(*pack).or_insert(list.stored_ms);
+            *last = list.stored_ms.max(*last);
+        }
+    }
+    let sightings = lists.iter().filter_map(|list| Some((list.looked_ms?, &list.packs)));
+    let packs = sightings.flat_map(|(looked_ms, packs)| {
+        let retired = &retired;
+        let is_since = move |pack: &&PackNumber| retired.get(pack).is_none_or(|retired_ms| *retired_ms < looked_ms);
+        packs.iter().filter(is_since).copied()
+    });
+    packs.collect()
+}
+
+fn in_lists(lists: &[(usize, &ListSeen)]) -> RoaringBitmap {
+    lists.iter().flat_map(|(_, list)| list.packs.iter().copied()).collect()
 }
 
 fn packs_of(manifests: &[&ManifestSeen]) -> RoaringBitmap {

@@ -83,7 +83,6 @@ fn json(plan: &Plan, policy: &Policy, done: Option<Done>, sums: &Sums) -> Value 
         },
         "waiting": { "packs": plan.waiting.len(), "wal": plan.wal_waiting.len(), "bytes": sums.later },
         "retire": plan.retire.len(),
-        "postponed": done.map(|done| done.postponed),
         "locked": done.map(|done| done.locked),
         "deleted_objects": done.map(|done| done.objects),
         "stored_bytes": plan.bytes,
@@ -143,12 +142,6 @@ fn text(looked: &Looked, plan: &Plan, policy: &Policy, done: Option<Done>, sums:
                 let locked = done.locked;
                 lines.push(format!(
                     "Of these, {locked} objects are locked and stay: a run after their lock has ended deletes them."
-                ));
-            }
-            if done.postponed > 0 {
-                let postponed = done.postponed;
-                lines.push(format!(
-                    "{postponed} backups are given up by the next run: this one took too long."
                 ));
             }
         }

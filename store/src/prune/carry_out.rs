@@ -1,12 +1,11 @@
 //! Carrying a plan out. Each step may fail or be the last one before a crash.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use super::look::{pinned, put_list};
-use super::{Going, Looked, Plan, Policy};
+use super::{Going, Looked, Plan};
 use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::BackupId;
@@ -28,13 +27,11 @@ pub struct Done {
     pub bytes: u64,
     /// Backups given up.
     pub retired: u64,
-    /// Backups that would have been given up too late in this run: the next one does it.
-    pub postponed: u64,
     /// Objects that may not be deleted yet: a later run does it.
     pub locked: u64,
 }
 
-/// Carries a plan out. `elapsed` is how long ago the run began; `progress` hears of each object that is gone.
+/// Carries a plan out. `progress` hears of each object that is gone.
 ///
 /// # Errors
 /// The store failed.
@@ -42,8 +39,6 @@ pub async fn carry_out(
     writer: &Writer,
     looked: &Looked,
     plan: &Plan,
-    policy: &Policy,
-    elapsed: &(dyn Fn() -> Duration + Sync),
     progress: impl Fn(&Going) + Sync,
 ) -> Result<Done, StoreError> {
     let repository = writer.repository();
@@ -69,17 +64,11 @@ pub async fn carry_out(
     if done.locked == 0 {
         delete_all(repository, &without_bytes(&plan.close), &progress, &mut done).await?;
     }
-    if let Some(list) = &plan.list {
+    for list in &plan.lists {
         put_list(writer, list).await?;
     }
-    // Whoever restores from one of them relies on its packs for the grace, counted from when this run began.
-    let slowest = policy.grace / 2;
     let pinned = pinned(repository).await?;
     for backup in plan.retire.iter().filter(|backup| !pinned.contains(backup)) {
-        if elapsed() > slowest {
-            done.postponed += 1;
-            continue;
-        }
         retire(repository, *backup, &progress, &mut done).await?;
     }
     indexes(repository, looked, plan, &progress, &mut done).await?;

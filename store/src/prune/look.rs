@@ -143,6 +143,7 @@ impl Looked {
         }
         let lists = looked.lists.iter().map(|seen| sweep::ListSeen {
             stored_ms: seen.meta.modified_unix_ms,
+            looked_ms: seen.list.looked_ms,
             packs: seen
                 .list
                 .packs

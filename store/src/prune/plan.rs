@@ -48,8 +48,8 @@ pub struct Plan {
     pub leftovers: Vec<Going>,
     /// Lists that are done with.
     pub close: Vec<ObjectName>,
-    /// The list to write; none when there is nothing new to write down.
-    pub list: Option<Condemned>,
+    /// The lists to write; none when there is nothing new to write down.
+    pub lists: Vec<Condemned>,
     /// Backups to give up: their manifests are deleted, last of all.
     pub retire: Vec<BackupId>,
     /// Packs that are written down in this run, or were before, and will be deleted.
@@ -104,22 +104,30 @@ pub fn plan(looked: &Looked, policy: &Policy, host: &str, now_us: i64) -> Result
         holes,
         wal_waiting,
         indexes: Vec::new(),
-        list: None,
+        lists: Vec::new(),
     };
     plan.indexes = orphaned(looked, &plan.retire, &is_old);
-    let condemned: Vec<PackId> = sweep
-        .condemn
-        .iter()
-        .filter_map(|number| looked.numbers.pack(*number))
-        .collect();
-    if !condemned.is_empty() || !plan.retire.is_empty() || !plan.wal_waiting.is_empty() {
-        plan.list = Some(Condemned {
-            time_us: now_us,
-            host: host.to_owned(),
-            packs: condemned,
-            retired: plan.retire.clone(),
-            wal: Some(kept),
-        });
+    let packs = |numbers: &BTreeSet<sweep::PackNumber>| -> Vec<PackId> {
+        numbers
+            .iter()
+            .filter_map(|number| looked.numbers.pack(*number))
+            .collect()
+    };
+    let list = |packs, retired, looked_ms| Condemned {
+        time_us: now_us,
+        host: host.to_owned(),
+        packs,
+        retired,
+        wal: Some(kept.clone()),
+        looked_ms,
+    };
+    let unneeded = packs(&sweep.condemn);
+    if !unneeded.is_empty() || !plan.wal_waiting.is_empty() {
+        plan.lists.push(list(unneeded, Vec::new(), Some(looked.sweep.now_ms)));
+    }
+    if !plan.retire.is_empty() {
+        plan.lists
+            .push(list(packs(&sweep.condemn_last), plan.retire.clone(), None));
     }
     Ok(plan)
 }
@@ -133,7 +141,7 @@ impl Plan {
             && self.tails.is_empty()
             && self.close.is_empty()
             && self.retire.is_empty()
-            && self.list.is_none()
+            && self.lists.is_empty()
     }
 }
 
@@ -147,7 +155,7 @@ impl Looked {
     fn waiting(&self, plan: &sweep::SweepPlan, is_old: &impl Fn(i64) -> bool) -> Vec<Going> {
         let young = self.sweep.lists.iter().filter(|list| !is_old(list.stored_ms));
         let mut numbers: BTreeSet<sweep::PackNumber> = young.flat_map(|list| list.packs.iter().copied()).collect();
-        numbers.extend(&plan.condemn);
+        numbers.extend(plan.condemn.iter().chain(&plan.condemn_last));
         let stays = self
             .sweep
             .manifests

@@ -59,6 +59,7 @@ fn what_was_condemned_goes_after_the_grace_and_its_list_with_it() {
     let mut seen = seen(1000);
     seen.lists = vec![ListSeen {
         stored_ms: 850,
+        looked_ms: Some(0),
         packs: vec![3, 9],
     }];
     let young = plan(&seen);
@@ -76,6 +77,7 @@ fn what_a_manifest_needs_again_stays_whatever_list_it_stands_in() {
     let mut seen = seen(2000);
     seen.lists = vec![ListSeen {
         stored_ms: 500,
+        looked_ms: Some(0),
         packs: vec![3, 4],
     }];
     seen.manifests.push(manifest(2, 560, &[3]));
@@ -93,6 +95,7 @@ fn a_pack_waits_for_the_youngest_list_that_names_it() {
     for stored_ms in [500, 1900] {
         seen.lists.push(ListSeen {
             stored_ms,
+            looked_ms: Some(0),
             packs: vec![3],
         });
     }
@@ -106,18 +109,41 @@ fn the_packs_of_a_manifest_that_goes_are_written_down_anew() {
     seen.manifests.push(manifest(2, 560, &[2, 3]));
     seen.lists = vec![ListSeen {
         stored_ms: 1900,
+        looked_ms: Some(0),
         packs: vec![3],
     }];
     let retire = BTreeSet::from([BackupId::from_number(2), BackupId::from_number(77)]);
     let plan = plan_sweep(&seen, &retire, TIMES).unwrap();
-    assert_eq!(plan.condemn, set(&[3, 4, 5]));
+    assert_eq!((plan.condemn, plan.condemn_last), (set(&[4, 5]), set(&[3])));
     assert_eq!(plan.retire, BTreeSet::from([BackupId::from_number(2)]));
     assert!(plan.delete.is_empty());
     // Even when its own list would be due: somebody may be restoring from it right now.
     seen.lists[0].stored_ms = 0;
     let plan = plan_sweep(&seen, &retire, TIMES).unwrap();
     assert_eq!((plan.delete, plan.reprieved), (set(&[]), set(&[3])));
-    assert_eq!(plan.condemn, set(&[3, 4, 5]));
+    assert_eq!((plan.condemn, plan.condemn_last), (set(&[4, 5]), set(&[3])));
+}
+
+#[test]
+fn what_a_retired_manifest_needed_is_deleted_only_when_it_was_seen_to_be_gone_since() {
+    let list = |stored_ms, looked_ms| ListSeen {
+        stored_ms,
+        looked_ms,
+        packs: vec![3],
+    };
+    let mut seen = seen(5000);
+    seen.lists = vec![list(500, None)];
+    let unseen = plan(&seen);
+    assert_eq!(
+        (unseen.delete, unseen.close, unseen.condemn),
+        (set(&[]), vec![], set(&[3, 4, 5]))
+    );
+    // Whoever looked before it was retired has seen nothing.
+    seen.lists.push(list(600, Some(400)));
+    assert_eq!(plan(&seen).condemn, set(&[3, 4, 5]));
+    seen.lists.push(list(800, Some(700)));
+    let due = plan(&seen);
+    assert_eq!((due.delete, due.close), (set(&[3]), vec![0, 1, 2]));
 }
 
 #[test]
@@ -146,6 +172,7 @@ fn what_only_a_late_manifest_needs_stays_in_its_list() {
     let mut seen = seen(2000);
     seen.lists = vec![ListSeen {
         stored_ms: 500,
+        looked_ms: Some(0),
         packs: vec![3, 4],
     }];
     seen.manifests.push(ManifestSeen {

@@ -118,7 +118,7 @@ fn wal_between_two_kept_backups_goes_after_the_grace_and_its_place_is_written_do
     let first = planned(&looked);
     assert!(first.wal.is_empty() && first.holes.is_empty());
     assert_eq!(first.wal_waiting.len(), 9);
-    let list = first.list.clone().unwrap();
+    let list = first.lists[0].clone();
     assert!(list.packs.is_empty() && list.retired.is_empty());
     looked.lists.push(ListSeen {
         meta: meta("condemned/1", NOW_MS - 4 * HOUR_MS),
@@ -126,6 +126,7 @@ fn wal_between_two_kept_backups_goes_after_the_grace_and_its_place_is_written_do
     });
     looked.sweep.lists = vec![crate::sweep::ListSeen {
         stored_ms: NOW_MS - 4 * HOUR_MS,
+        looked_ms: None,
         packs: Vec::new(),
     }];
     assert!(planned(&looked).wal.is_empty(), "the grace is not over");
@@ -154,7 +155,7 @@ fn wal_between_two_kept_backups_goes_after_the_grace_and_its_place_is_written_do
 #[test]
 fn wal_that_a_younger_list_keeps_waits_for_it() {
     let mut looked = looked(NOW_MS);
-    let list = planned(&looked).list.unwrap();
+    let list = planned(&looked).lists.remove(0);
     let all_kept = Condemned {
         wal: Some(Vec::new()),
         ..list.clone()

@@ -13,10 +13,8 @@ const TIMES: Times = Times {
     duration_max_ms: 1,
     grace_ms: 3,
 };
-/// A run stops giving up backups so many ticks after it began.
-const RETIRING_MAX: i8 = 1;
-/// A restore takes no longer. With the one before it must stay under the grace.
-const RESTORE_MAX: i8 = 1;
+/// A restore takes no longer: the grace.
+const RESTORE_MAX: i8 = 3;
 
 /// A rule that is broken on purpose.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -24,7 +22,7 @@ enum Broken {
     Nothing,
     ListsIgnored,
     LateManifestsCount,
-    SlowRetirement,
+    RetiringIsSighting,
 }
 
 #[derive(Clone, Debug)]
@@ -39,8 +37,8 @@ struct Protocol {
 }
 
 type Packs = BTreeSet<u8>;
-/// When each was stored, and what stands in it.
-type Lists = BTreeMap<u8, (i8, Packs)>;
+/// When each was stored, when the run began that sighted its packs, and what stands in it.
+type Lists = BTreeMap<u8, (i8, Option<i8>, Packs)>;
 /// When each was stored and begun, and what it needs.
 type Manifests = BTreeMap<u8, (i8, Option<i8>, Packs)>;
 
@@ -58,6 +56,7 @@ struct State {
     /// Until when, and what it relies on.
     restore: Option<(i8, Packs)>,
     has_restored: bool,
+    is_asleep: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -87,6 +86,7 @@ struct Todo {
     delete: Packs,
     close: BTreeSet<u8>,
     condemn: Packs,
+    condemn_last: Packs,
     retire: BTreeSet<u8>,
 }
 
@@ -98,13 +98,15 @@ enum Action {
     /// The next step of a sweeper; which backup it gives up.
     Sweep(usize, Option<u8>),
     Restore(u8),
+    /// The sweeper that has slept since it wrote down that backup 0 goes deletes its manifest.
+    Wake,
 }
 
 impl State {
     fn condemned(&self) -> Packs {
         self.lists
             .values()
-            .flat_map(|(_, packs)| packs.iter().copied())
+            .flat_map(|(_, _, packs)| packs.iter().copied())
             .collect()
     }
 
@@ -137,8 +139,9 @@ impl Protocol {
                 .collect(),
             lists: lists
                 .values()
-                .map(|(stored, packs)| ListSeen {
+                .map(|(stored, looked, packs)| ListSeen {
                     stored_ms: i64::from(*stored),
+                    looked_ms: looked.map(i64::from),
                     packs: packs.iter().map(|pack| u32::from(*pack)).collect(),
                 })
                 .collect(),
@@ -164,6 +167,7 @@ impl Protocol {
             delete: packs(&plan.delete),
             close: plan.close.iter().map(|place| numbers[*place]).collect(),
             condemn: packs(&plan.condemn),
+            condemn_last: packs(&plan.condemn_last),
             retire: retire
                 .filter(|backup| manifests.contains_key(backup))
                 .into_iter()
@@ -213,14 +217,15 @@ impl Protocol {
             } else if let Some(list) = todo.close.pop_first() {
                 state.lists.remove(&list);
             } else if !todo.condemn.is_empty() {
-                state
-                    .lists
-                    .insert(state.next_list, (state.now, std::mem::take(&mut todo.condemn)));
+                let packs = std::mem::take(&mut todo.condemn);
+                state.lists.insert(state.next_list, (state.now, sweeper.began, packs));
                 state.next_list += 1;
-            } else if let Some(backup) = todo.retire.pop_first()
-                && (state.now - sweeper.began.unwrap_or_default() <= RETIRING_MAX
-                    || self.broken == Broken::SlowRetirement)
-            {
+            } else if !todo.condemn_last.is_empty() {
+                let packs = std::mem::take(&mut todo.condemn_last);
+                let sighted = (self.broken == Broken::RetiringIsSighting).then_some(state.now);
+                state.lists.insert(state.next_list, (state.now, sighted, packs));
+                state.next_list += 1;
+            } else if let Some(backup) = todo.retire.pop_first() {
                 state.manifests.remove(&backup);
             }
             if *todo == Todo::default() {
@@ -241,14 +246,17 @@ impl Model for Protocol {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
+        let is_sighting = self.broken == Broken::RetiringIsSighting;
         // Backup 0 needs pack 1; pack 2 is left over.
         vec![State {
             now: 0,
             packs: BTreeMap::from([(1, -9), (2, -9)]),
             intents: BTreeMap::from([(0, -9)]),
             manifests: BTreeMap::from([(0, (-9, Packs::from([1])))]),
-            lists: BTreeMap::new(),
-            next_list: 0,
+            // Somebody has written down that backup 0 goes, and sleeps since.
+            lists: BTreeMap::from([(0, (-1, is_sighting.then_some(-1), Packs::from([1])))]),
+            next_list: 1,
+            is_asleep: true,
             writers: vec![Writer::Idle; usize::from(self.writers)],
             sweepers: vec![Sweeper::default(); self.sweepers],
             restore: None,
@@ -257,6 +265,9 @@ impl Model for Protocol {
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
+        if state.is_asleep {
+            actions.push(Action::Wake);
+        }
         if state.now < self.ticks {
             actions.push(Action::Tick);
         }
@@ -302,6 +313,10 @@ impl Model for Protocol {
             }
             Action::Write(which, chosen) => self.write(&mut state, which, &chosen),
             Action::Sweep(which, retire) => self.sweep(&mut state, which, retire),
+            Action::Wake => {
+                state.manifests.remove(&0);
+                state.is_asleep = false;
+            }
             Action::Restore(backup) => {
                 let (_, packs) = state.manifests.get(&backup)?;
                 state.restore = Some((state.now + RESTORE_MAX, packs.clone()));
@@ -333,12 +348,16 @@ impl Model for Protocol {
 }
 
 fn protocol(broken: Broken) -> Protocol {
-    let is_large = std::env::var("SEAWALL_MODEL").is_ok_and(|size| size == "large");
+    let (ticks, writers, sweepers) = match std::env::var("SEAWALL_MODEL").as_deref() {
+        Ok("large") => (6, 2, 2),
+        Ok("middle") => (5, 1, 1),
+        _ => (4, 1, 1),
+    };
     Protocol {
         broken,
-        ticks: if is_large { 6 } else { 5 },
-        writers: if is_large { 2 } else { 1 },
-        sweepers: if is_large { 2 } else { 1 },
+        ticks,
+        writers,
+        sweepers,
         runs: 2,
     }
 }
@@ -358,7 +377,11 @@ fn in_every_order_of_steps_nothing_dangles() {
 
 #[test]
 fn the_model_finds_a_rule_that_is_broken() {
-    for broken in [Broken::ListsIgnored, Broken::LateManifestsCount, Broken::SlowRetirement] {
+    for broken in [
+        Broken::ListsIgnored,
+        Broken::LateManifestsCount,
+        Broken::RetiringIsSighting,
+    ] {
         let one = Protocol {
             sweepers: 1,
             ..protocol(broken)

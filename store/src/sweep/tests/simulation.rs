@@ -12,10 +12,8 @@ const TIMES: Times = Times {
     duration_max_ms: 1000,
     grace_ms: 1500,
 };
-/// Restores take no longer: the grace, less what a run may take.
-const RESTORE_MAX_MS: i64 = 700;
-/// From its beginning to the end of the last manifest a run may take so long, or it stops.
-const RETIRING_MAX_MS: i64 = 700;
+/// Restores take no longer.
+const RESTORE_MAX_MS: i64 = TIMES.grace_ms;
 const STEPS: u32 = 250;
 
 /// A rule that is broken on purpose.
@@ -36,8 +34,8 @@ enum Broken {
     ListsBeforeManifests,
     /// Packs of a manifest that goes are not written down again.
     RetiredUnlisted,
-    /// A run that slept retires its manifests all the same.
-    SlowRetirement,
+    /// Packs are taken to be seen unneeded when their last manifest is about to go.
+    RetiringIsSighting,
 }
 
 fn below(random: &SplitMix, limit: usize) -> usize {
@@ -278,7 +276,7 @@ impl World {
             Broken::NoSecondLook => plan.delete.extend(std::mem::take(&mut plan.reprieved)),
             Broken::RetiredUnlisted => {
                 let named: BTreeSet<_> = seen.lists.iter().flat_map(|list| &list.packs).collect();
-                plan.condemn.retain(|pack| !named.contains(pack));
+                plan.condemn_last.retain(|pack| !named.contains(pack));
             }
             _ => {}
         }
@@ -296,15 +294,20 @@ impl World {
         } else if !plan.condemn.is_empty() {
             let list = ListSeen {
                 stored_ms: store.now_ms,
+                looked_ms: sweeper.seen.as_ref().map(|seen| seen.now_ms),
                 packs: std::mem::take(&mut plan.condemn).into_iter().collect(),
             };
             let number = store.number();
             store.lists.insert(number, list);
+        } else if !plan.condemn_last.is_empty() {
+            let list = ListSeen {
+                stored_ms: store.now_ms,
+                looked_ms: (self.broken == Broken::RetiringIsSighting).then_some(store.now_ms),
+                packs: std::mem::take(&mut plan.condemn_last).into_iter().collect(),
+            };
+            let number = store.number();
+            store.lists.insert(number, list);
         } else if let Some(backup) = plan.retire.pop_first() {
-            let begun_ms = sweeper.seen.as_ref().map_or(0, |seen| seen.now_ms);
-            if store.now_ms - begun_ms > RETIRING_MAX_MS && self.broken != Broken::SlowRetirement {
-                return false;
-            }
             store.manifests.remove(&backup);
         } else {
             return false;
@@ -356,7 +359,7 @@ fn each_rule_is_needed() {
         Broken::ManifestsListedFirst,
         Broken::ListsBeforeManifests,
         Broken::RetiredUnlisted,
-        Broken::SlowRetirement,
+        Broken::RetiringIsSighting,
     ] {
         let found = (0..20_000).find(|seed| World::new(*seed, broken).play().is_err());
         assert!(found.is_some(), "{broken:?} was never found out");
@@ -393,13 +396,16 @@ fn in_the_end_only_what_is_needed_is_there() {
             plan.close
                 .iter()
                 .for_each(|place| drop(store.lists.remove(&lists[*place])));
-            if !plan.condemn.is_empty() {
+            for (looked_ms, packs) in [(Some(seen.now_ms), plan.condemn), (None, plan.condemn_last)] {
                 let list = ListSeen {
                     stored_ms: store.now_ms,
-                    packs: plan.condemn.into_iter().collect(),
+                    looked_ms,
+                    packs: packs.into_iter().collect(),
                 };
-                let number = store.number();
-                store.lists.insert(number, list);
+                if !list.packs.is_empty() {
+                    let number = store.number();
+                    store.lists.insert(number, list);
+                }
             }
             store.manifests.retain(|backup, _| !plan.retire.contains(backup));
         }
