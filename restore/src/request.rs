@@ -8,6 +8,7 @@ use pg::timeline::TimelineId;
 use store::catalog::Coverage;
 use store::id::LineageId;
 use store::manifest::Manifest;
+use store::object::list_all;
 use store::records::Lineage;
 use store::repository::Repository;
 
@@ -97,6 +98,7 @@ pub(crate) async fn resolve(repository: &Repository, args: &TargetArgs, asked: A
         .map(|manifest| manifest.lineage)
         .max()
         .ok_or_else(no_backup)?;
+    refuse_unread(repository, &lineages, args, &asked).await?;
     refuse_abandoned(&lineages, args, &asked, lineage)?;
     refuse_two_alive(repository, &lineages, args, &asked, lineage).await?;
     let mut manifests: Vec<Manifest> = manifests
@@ -175,6 +177,20 @@ fn no_backup() -> RestoreError {
         "the repository has no backup of this cluster",
         "Take one with `wal-agent backup`.",
     )
+}
+
+/// A lineage whose record cannot be read may be where production went on: who wants the newest must say which backup is meant.
+async fn refuse_unread(repository: &Repository, lineages: &[Lineage], args: &TargetArgs, asked: &Asked) -> Result<()> {
+    let listed = list_all(repository.store().as_ref(), &repository.layout().prefix("lineages")).await;
+    let listed = listed.map_err(store::StoreError::from)?.len();
+    let is_newest = matches!(asked, Asked::Latest | Asked::Follow | Asked::Xid(_) | Asked::Name(_));
+    if listed <= lineages.len() || !is_newest || args.backup.is_some() {
+        return Ok(());
+    }
+    Err(RestoreError::refused(
+        "the record of a lineage cannot be read: the cluster may have gone on in a history that is not known here",
+        "`wal-agent verify` names it. To restore all the same, name a backup with --backup.",
+    ))
 }
 
 /// A newer lineage without a backup means that production went on elsewhere: what can be restored is an abandoned branch, and it must

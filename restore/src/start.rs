@@ -5,7 +5,6 @@ mod access;
 pub(crate) mod client;
 mod judge;
 mod log;
-mod nudge;
 mod server;
 mod versions;
 
@@ -16,7 +15,6 @@ use store::manifest::Manifest;
 use tokio_postgres::Client;
 
 use self::judge::{judge, judge_position};
-use self::nudge::Startup;
 pub(crate) use self::server::Server;
 use crate::cli::TargetAction;
 use crate::error::{RestoreError, Result};
@@ -203,11 +201,9 @@ pub(crate) async fn promote(
 }
 
 async fn end_recovery(server: &Server, client: &Client, begun: Instant, started: &mut Started) -> Result<()> {
-    let startup = Startup::find(client).await;
     server
         .run_pg_ctl("the server was not promoted", &["promote", "-W"])
         .await?;
-    startup.nudge().await;
     started.timeline = Some(wait_for_promotion(server, client, begun).await?);
     started.state = "promoted";
     Ok(())
