@@ -136,8 +136,7 @@ fn bar(name: &str, json: bool) -> ProgressBar {
     bar
 }
 
-/// A backup goes to all places at once, its manifest to those that are known to have everything else: here the others get it. What fails is filled
-/// by the daemon.
+/// The packs of a backup went to all places at once; here the copies get what makes it a backup. What fails is filled by the daemon.
 pub async fn fill_all(places: Option<&Arc<Mirrored>>, repository: &Repository) {
     let Some(places) = places else { return };
     let source = places.source();
