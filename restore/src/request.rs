@@ -183,8 +183,9 @@ fn no_backup() -> RestoreError {
 async fn refuse_unread(repository: &Repository, lineages: &[Lineage], args: &TargetArgs, asked: &Asked) -> Result<()> {
     let listed = list_all(repository.store().as_ref(), &repository.layout().prefix("lineages")).await;
     let listed = listed.map_err(store::StoreError::from)?.len();
-    let is_newest = matches!(asked, Asked::Latest | Asked::Follow | Asked::Xid(_) | Asked::Name(_));
-    if listed <= lineages.len() || !is_newest || args.backup.is_some() {
+    // An LSN, or the end of a backup, is of the lineage that is known.
+    let may_be_elsewhere = !matches!(asked, Asked::Lsn(_) | Asked::Immediate);
+    if listed <= lineages.len() || !may_be_elsewhere || args.backup.is_some() {
         return Ok(());
     }
     Err(RestoreError::refused(
