@@ -1,13 +1,13 @@
 //! With `confirm = "any"` a copy may have more than the repository: then it is no place to restore from.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use store::id::LineageId;
 use store::object::mirrored::Confirm;
 
 use crate::error::{RestoreError, Result};
 use crate::open::{Opened, requests};
-use std::time::Duration;
 
 /// How long a copy is waited for.
 const PATIENCE: Duration = Duration::from_secs(15);

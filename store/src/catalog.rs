@@ -18,7 +18,7 @@ use crate::index::ChunkIndex;
 use crate::layout::{Lane, WalName};
 use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::Manifest;
-use crate::object::{ErrorClass, ObjectName, list_all};
+use crate::object::{ObjectName, list_all};
 use crate::records::{BackupProgress, GIVEN_UP, LedgerEntry, Lineage, LostWal, Proof};
 use crate::repository::{ReadObject, Repository};
 
@@ -26,22 +26,21 @@ use crate::repository::{ReadObject, Repository};
 const LOOKS_FOR_MISSING: u32 = 3;
 const MISSING_PAUSE: Duration = Duration::from_secs(1);
 
-/// Deleted since it was listed.
-fn is_not_found(error: &StoreError) -> bool {
-    matches!(error, StoreError::Object(error) if error.class() == ErrorClass::NotFound)
-}
-
 /// Half of a record, left by a broken connection, must not stop the archive: its writer has said it again elsewhere. One that nobody of
 /// ours has signed must not either: who may only put could stop it for good.
 fn left_out_if_untrusted<T>(read: Result<T, StoreError>) -> Result<Option<T>, StoreError> {
     match read {
         Ok(record) => Ok(Some(record)),
         Err(error) if error.is_untrusted() => {
-            tracing::error!(%error, "a record is damaged or planted, and left out");
+            alarm(&error);
             Ok(None)
         }
         Err(error) => Err(error),
     }
+}
+
+fn alarm(error: &StoreError) {
+    tracing::error!(%error, "a record is damaged or planted, and left out");
 }
 
 /// Those that can be read; where there are some and none can be, the first error.
@@ -52,7 +51,7 @@ fn readable<T>(read: Vec<Result<Option<T>, StoreError>>) -> Result<Vec<T>, Store
         match record {
             Ok(record) => out.extend(record),
             Err(error) if error.is_untrusted() => {
-                tracing::error!(%error, "a record is damaged or planted, and left out");
+                alarm(&error);
                 wrong.get_or_insert(error);
             }
             Err(error) => return Err(error),
@@ -147,7 +146,7 @@ impl Repository {
                 read => read,
             };
             let record = read.and_then(|read| self.record_of::<BackupProgress>(read, Kind::Progress));
-            if record.as_ref().is_err_and(is_not_found) {
+            if record.as_ref().is_err_and(StoreError::is_not_found) {
                 continue;
             }
             match record {
@@ -170,7 +169,7 @@ impl Repository {
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let read = stream::iter(self.backup_ids().await?).map(async |backup| match self.manifest(backup).await {
             // Given up since it was listed.
-            Err(error) if is_not_found(&error) => Ok(None),
+            Err(error) if error.is_not_found() => Ok(None),
             manifest => manifest.map(Some),
         });
         readable(read.buffered(READS_IN_FLIGHT).collect().await)
@@ -221,7 +220,7 @@ impl Repository {
             };
             match read.and_then(|(_, plain)| ChunkIndex::decode(meta.name.as_str(), &plain)) {
                 Ok(index) => all.extend(index),
-                Err(error) if is_not_found(&error) => {}
+                Err(error) if error.is_not_found() => {}
                 Err(error) if error.is_untrusted() => {
                     tracing::error!(%error, "an index of an earlier backup cannot be used; the files that it knew are stored anew");
                 }
@@ -353,7 +352,7 @@ impl Repository {
                     let reason = "said to be given up by a host".into();
                     Ok(Some(LostWal { reason, ..lost }))
                 }
-                Err(error) if is_not_found(&error) => Ok(None),
+                Err(error) if error.is_not_found() => Ok(None),
                 lost => left_out_if_untrusted(lost),
             }
         });

@@ -13,14 +13,14 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use crate::error::StoreError;
 use crate::id::{BackupId, PackId};
 use crate::inventory::Named;
-use crate::limits::{LOCKS_IN_FLIGHT, READS_IN_FLIGHT};
+use crate::limits::LOCKS_IN_FLIGHT;
 use crate::manifest::Manifest;
-use crate::object::{ByteRange, ErrorClass, ObjectMeta, ObjectName, ObjectStore, PutNew, list_all};
+use crate::object::{ByteRange, ObjectMeta, ObjectName, ObjectStore, PutNew, list_all};
 use crate::repository::Repository;
 use crate::repository::create::description_name;
 
-/// Packs that are copied at once.
-const PACKS_IN_FLIGHT: usize = 3;
+/// Packs and WAL objects that are copied at once: each is held in memory as a whole.
+const OBJECTS_IN_FLIGHT: usize = 3;
 
 /// How closely to look at backups.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -180,7 +180,7 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         for records in self.here.records.values() {
             filled.add(self.all(records, 1).await?);
         }
-        filled.add(self.all(&self.here.wal, READS_IN_FLIGHT).await?);
+        filled.add(self.all(&self.here.wal, OBJECTS_IN_FLIGHT).await?);
         Ok(filled)
     }
 
@@ -232,7 +232,7 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         let (bytes, is_revoked) = match self.from.read_checked(name).await {
             Ok(read) => read,
             // Deleted since it was listed.
-            Err(error) if is_not_found(&error) => return Ok(filled),
+            Err(error) if error.is_not_found() => return Ok(filled),
             Err(error) if error.is_untrusted() => {
                 filled.left_out.push((name.clone(), error.to_string()));
                 return Ok(filled);
@@ -263,7 +263,7 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         let mut filled = Filled::default();
         let manifest = match self.from.manifest(backup).await {
             Ok(manifest) => manifest,
-            Err(error) if is_not_found(&error) => return Ok(filled),
+            Err(error) if error.is_not_found() => return Ok(filled),
             Err(error) if error.is_untrusted() => {
                 filled.left_out.push((meta.name.clone(), error.to_string()));
                 return Ok(filled);
@@ -275,7 +275,7 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
             .iter()
             .filter_map(|need| self.here.packs.get(&need.id).cloned());
         let packs: Vec<ObjectMeta> = packs.collect();
-        filled.add(self.all(&packs, PACKS_IN_FLIGHT).await?);
+        filled.add(self.all(&packs, OBJECTS_IN_FLIGHT).await?);
         let small = |of: &BTreeMap<BackupId, ObjectMeta>| of.get(&backup).cloned().into_iter().collect::<Vec<_>>();
         filled.add(self.all(&small(&self.here.indexes), 1).await?);
         if self.there.contains_key(&meta.name) {
@@ -332,10 +332,6 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         locks.buffer_unordered(LOCKS_IN_FLIGHT).try_collect::<()>().await?;
         Ok(())
     }
-}
-
-fn is_not_found(error: &StoreError) -> bool {
-    matches!(error, StoreError::Object(error) if error.class() == ErrorClass::NotFound)
 }
 
 #[cfg(test)]

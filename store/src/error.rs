@@ -140,6 +140,12 @@ impl StoreError {
         }
     }
 
+    /// True when there is no such object: deleted since it was listed, for who has a listing.
+    #[must_use]
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, StoreError::Object(error) if error.is_not_found())
+    }
+
     /// True when the object is damaged or planted: whoever can do without it passes it over, loudly.
     #[must_use]
     pub fn is_untrusted(&self) -> bool {

@@ -205,8 +205,24 @@ pub fn plan_sweep(seen: &Seen, retire: &BTreeSet<BackupId>, times: Times) -> Res
         is_only_late || plan.condemn.contains(pack)
     };
     let done = old.iter().filter(|(_, list)| !list.packs.iter().any(stays));
-    plan.close = done.map(|(place, _)| *place).collect();
+    let done: BTreeSet<usize> = done.map(|(place, _)| *place).collect();
+    let open = seen.lists.iter().enumerate().filter(|(place, _)| !done.contains(place));
+    let open: Vec<&ListSeen> = open.map(|(_, list)| list).collect();
+    let is_outlived = |place: &usize| seen.lists.get(*place).is_some_and(|list| is_outlived(list, &open));
+    plan.close = done.into_iter().filter(|place| !is_outlived(place)).collect();
     Ok(plan)
+}
+
+/// A list of a retirement stays as long as an older sighting of one of its packs does: without it that would count again.
+fn is_outlived(list: &ListSeen, open: &[&ListSeen]) -> bool {
+    if list.looked_ms.is_some() {
+        return false;
+    }
+    let older = open
+        .iter()
+        .filter(|other| other.looked_ms.is_some_and(|looked_ms| looked_ms <= list.stored_ms));
+    let sighted: RoaringBitmap = older.flat_map(|other| other.packs.iter().copied()).collect();
+    list.packs.iter().any(|pack| sighted.contains(*pack))
 }
 
 /// Packs that were seen to be needed by nobody, by a run that began after they were last written down for a manifest that goes.

@@ -7,8 +7,19 @@ pub mod manifest;
 mod recording;
 mod scripted;
 
+use crate::repository::NewRepository;
+
 pub use recording::{Counts, RecordingStore};
 pub use scripted::{Fault, Hold, ScriptedStore};
+
+/// A cluster "main" of a host "h", at the beginning of 1970.
+pub const NEW_REPOSITORY: NewRepository<'static> = NewRepository {
+    cluster: "main",
+    host: "h",
+    now_us: 0,
+    now_text: "1970-01-01T00:00:00Z",
+    creator: "test",
+};
 
 /// `len` bytes that look random and depend on `seed` only.
 #[must_use]

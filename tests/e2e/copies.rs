@@ -57,6 +57,13 @@ impl Stage {
         Ok(())
     }
 
+    /// Some WAL and a backup, all of it archived.
+    async fn back_up(&mut self) -> Result<()> {
+        self.commit().await?;
+        self.seawall.backup().await?;
+        self.seawall.wait_archived(&self.cluster).await.map(drop)
+    }
+
     /// What the agent says of the copy.
     async fn standing(&self) -> Result<String> {
         let status = self.seawall.status().await?;
@@ -101,15 +108,11 @@ fn by_first_a_dead_copy_holds_nothing_up_and_catches_up() {
         // An empty place is filled, and then gets everything at once.
         let agent = stage.seawall.run().await?;
         stage.wait_for("whole").await?;
-        stage.commit().await?;
-        stage.seawall.backup().await?;
-        stage.seawall.wait_archived(&stage.cluster).await?;
+        stage.back_up().await?;
 
         server.die().await?;
         stage.commit().await?;
-        stage.commit().await?;
-        stage.seawall.backup().await?;
-        stage.seawall.wait_archived(&stage.cluster).await?;
+        stage.back_up().await?;
         stage.wait_for("behind").await?;
         let status = stage.seawall.status().await?;
         let warnings = json_array(&status, "warnings")?;
@@ -176,9 +179,7 @@ fn by_any_the_repository_itself_may_die_and_is_filled_from_the_copy() {
         stage.seawall.agent.run_ok(&["copy", "away"]).await?;
         let agent = stage.seawall.run().await?;
         stage.wait_for("whole").await?;
-        stage.commit().await?;
-        stage.seawall.backup().await?;
-        stage.seawall.wait_archived(&stage.cluster).await?;
+        stage.back_up().await?;
 
         server.die().await?;
         for _ in 0..3 {
@@ -225,9 +226,7 @@ fn by_all_nothing_is_confirmed_that_a_copy_lacks() {
         let mut stage = stage(&scratch, &server, "all").await?;
         let agent = stage.seawall.run().await?;
         stage.wait_for("whole").await?;
-        stage.commit().await?;
-        stage.seawall.backup().await?;
-        stage.seawall.wait_archived(&stage.cluster).await?;
+        stage.back_up().await?;
 
         server.die().await?;
         let before = json_str(&stage.seawall.status().await?, "archived_lsn")?.to_owned();

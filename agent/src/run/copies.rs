@@ -12,6 +12,7 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::copies::{CopySeen, write};
+use crate::exit::{DAMAGED, Failure};
 use crate::open::Context;
 use crate::output;
 
@@ -74,6 +75,17 @@ pub async fn begin(repository: &Repository, places: &Mirrored, confirm: Confirm)
         let filled = Box::pin(seen)
             .await
             .map_err(|error| anyhow::Error::from(error).context(what()))?;
+        for (name, reason) in &filled.left_out {
+            tracing::error!(from = %copy.name, object = %name, reason, "cannot be copied into the repository");
+        }
+        if let Some((name, reason)) = filled.conflicts.first() {
+            return Err(Failure {
+                code: DAMAGED,
+                message: format!("the repository and the copy \"{}\" contradict each other at \"{name}\": {reason}", copy.name),
+                hint: Some("`wal-agent verify`, with and without --copy, says which of them is damaged. Remove that object there.".into()),
+            }
+            .into());
+        }
         if filled.objects > 0 {
             tracing::warn!(from = %copy.name, objects = filled.objects, "the repository lacked what was confirmed in a copy; it was filled");
         }

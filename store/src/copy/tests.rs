@@ -9,10 +9,10 @@ use crate::object::Operation;
 use crate::object::memory::MemoryStore;
 use crate::pipeline::commit;
 use crate::records::{Condemned, Intent};
-use crate::repository::{Created, NewObject, NewRepository, Writer, create};
+use crate::repository::{Created, NewObject, Writer, create};
 use crate::session::to_cbor;
 use crate::testing::manifest::empty_manifest;
-use crate::testing::{Fault, ScriptedStore};
+use crate::testing::{Fault, NEW_REPOSITORY, ScriptedStore};
 
 const BACKUPS: u64 = 4;
 
@@ -33,14 +33,9 @@ fn pack(number: u64) -> PackId {
 /// Four backups; each has a pack of its own and shares one with the backup before it.
 async fn fixture() -> Fixture {
     let memory = MemoryStore::new();
-    let new = NewRepository {
-        cluster: "main",
-        host: "h",
-        now_us: 0,
-        now_text: "1970-01-01T00:00:00Z",
-        creator: "test",
-    };
-    let (created, _) = create(Arc::new(memory.clone()), new, |_| Ok(())).await.unwrap();
+    let (created, _) = create(Arc::new(memory.clone()), NEW_REPOSITORY, |_| Ok(()))
+        .await
+        .unwrap();
     let opened = Repository::open_as_host(Arc::new(memory.clone()), &created.host).await;
     let repository = Arc::new(opened.unwrap());
     let signing = Arc::new(SigningKey::from_seed(created.host.signing.seed().clone()).unwrap());

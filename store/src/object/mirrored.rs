@@ -11,6 +11,7 @@
 //! With what makes a backup (its intent, its index, its manifest) copies are filled, and never by a put: only so do they come after everything that the backup needs *there*,
 //! and after that place's own lists of what is to be deleted (law 1, decision 0022).
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -148,10 +149,10 @@ impl Place {
 pub struct Mirrored {
     places: Vec<Arc<Place>>,
     confirm: Confirm,
-    /// Which of them leads. Puts hold it while they are under way: it changes between puts.
-    leader: RwLock<usize>,
-    /// The same, for who reads.
-    leading: Mutex<usize>,
+    /// Which of them leads.
+    leader: AtomicUsize,
+    /// Held by puts while they are under way: who leads changes between puts.
+    between: RwLock<()>,
     judge: Arc<OnceLock<Judge>>,
 }
 
@@ -173,8 +174,8 @@ impl Mirrored {
         Mirrored {
             places: places.collect(),
             confirm,
-            leader: RwLock::new(0),
-            leading: Mutex::new(0),
+            leader: AtomicUsize::new(0),
+            between: RwLock::new(()),
             judge: Arc::default(),
         }
     }
@@ -193,7 +194,7 @@ impl Mirrored {
     /// The place that leads.
     #[must_use]
     pub fn source(&self) -> &Arc<Place> {
-        self.place(*self.leading.lock().unwrap_or_else(PoisonError::into_inner))
+        self.place(self.leader.load(Ordering::SeqCst))
     }
 
     fn place(&self, at: usize) -> &Arc<Place> {
@@ -284,10 +285,21 @@ impl Mirrored {
     async fn put_unique(&self, leader: usize, name: &ObjectName, body: &Bytes) -> Result<PutNew, ObjectError> {
         let mut unknown = Unknown(self.copies(leader).cloned().collect());
         let lead = &self.place(leader).store;
-        let put = lead.put_new(name, body.clone()).await?;
-        let stored = match put {
-            PutNew::Created => body.clone(),
-            PutNew::AlreadyExists => lead.get(name, ByteRange::All).await?,
+        let put = async {
+            Ok(match lead.put_new(name, body.clone()).await? {
+                PutNew::Created => (PutNew::Created, body.clone()),
+                PutNew::AlreadyExists => (PutNew::AlreadyExists, lead.get(name, ByteRange::All).await?),
+            })
+        };
+        let (put, stored) = match put.await {
+            Ok(put) => put,
+            Err(error) => {
+                // A copy that may lead now lacks nothing by that: whoever leads gets it next.
+                if self.confirm == Confirm::Any {
+                    unknown.0.clear();
+                }
+                return Err(error);
+            }
         };
         if self.confirm == Confirm::All {
             let judge = self.judge.get();
@@ -303,20 +315,21 @@ impl Mirrored {
 
     /// Puts under the place that leads now.
     async fn put_led(&self, name: &ObjectName, body: &Bytes) -> (usize, Result<PutNew, ObjectError>) {
-        let leader = self.leader.read().await;
+        let _under_way = self.between.read().await;
+        let leader = self.leader.load(Ordering::SeqCst);
         let put = match kind_of(name) {
-            PutKind::Bulk => self.put_bulk(*leader, name, body).await,
-            PutKind::Unique => self.put_unique(*leader, name, body).await,
-            PutKind::Filled => self.place(*leader).store.put_new(name, body.clone()).await,
+            PutKind::Bulk => self.put_bulk(leader, name, body).await,
+            PutKind::Unique => self.put_unique(leader, name, body).await,
+            PutKind::Filled => self.place(leader).store.put_new(name, body.clone()).await,
         };
-        (*leader, put)
+        (leader, put)
     }
 
     /// Another one leads from now on, if there is one that may; false if not.
     async fn fail_over(&self, failed: usize, why: &ObjectError) -> bool {
         // No put is under way while this is held: what was confirmed has at least left for every copy.
-        let mut leader = self.leader.write().await;
-        if *leader != failed {
+        let _between = self.between.write().await;
+        if self.leader.load(Ordering::SeqCst) != failed {
             return true;
         }
         for (at, place) in self.places.iter().enumerate().filter(|(at, _)| *at != failed) {
@@ -324,8 +337,7 @@ impl Mirrored {
             if has_arrived && place.standing() == Standing::Whole {
                 tracing::error!(failed = %self.place(failed).name, leads = %place.name, error = %why, "another place leads");
                 self.place(failed).fall_behind(why);
-                *leader = at;
-                *self.leading.lock().unwrap_or_else(PoisonError::into_inner) = at;
+                self.leader.store(at, Ordering::SeqCst);
                 return true;
             }
         }

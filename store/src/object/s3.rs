@@ -15,6 +15,7 @@ use async_trait::async_trait;
 use aws_sdk_s3::Client;
 use aws_sdk_s3::error::SdkError;
 use aws_sdk_s3::operation::get_object::GetObjectOutput;
+use aws_sdk_s3::operation::head_object::HeadObjectOutput;
 use aws_sdk_s3::operation::put_object::builders::PutObjectFluentBuilder;
 use aws_sdk_s3::primitives::{ByteStream, DateTime};
 use aws_sdk_s3::types::{ChecksumAlgorithm, ChecksumMode, StorageClass};
@@ -191,14 +192,11 @@ impl S3Store {
     }
 
     /// HEAD, and a GET where HEAD refuses: only that says why.
-    async fn find(&self, operation: Operation, name: &ObjectName) -> Result<Option<ObjectMeta>, ObjectError> {
+    async fn head_of(&self, operation: Operation, name: &ObjectName) -> Result<Option<HeadObjectOutput>, ObjectError> {
         let client = self.client();
         let head = client.head_object().bucket(&self.options.bucket).key(self.key(name));
         let failed = match self.within(0, head.send()).await {
-            Ok(answer) => {
-                let meta = meta_of(name, answer.content_length, answer.last_modified.as_ref());
-                return meta.map(Some).ok_or_else(|| incomplete(operation, name));
-            }
+            Ok(answer) => return Ok(Some(answer)),
             Err(error) => error,
         };
         if !is_unexplained(&failed) {
@@ -218,6 +216,14 @@ impl S3Store {
                 ))
             }
         }
+    }
+
+    async fn find(&self, operation: Operation, name: &ObjectName) -> Result<Option<ObjectMeta>, ObjectError> {
+        let Some(head) = self.head_of(operation, name).await? else {
+            return Ok(None);
+        };
+        let meta = meta_of(name, head.content_length, head.last_modified.as_ref());
+        meta.map(Some).ok_or_else(|| incomplete(operation, name))
     }
 }
 

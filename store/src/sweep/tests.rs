@@ -147,6 +147,28 @@ fn what_a_retired_manifest_needed_is_deleted_only_when_it_was_seen_to_be_gone_si
 }
 
 #[test]
+fn a_retirement_stays_written_down_as_long_as_an_older_sighting_of_its_packs() {
+    let mut seen = seen(5000);
+    let list = |stored_ms, looked_ms, packs| ListSeen {
+        stored_ms,
+        looked_ms,
+        packs,
+    };
+    // 3 was seen to be unneeded, was taken up again, and its backup retired by somebody who sleeps since; 4 keeps the first list open.
+    seen.lists = vec![list(100, Some(50), vec![3, 4]), list(600, None, vec![3])];
+    seen.manifests.push(manifest(2, 160, &[3]));
+    seen.manifests.push(ManifestSeen {
+        intent_stored_ms: Some(10),
+        ..manifest(3, 300, &[4])
+    });
+    assert_eq!(plan(&seen).close, Vec::<usize>::new());
+    // He wakes: nobody has seen that it is gone.
+    seen.manifests.remove(1);
+    let woken = plan(&seen);
+    assert_eq!((woken.delete, woken.condemn), (set(&[]), set(&[3, 5])));
+}
+
+#[test]
 fn a_late_manifest_is_named_and_its_packs_are_spared() {
     let mut seen = seen(2000);
     seen.manifests.push(ManifestSeen {

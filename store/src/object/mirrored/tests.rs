@@ -158,6 +158,17 @@ async fn by_any_a_copy_leads_when_the_repository_fails_and_has_everything_that_w
 }
 
 #[tokio::test]
+async fn by_any_a_copy_leads_whatever_it_is_that_the_repository_fails_at() {
+    for at in ["leases/1", "ledger/1", "intents/1/start", "tail/1"] {
+        let (stores, mirrored) = three(Confirm::Any);
+        stores[0].push(Operation::PutNew, at, Fault::FailBefore);
+        put(&mirrored, at).await.map(drop).unwrap();
+        assert_eq!(mirrored.source().name, "east", "{at}");
+        assert!(has(&stores[1], &name(at)), "{at}");
+    }
+}
+
+#[tokio::test]
 async fn by_any_nobody_leads_who_lacks_something() {
     let (stores, mirrored) = three(Confirm::Any);
     for store in &stores[1..] {

@@ -27,24 +27,6 @@ impl S3Store {
         Some((mode, DateTime::from((self.options.clock)() + ObjectLock::lasts(keep))))
     }
 
-    async fn head_of(&self, operation: Operation, name: &ObjectName) -> Result<Option<HeadObjectOutput>, ObjectError> {
-        let client = self.client();
-        let head = client.head_object().bucket(&self.options.bucket).key(self.key(name));
-        match self.within(0, head.send()).await {
-            Ok(head) => Ok(Some(head)),
-            Err(_) => match self.find(operation, name).await? {
-                None => Ok(None),
-                Some(_) => Err(ObjectError::new(
-                    operation,
-                    name,
-                    Outcome::DidNotHappen,
-                    ErrorClass::Transient,
-                    "it was refused in one request and there in the next",
-                )),
-            },
-        }
-    }
-
     /// Locks an object for at least `keep` from now on, and looks whether the service did it.
     pub(super) async fn lock_on(&self, name: &ObjectName, keep: Duration) -> Result<(), ObjectError> {
         let now = (self.options.clock)();

@@ -1,7 +1,7 @@
 use std::sync::Arc;
 
 use super::super::period::{Period, PeriodRecipient, Signer, SignerRole};
-use super::super::{Created, NewObject, NewRepository, Repository, Writer, create};
+use super::super::{Created, NewObject, Repository, Writer, create};
 use super::*;
 use crate::id::BackupId;
 use crate::keys::file::OpeningKeyFile;
@@ -9,6 +9,7 @@ use crate::keys::{Recipient, Role, SigningKey};
 use crate::object::ObjectName;
 use crate::object::memory::MemoryStore;
 use crate::seal::Secret32;
+use crate::testing::NEW_REPOSITORY;
 
 struct Stage {
     memory: MemoryStore,
@@ -20,14 +21,7 @@ struct Stage {
 async fn stage() -> Stage {
     let memory = MemoryStore::new();
     let store: Arc<dyn ObjectStore> = Arc::new(memory.clone());
-    let new = NewRepository {
-        cluster: "main",
-        host: "h",
-        now_us: 0,
-        now_text: "1970-01-01T00:00:00Z",
-        creator: "test",
-    };
-    let (created, _) = create(Arc::clone(&store), new, |_| Ok(())).await.unwrap();
+    let (created, _) = create(Arc::clone(&store), NEW_REPOSITORY, |_| Ok(())).await.unwrap();
     let restorer = Arc::new(
         Repository::open_as_restorer(Arc::clone(&store), &created.restore)
             .await
