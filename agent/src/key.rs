@@ -47,8 +47,8 @@ struct Root {
 
 /// Opens the repository with the root key.
 async fn root(context: &Context) -> anyhow::Result<Root> {
-    let path = &context.config.keys.restore_key;
-    let file = context.opening_key(path, Role::Restore)?;
+    let path = context.config.keys.origin(Role::Restore);
+    let file = context.opening_key(Role::Restore)?;
     let signing = file.signing().map_err(|_| {
         Failure::refused(
             format!("\"{}\" opens what is stored, and does not say who is trusted", path.display()),

@@ -79,9 +79,17 @@ impl Context {
         Ok(keys)
     }
 
-    /// A restore or maintenance key file of the chosen cluster.
-    pub fn opening_key(&self, path: &Path, role: Role) -> anyhow::Result<OpeningKeyFile> {
-        let key = read_opening(path, role)?;
+    /// The restore or maintenance key of the chosen cluster, from its file or its command.
+    pub fn opening_key(&self, role: Role) -> anyhow::Result<OpeningKeyFile> {
+        self.of_this_cluster(self.config.keys.opening(role)?)
+    }
+
+    /// The key of the chosen cluster in this file.
+    pub fn opening_key_in(&self, path: &Path, role: Role) -> anyhow::Result<OpeningKeyFile> {
+        self.of_this_cluster(read_opening(path, role)?)
+    }
+
+    fn of_this_cluster(&self, key: OpeningKeyFile) -> anyhow::Result<OpeningKeyFile> {
         if key.cluster == self.cluster.name {
             return Ok(key);
         }
@@ -95,8 +103,8 @@ impl Context {
 
     /// The repository, opened as its keeper, and what signs for him. He alone decides about deletion.
     pub async fn keeper(&self, policy: RetryPolicy) -> anyhow::Result<(Arc<Repository>, SigningKey)> {
-        let path = &self.config.keys.maintenance_key;
-        let file = self.opening_key(path, Role::Maintenance)?;
+        let path = self.config.keys.origin(Role::Maintenance);
+        let file = self.opening_key(Role::Maintenance)?;
         let signing = file.signing()?;
         let opened = Repository::open_as_keeper(self.object_store(policy)?, &file).await;
         let repository =

@@ -163,6 +163,11 @@ pub async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     if let Some(state) = state.as_ref().filter(|_| running) {
         warnings.extend(of_commits(state));
     }
+    if !context.config.keys.restore_key_command.is_empty() {
+        warnings.push(
+            "this host has a restore_key_command: a thief of the host may be able to read all backups".to_owned(),
+        );
+    }
     if key_here {
         warnings.push("the restore key lies on this host: a thief of the host can read all backups".to_owned());
     }

@@ -103,12 +103,12 @@ struct Opened {
 async fn open(context: &Context) -> anyhow::Result<Opened> {
     let config = &context.config;
     let cannot = || format!("cannot open the repository at {}", config.repository.url);
-    let (repository, key, signing) = if config.keys.restore_key.exists() {
-        let file = context.opening_key(&config.keys.restore_key, Role::Restore)?;
+    let (repository, key, signing) = if config.keys.has(Role::Restore) {
+        let file = context.opening_key(Role::Restore)?;
         let opened = Repository::open_as_restorer(context.object_store(backup_policy())?, &file).await;
         (Arc::new(opened.with_context(cannot)?), Key::Restore, file.signing())
-    } else if config.keys.maintenance_key.exists() {
-        let file = context.opening_key(&config.keys.maintenance_key, Role::Maintenance)?;
+    } else if config.keys.has(Role::Maintenance) {
+        let file = context.opening_key(Role::Maintenance)?;
         let opened = Repository::open_as_keeper(context.object_store(backup_policy())?, &file).await;
         (Arc::new(opened.with_context(cannot)?), Key::Maintenance, file.signing())
     } else {

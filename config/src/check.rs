@@ -72,6 +72,8 @@ fn keys(reader: &mut Reader<'_>) -> Keys {
         host_key: key("host_key", "host.key"),
         restore_key: key("restore_key", "restore.key"),
         maintenance_key: key("maintenance_key", "maintenance.key"),
+        restore_key_command: reader.list("restore_key_command"),
+        maintenance_key_command: reader.list("maintenance_key_command"),
         directory,
     }
 }

@@ -98,6 +98,10 @@ pub struct Keys {
     pub restore_key: PathBuf,
     /// `maintenance_key`; maintenance.key in the directory.
     pub maintenance_key: PathBuf,
+    /// `restore_key_command`: a program and its arguments that print the text of a restore key file; used in place of the file.
+    pub restore_key_command: Vec<String>,
+    /// `maintenance_key_command`, likewise.
+    pub maintenance_key_command: Vec<String>,
 }
 
 /// `[cluster.<name>]`: one PostgreSQL cluster.

@@ -201,6 +201,8 @@ const KEYS: Section = Section {
         key("host_key", Kind::Path),
         key("restore_key", Kind::Path),
         key("maintenance_key", Kind::Path),
+        key("restore_key_command", Kind::List),
+        key("maintenance_key_command", Kind::List),
     ],
     children: &[],
 };

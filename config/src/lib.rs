@@ -18,6 +18,7 @@ mod effective;
 mod environment;
 mod error;
 mod files;
+mod key_command;
 mod keys;
 mod origin;
 mod raw;

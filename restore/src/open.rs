@@ -7,7 +7,6 @@ use std::time::Duration;
 use config::open::Requests;
 use config::{Cluster, Config, RepositoryUrl};
 use store::keys::Role;
-use store::keys::file::read_opening;
 use store::repository::Repository;
 use store::retry::RetryPolicy;
 
@@ -64,10 +63,10 @@ pub(crate) fn load(which: Which<'_>) -> Result<(PathBuf, Config, Cluster)> {
 /// Opens the repository; a request is tried again for at most `patience`.
 pub(crate) async fn open(which: Which<'_>, patience: Duration) -> Result<Opened> {
     let (config_path, config, cluster) = load(which)?;
-    let key = read_opening(&config.keys.restore_key, Role::Restore)?;
+    let key = config.keys.opening(Role::Restore)?;
     if key.cluster != cluster.name {
         return Err(RestoreError::Store(store::StoreError::KeyFile {
-            path: config.keys.restore_key.display().to_string(),
+            path: config.keys.origin(Role::Restore).display().to_string(),
             reason: format!("belongs to cluster \"{}\", not to \"{}\"", key.cluster, cluster.name),
         }));
     }

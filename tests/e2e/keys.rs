@@ -227,3 +227,77 @@ fn what_a_revoked_host_writes_does_not_count_and_the_next_backup_sends_everythin
         Ok(())
     });
 }
+
+/// The same installation, whose restore and maintenance keys are printed by commands.
+fn with_commands(seawall: &Seawall, name: &str, restore: &[&str], maintenance: &[&str]) -> Result<Seawall> {
+    let config = seawall
+        .config
+        .clone()
+        .set("keys.restore_key_command", restore.to_vec())?
+        .set("keys.maintenance_key_command", maintenance.to_vec())?;
+    Seawall::configure_as(config, name)
+}
+
+#[test]
+fn keys_that_commands_print_need_not_lie_on_a_disk() {
+    case("keys_command", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        more(&cluster, &seawall).await?;
+        // Out of sight of the configuration; a program knows where they are.
+        let safe = scratch.dir("safe")?;
+        let in_safe = |name: &str| safe.join(name).display().to_string();
+        for name in ["restore.key", "maintenance.key"] {
+            fs::rename(keys(&scratch).join(name), safe.join(name))?;
+        }
+        let without = seawall.restore.run(&["list"]).await?;
+        assert_eq!(without.code(), KEY, "{}", without.stderr);
+
+        let (restore, maintenance) = (in_safe("restore.key"), in_safe("maintenance.key"));
+        let by_command = with_commands(&seawall, "by-command", &["cat", &restore], &["cat", &maintenance])?;
+        assert_eq!(rows(&by_command, "restored", &["--target", "latest"]).await?, "100");
+        let verified = by_command.agent.run_ok(&["verify", "--all", "--json"]).await?.json()?;
+        assert_eq!(verified["key"], "restore", "{verified}");
+        by_command.agent.run_ok(&["prune", "--dry-run"]).await?;
+        key(
+            &by_command,
+            &["add-recipient", "friend", "--output", &in_safe("friend.key")],
+        )
+        .await?;
+        let status = by_command.agent.run_ok(&["status", "--json"]).await?.json()?;
+        let warned = json_array(&status, "warnings")?;
+        let is_told = |warning: &Value| {
+            warning
+                .as_str()
+                .is_some_and(|text| text.contains("restore_key_command"))
+        };
+        assert!(warned.iter().any(is_told), "{warned:?}");
+        // The file that it would write is not the one that the command prints.
+        for which in ["restore", "maintenance"] {
+            let refused = by_command.agent.run(&["key", "rotate", which]).await?;
+            assert_ne!(refused.code(), 0);
+            assert!(refused.stderr.contains("go on with the old one"), "{}", refused.stderr);
+        }
+
+        // Whatever goes wrong is said, and a secret is never in it.
+        let secret = fs::read_to_string(&restore)?;
+        let cut = format!("head -c 300 {restore}");
+        let fails = format!("cat {restore}; exit 7");
+        let commands: [(&[&str], &str); 5] = [
+            (&["/no/such/program"], "cannot be run"),
+            (&["true"], "not a key file"),
+            (&["sh", "-c", &cut], "not a key file"),
+            (&["sh", "-c", &fails], "exit status: 7"),
+            (&["cat", &maintenance], "not a restore key"),
+        ];
+        for (number, (command, reason)) in commands.into_iter().enumerate() {
+            let wrong = with_commands(&seawall, &format!("wrong-{number}"), command, &[])?;
+            let refused = wrong.restore.run(&["list"]).await?;
+            assert_eq!(refused.code(), KEY, "{}", refused.stderr);
+            assert!(refused.stderr.contains(reason), "{reason}: {}", refused.stderr);
+            assert!(refused.stderr.contains("restore_key_command"), "{}", refused.stderr);
+            let words = secret.split('"').filter(|word| word.len() == 64);
+            assert!(words.into_iter().all(|word| !refused.stderr.contains(word)));
+        }
+        Ok(())
+    });
+}

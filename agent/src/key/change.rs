@@ -50,6 +50,7 @@ pub(super) async fn rotate_host(context: &Context) -> anyhow::Result<()> {
 
 /// The keeper reads and signs with other keys; those of before count no more.
 pub(super) async fn rotate_maintenance(context: &Context) -> anyhow::Result<()> {
+    refuse_command(context, Role::Maintenance)?;
     let path = &context.config.keys.maintenance_key;
     let root = root(context).await?;
     let file = root.opening_file(Some(Secret32::generate()?))?;
@@ -84,20 +85,34 @@ pub(super) async fn rotate_maintenance(context: &Context) -> anyhow::Result<()> 
     Ok(())
 }
 
+/// A new key is written to its file; where a command prints the key, nobody would find it there.
+fn refuse_command(context: &Context, role: Role) -> anyhow::Result<()> {
+    let keys = &context.config.keys;
+    if keys.command(role).is_empty() {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!("the key comes from {}, which would go on with the old one", keys.origin(role).display()),
+        "Put the key into a file and name that under [keys] for as long as this takes; then have the command print the new file.",
+    )
+    .into())
+}
+
 /// Another restore key, and another root. It opens what was sealed to the ones before; these open nothing that is stored from now on.
 pub(super) async fn rotate_restore(context: &Context) -> anyhow::Result<()> {
+    refuse_command(context, Role::Restore)?;
     let path = &context.config.keys.restore_key;
     let new = with_ending(path, NEW);
     // One that was made by a try that was interrupted may be the root already.
     let file = if new.exists() {
-        context.opening_key(&new, Role::Restore)?
+        context.opening_key_in(&new, Role::Restore)?
     } else {
-        let before = context.opening_key(path, Role::Restore)?;
+        let before = context.opening_key_in(path, Role::Restore)?;
         let file = fresh_root(&before)?;
         write_opening(&new, Role::Restore, &file)?;
         file
     };
-    let before = key_id(&context.opening_key(path, Role::Restore)?.key.public());
+    let before = key_id(&context.opening_key_in(path, Role::Restore)?.key.public());
     // Once it has signed a period it is the one to go on with: the old key does not open what came since.
     let store = context.object_store(command_policy())?;
     let root = match Repository::open_as_restorer(store, &file).await {

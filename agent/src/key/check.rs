@@ -67,11 +67,11 @@ async fn check(context: &Context, file: &FileHere<'_>) -> anyhow::Result<Problem
     let opened = match file.word {
         "host" => Repository::open_as_host(context.object_store(command_policy())?, &read_host(file.path)?).await,
         "maintenance" => {
-            let key = context.opening_key(file.path, Role::Maintenance)?;
+            let key = context.opening_key_in(file.path, Role::Maintenance)?;
             Repository::open_as_keeper(context.object_store(command_policy())?, &key).await
         }
         _ => {
-            let key = context.opening_key(file.path, Role::Restore)?;
+            let key = context.opening_key_in(file.path, Role::Restore)?;
             Repository::open_as_restorer(context.object_store(command_policy())?, &key).await
         }
     };

@@ -16,10 +16,9 @@ use crate::open::Context;
 
 /// Prints a key.
 pub(super) fn export(context: &Context, options: &KeyExportOptions) -> anyhow::Result<()> {
-    let keys = &context.config.keys;
-    let (path, role) = match options.key {
-        KeyFile::Restore => (&keys.restore_key, Role::Restore),
-        KeyFile::Maintenance => (&keys.maintenance_key, Role::Maintenance),
+    let role = match options.key {
+        KeyFile::Restore => Role::Restore,
+        KeyFile::Maintenance => Role::Maintenance,
         KeyFile::Host => {
             return Err(Failure::refused(
                 "a host key needs no copy",
@@ -28,7 +27,7 @@ pub(super) fn export(context: &Context, options: &KeyExportOptions) -> anyhow::R
             .into());
         }
     };
-    let key = context.opening_key(path, role)?;
+    let key = context.opening_key(role)?;
     let texts = match (options.parts, options.threshold) {
         (Some(parts), Some(threshold)) => paper::split(role, &key, parts, threshold)?,
         _ => vec![paper::print(role, &key)?],

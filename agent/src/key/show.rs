@@ -50,11 +50,11 @@ pub(super) async fn open(context: &Context) -> anyhow::Result<Arc<Repository>> {
     let policy = command_policy();
     let opened = if keys.host_key.exists() {
         return context.repository(policy, &context.host_keys()?).await;
-    } else if keys.maintenance_key.exists() {
-        let file = context.opening_key(&keys.maintenance_key, Role::Maintenance)?;
+    } else if keys.has(Role::Maintenance) {
+        let file = context.opening_key(Role::Maintenance)?;
         Repository::open_as_keeper(context.object_store(policy)?, &file).await
     } else {
-        let file = context.opening_key(&keys.restore_key, Role::Restore)?;
+        let file = context.opening_key(Role::Restore)?;
         Repository::open_as_restorer(context.object_store(policy)?, &file).await
     };
     let cannot = || format!("cannot open the repository at {}", context.config.repository.url);

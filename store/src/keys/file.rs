@@ -132,7 +132,7 @@ pub fn write_opening(path: &Path, role: Role, file: &OpeningKeyFile) -> Result<(
 /// # Errors
 /// Missing, readable by others, or not a host key.
 pub fn read_host(path: &Path) -> Result<HostKeys, StoreError> {
-    let text: HostText = read_private(path)?;
+    let text: HostText = parse(path, &read_private(path)?)?;
     let bad = |reason: &str| key_file(path, reason);
     if text.seawall_key != "host" || text.version != 1 {
         return Err(bad("not a host key of version 1"));
@@ -155,7 +155,16 @@ pub fn read_host(path: &Path) -> Result<HostKeys, StoreError> {
 /// # Errors
 /// Missing, readable by others, another role's key, or damaged (the public half does not fit the secret one).
 pub fn read_opening(path: &Path, role: Role) -> Result<OpeningKeyFile, StoreError> {
-    let text: OpeningText = read_private(path)?;
+    opening_of(path, &read_private(path)?, role)
+}
+
+/// The key in the text of such a file, wherever it came from: `origin` stands in messages.
+///
+/// # Errors
+/// As [`read_opening`].
+pub fn opening_of(origin: &Path, text: &[u8], role: Role) -> Result<OpeningKeyFile, StoreError> {
+    let path = origin;
+    let text: OpeningText = parse(path, text)?;
     let bad = |reason: &str| key_file(path, reason);
     if text.seawall_key != role_text(role) || text.version != 1 {
         return Err(bad(&format!("not a {} key of version 1", role_text(role))));
@@ -225,7 +234,7 @@ fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> 
     Ok(())
 }
 
-fn read_private<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StoreError> {
+fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::NotFound => key_file(path, "does not exist"),
         std::io::ErrorKind::PermissionDenied => key_file(path, "permission denied"),
@@ -238,9 +247,12 @@ fn read_private<T: for<'de> Deserialize<'de>>(path: &Path) -> Result<T, StoreErr
             &format!("mode {:04o} lets others in; make it 0600 (or 0640)", mode & 0o7777),
         ));
     }
-    let json = Zeroizing::new(std::fs::read(path).map_err(failed)?);
+    Ok(Zeroizing::new(std::fs::read(path).map_err(failed)?))
+}
+
+fn parse<T: for<'de> Deserialize<'de>>(path: &Path, json: &[u8]) -> Result<T, StoreError> {
     // The parser's message could quote a secret; only the place is told.
-    serde_json::from_slice(&json).map_err(|error| {
+    serde_json::from_slice(json).map_err(|error| {
         key_file(
             path,
             &format!("not a key file (line {}, column {})", error.line(), error.column()),
