@@ -258,6 +258,9 @@ fn keys_that_commands_print_need_not_lie_on_a_disk() {
         let verified = by_command.agent.run_ok(&["verify", "--all", "--json"]).await?.json()?;
         assert_eq!(verified["key"], "restore", "{verified}");
         by_command.agent.run_ok(&["prune", "--dry-run"]).await?;
+        let checked = key(&by_command, &["check"]).await?;
+        assert!(checked.contains("restore_key_command: good"), "{checked}");
+        assert!(checked.contains("maintenance_key_command: good"), "{checked}");
         key(
             &by_command,
             &["add-recipient", "friend", "--output", &in_safe("friend.key")],
@@ -295,6 +298,9 @@ fn keys_that_commands_print_need_not_lie_on_a_disk() {
             assert_eq!(refused.code(), KEY, "{}", refused.stderr);
             assert!(refused.stderr.contains(reason), "{reason}: {}", refused.stderr);
             assert!(refused.stderr.contains("restore_key_command"), "{}", refused.stderr);
+            let checked = wrong.agent.run(&["key", "check"]).await?;
+            assert_eq!(checked.code(), KEY, "{}", checked.stdout);
+            assert!(checked.stdout.contains(reason), "{}", checked.stdout);
             let words = secret.split('"').filter(|word| word.len() == 64);
             assert!(words.into_iter().all(|word| !refused.stderr.contains(word)));
         }

@@ -60,18 +60,18 @@ pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
 }
 
 /// A store that cannot be reached says nothing about a key.
-async fn check(context: &Context, file: &FileHere<'_>) -> anyhow::Result<Problem> {
+async fn check(context: &Context, file: &FileHere) -> anyhow::Result<Problem> {
     if let Err(error) = &file.ids {
         return Ok(Some(error.to_string()));
     }
     let opened = match file.word {
-        "host" => Repository::open_as_host(context.object_store(command_policy())?, &read_host(file.path)?).await,
+        "host" => Repository::open_as_host(context.object_store(command_policy())?, &read_host(&file.path)?).await,
         "maintenance" => {
-            let key = context.opening_key_in(file.path, Role::Maintenance)?;
+            let key = context.opening_key(Role::Maintenance)?;
             Repository::open_as_keeper(context.object_store(command_policy())?, &key).await
         }
         _ => {
-            let key = context.opening_key_in(file.path, Role::Restore)?;
+            let key = context.opening_key(Role::Restore)?;
             Repository::open_as_restorer(context.object_store(command_policy())?, &key).await
         }
     };
@@ -89,7 +89,7 @@ async fn check(context: &Context, file: &FileHere<'_>) -> anyhow::Result<Problem
     }
 }
 
-fn not_trusted(file: &FileHere<'_>, period: &Period) -> Problem {
+fn not_trusted(file: &FileHere, period: &Period) -> Problem {
     let (_, signs) = file.ids.as_ref().ok()?;
     let signs = (*signs)?;
     if file.word == "restore" {

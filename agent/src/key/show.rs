@@ -1,47 +1,51 @@
 //! Which key files are here, and whom the repository trusts.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use serde_json::{Value, json};
 use store::StoreError;
 use store::id::KeyId;
-use store::keys::file::{read_host, read_opening, role_text};
+use store::keys::file::{read_host, role_text};
 use store::keys::{Role, key_id};
 use store::repository::{Period, Repository, SignerRole};
 
 use crate::open::{Context, command_policy};
 use crate::output;
 
-/// A key file that may be here.
-pub(super) struct FileHere<'a> {
+/// A key that is here, in its file or from its command.
+pub(super) struct FileHere {
     pub(super) word: &'static str,
-    pub(super) path: &'a Path,
+    pub(super) path: PathBuf,
     /// The ids that the repository knows it by: of what opens, of what signs.
     pub(super) ids: Result<(Option<KeyId>, Option<KeyId>), StoreError>,
 }
 
-/// The three files of a keys directory; those that are not here are left out.
-pub(super) fn files(context: &Context) -> Vec<FileHere<'_>> {
+/// The three keys of a machine; those that are not here are left out.
+pub(super) fn files(context: &Context) -> Vec<FileHere> {
     let keys = &context.config.keys;
-    let opening = |path: &Path, role| {
-        let file = read_opening(path, role)?;
-        let signing = file.signing().ok().map(|signing| signing.verifying().id());
-        Ok((Some(key_id(&file.key.public())), signing))
+    let opening = |word, role| {
+        let ids = keys.opening(role).map(|file| {
+            let signing = file.signing().ok().map(|signing| signing.verifying().id());
+            (Some(key_id(&file.key.public())), signing)
+        });
+        FileHere {
+            word,
+            path: keys.origin(role),
+            ids,
+        }
     };
-    let host = |path: &Path| Ok((None, Some(read_host(path)?.signing.verifying().id())));
-    let all = [
-        ("host", &keys.host_key, host(&keys.host_key)),
-        (
-            "maintenance",
-            &keys.maintenance_key,
-            opening(&keys.maintenance_key, Role::Maintenance),
-        ),
-        ("restore", &keys.restore_key, opening(&keys.restore_key, Role::Restore)),
-    ];
-    let here = all.into_iter().filter(|(_, path, _)| path.exists());
-    here.map(|(word, path, ids)| FileHere { word, path, ids }).collect()
+    let host = keys.host_key.exists().then(|| FileHere {
+        word: "host",
+        path: keys.host_key.clone(),
+        ids: read_host(&keys.host_key).map(|host| (None, Some(host.signing.verifying().id()))),
+    });
+    let others = [("maintenance", Role::Maintenance), ("restore", Role::Restore)];
+    let others = others.into_iter().filter(|(_, role)| keys.has(*role));
+    host.into_iter()
+        .chain(others.map(|(word, role)| opening(word, role)))
+        .collect()
 }
 
 /// Opens the repository with whichever key is here; all of them read the periods.
@@ -127,8 +131,8 @@ fn may(role: SignerRole) -> &'static str {
     }
 }
 
-fn as_json(files: &[FileHere<'_>], period: &Period) -> Value {
-    let file = |file: &FileHere<'_>| {
+fn as_json(files: &[FileHere], period: &Period) -> Value {
+    let file = |file: &FileHere| {
         let ids = file.ids.as_ref().ok();
         json!({
             "key_file": file.word,

@@ -158,12 +158,11 @@ pub fn read_opening(path: &Path, role: Role) -> Result<OpeningKeyFile, StoreErro
     opening_of(path, &read_private(path)?, role)
 }
 
-/// The key in the text of such a file, wherever it came from: `origin` stands in messages.
+/// The key in the text of such a file, wherever it came from: `path` stands in messages.
 ///
 /// # Errors
 /// As [`read_opening`].
-pub fn opening_of(origin: &Path, text: &[u8], role: Role) -> Result<OpeningKeyFile, StoreError> {
-    let path = origin;
+pub fn opening_of(path: &Path, text: &[u8], role: Role) -> Result<OpeningKeyFile, StoreError> {
     let text: OpeningText = parse(path, text)?;
     let bad = |reason: &str| key_file(path, reason);
     if text.seawall_key != role_text(role) || text.version != 1 {
