@@ -57,6 +57,8 @@ pub enum Command {
     },
     /// Is what was stored still there, and still what was written? Structure in seconds; --all or --share reads bytes again
     Verify(VerifyOptions),
+    /// Make up for damage: from copies of the repository, or from the live cluster. Adds, never deletes
+    Repair(RepairOptions),
     /// Give up backups and WAL as [retention] says, and delete what nobody needs any more
     Prune(PruneOptions),
     /// A backup stays, whatever [retention] says
@@ -102,6 +104,7 @@ impl Command {
             self,
             Command::List { .. }
                 | Command::Verify(_)
+                | Command::Repair(_)
                 | Command::Prune(_)
                 | Command::Key(KeyCommand::Show { .. } | KeyCommand::Check { .. })
         )
@@ -160,6 +163,22 @@ pub struct VerifyOptions {
     /// Read one Nth of all objects, beginning where the last share ended: once a day, N days cover everything
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=100_000))]
     pub share: Option<u32>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct RepairOptions {
+    /// Look at names, signatures and references only, and do not read everything first: for what is missing or cut short
+    #[arg(long)]
+    pub structure: bool,
+    /// The data directory of the live cluster [default: as the configuration or the server says]
+    #[arg(long, value_name = "DIR")]
+    pub data_directory: Option<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,

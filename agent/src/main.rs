@@ -19,6 +19,7 @@ mod output;
 mod pin;
 mod preflight;
 mod prune;
+mod repair;
 mod run;
 mod sql;
 mod status;
@@ -74,7 +75,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     if cli.global.copy.is_some() && !cli.command.reads_copies() {
         return Err(exit::Failure {
             code: exit::USAGE,
-            message: "--copy is for commands that read: list, verify, key show and check; and for prune".into(),
+            message: "--copy is for commands that read: list, verify, key show and check; and for repair and prune"
+                .into(),
             hint: Some("Whatever is written goes to the repository, and to its copies from there.".into()),
         }
         .into());
@@ -89,6 +91,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::List { json } => list::run(&context, json).await,
         Command::Status { json } => status::run(&context, json).await,
         Command::Verify(options) => verify::run(&context, &options).await,
+        Command::Repair(options) => Box::pin(repair::run(&context, &options)).await,
         Command::Prune(options) => prune::run(&context, &options).await,
         Command::Pin { backup, reason } => pin::pin(&context, &backup, reason).await,
         Command::Unpin { backup } => pin::unpin(&context, &backup).await,

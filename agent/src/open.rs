@@ -30,6 +30,18 @@ pub struct Context {
     pub cluster: Cluster,
     /// The repository is a copy of the one in the configuration.
     pub is_copy: bool,
+    /// Other places that hold the same repository: its copies, and itself when a copy is looked at.
+    pub elsewhere: Vec<(String, config::Repository)>,
+}
+
+/// The places besides one of them.
+fn elsewhere(config: &Config, copy: Option<&str>) -> Vec<(String, config::Repository)> {
+    let itself = copy.map(|_| ("the repository".to_owned(), config.repository.clone()));
+    let copies = config.copies.iter().filter(|(name, _)| Some(name.as_str()) != copy);
+    itself
+        .into_iter()
+        .chain(copies.map(|(name, place)| (name.clone(), place.clone())))
+        .collect()
 }
 
 impl Context {
@@ -37,6 +49,7 @@ impl Context {
     pub fn load(global: &Global) -> anyhow::Result<Self> {
         let mut config = load_config(global)?;
         start_log(&config);
+        let elsewhere = elsewhere(&config, global.copy.as_deref());
         if let Some(name) = &global.copy {
             config.use_copy(name)?;
         }
@@ -45,17 +58,20 @@ impl Context {
             config,
             cluster,
             is_copy: global.copy.is_some(),
+            elsewhere,
         })
     }
 
     /// The same, with a copy in the place of the repository.
     pub fn at_copy(&self, name: &str) -> anyhow::Result<Self> {
         let mut config = self.config.clone();
+        let elsewhere = elsewhere(&config, Some(name));
         config.use_copy(name)?;
         Ok(Context {
             config,
             cluster: self.cluster.clone(),
             is_copy: true,
+            elsewhere,
         })
     }
 

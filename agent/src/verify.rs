@@ -12,20 +12,20 @@ use anyhow::Context as _;
 use futures::StreamExt as _;
 use indicatif::{ProgressBar, ProgressStyle};
 use store::StoreError;
-use store::envelope::Kind;
-use store::id::BackupId;
 use store::inventory::Named;
 use store::keys::{Role, SigningKey};
 use store::object::ObjectMeta;
 use store::records::Proof;
-use store::repository::{NewObject, Repository, Writer};
-use store::verify::{Depth, Finding, Share, object, structure};
+use store::repository::{Repository, Writer};
+use store::verify::{Depth, Finding, Severity, Share, object, structure};
 
 use crate::cli::VerifyOptions;
 use crate::exit::{self, Failure};
 use crate::open::{Context, backup_policy, host_name};
 use crate::{output, status};
 
+/// All objects.
+pub const EVERYTHING: Share = Share::ALL;
 /// Objects that are read at once: one is hashed while another arrives.
 const READS_IN_FLIGHT: usize = 3;
 
@@ -56,13 +56,13 @@ impl Key {
 
 /// What was read again.
 #[derive(Debug)]
-struct Read {
+pub struct Read {
     share: Share,
     objects: u64,
     bytes: u64,
     /// Objects whose content was compared, and not their stored bytes only.
     content: u64,
-    findings: Vec<Finding>,
+    pub findings: Vec<Finding>,
 }
 
 /// Runs the command.
@@ -93,14 +93,14 @@ pub async fn run(context: &Context, options: &VerifyOptions) -> anyhow::Result<(
 }
 
 /// The repository, and who looks at it.
-struct Opened {
-    repository: Arc<Repository>,
+pub struct Opened {
+    pub repository: Arc<Repository>,
     key: Key,
     signing: anyhow::Result<SigningKey>,
 }
 
 /// With the key that sees most of those that are here.
-async fn open(context: &Context) -> anyhow::Result<Opened> {
+pub async fn open(context: &Context) -> anyhow::Result<Opened> {
     let config = &context.config;
     let cannot = || format!("cannot open the repository at {}", config.repository.url);
     let (repository, key, signing) = if config.keys.has(Role::Restore) {
@@ -123,17 +123,23 @@ async fn open(context: &Context) -> anyhow::Result<Opened> {
     })
 }
 
+/// True when an object does not read as it should.
+pub async fn is_damaged(repository: &Repository, named: Named, meta: &ObjectMeta) -> Result<bool, StoreError> {
+    let found = object(repository, named, meta).await?;
+    Ok(found.is_err_and(|finding| finding.severity == Severity::Damage))
+}
+
 /// Where the last one who looked at least as deep has stopped.
 async fn next_place(repository: &Repository, depth: Depth) -> anyhow::Result<u64> {
     let proofs = repository.proofs().await?;
     let last = proofs
         .iter()
         .rev()
-        .find(|proof| proof.content || depth == Depth::Stored);
+        .find(|proof| proof.backup.is_none() && (proof.content || depth == Depth::Stored));
     Ok(last.map_or(0, |proof| Share::of(proof).end()))
 }
 
-async fn read(
+pub async fn read(
     repository: &Arc<Repository>,
     objects: &[(Named, ObjectMeta)],
     share: Share,
@@ -197,15 +203,10 @@ async fn record(
         objects: read.objects,
         bytes: read.bytes,
         damaged: read.findings.len() as u64,
+        backup: None,
     };
-    let id = BackupId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
     let writer = Writer::new(Arc::clone(repository), Arc::new(signing?), 0);
-    let plain = minicbor::to_vec(&proof)?;
-    let name = repository.layout().proof(id)?;
-    writer
-        .put(&name, NewObject::metadata(Kind::Proof, &plain, now_us))
-        .await?;
-    Ok(())
+    Ok(writer.put_proof(&proof).await?)
 }
 
 /// The end of a command that found damage.

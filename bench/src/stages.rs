@@ -12,7 +12,7 @@ use rayon::prelude::*;
 use store::buffer::PageBuffer;
 use store::id::Digest;
 use store::keys::ClusterKeys;
-use store::limits::{PACK_BYTES_TARGET, RELATION_CHUNK_BYTES_MAX, RELATION_ZSTD_LEVEL};
+use store::limits::{PACK_BYTES, RELATION_CHUNK_BYTES_MAX, RELATION_ZSTD_LEVEL};
 use store::seal::{ObjectKey, Secret32, associated_data};
 
 use crate::measure::{Took, once};
@@ -220,11 +220,11 @@ pub fn composed(stages: &[Took]) -> Took {
 /// A file cannot be written.
 pub fn write_packs(directory: &Path, bytes: u64) -> io::Result<f64> {
     std::fs::create_dir(directory)?;
-    let packs = bytes.div_ceil(PACK_BYTES_TARGET as u64);
-    let content = vec![0x5A; PACK_BYTES_TARGET];
+    let packs = bytes.div_ceil(PACK_BYTES as u64);
+    let content = vec![0x5A; PACK_BYTES];
     let begun = Instant::now();
     (0..packs).into_par_iter().try_for_each(|pack| {
-        let left = bytes - pack * PACK_BYTES_TARGET as u64;
+        let left = bytes - pack * PACK_BYTES as u64;
         let part = content
             .get(..usize::try_from(left).unwrap_or(usize::MAX))
             .unwrap_or(&content);

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use config::open::Requests;
 use config::{Cluster, Config, RepositoryUrl};
-use store::keys::Role;
+use store::keys::{Role, SigningKey};
 use store::repository::Repository;
 use store::retry::RetryPolicy;
 
@@ -25,6 +25,8 @@ pub(crate) struct Opened {
     pub(crate) copy: Option<String>,
     /// The repository.
     pub(crate) repository: Arc<Repository>,
+    /// What signs for whoever restores; none in the key of an added recipient, who may only read.
+    pub(crate) signing: Option<Arc<SigningKey>>,
 }
 
 impl Opened {
@@ -79,6 +81,7 @@ pub(crate) async fn open(which: Which<'_>, patience: Duration) -> Result<Opened>
         cluster,
         copy: which.copy.map(str::to_owned),
         repository,
+        signing: key.signing().ok().map(Arc::new),
     })
 }
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pg::lsn::Lsn;
+use store::id::BackupId;
 use store::manifest::Manifest;
+use store::repository::Writer;
 
 use self::fill::{Filled, directory_mode};
 use self::prepare::{Prepared, check_access, prepare};
@@ -120,10 +122,37 @@ pub(crate) async fn run(cli: &Cli) -> Result<Restored> {
         report.server = Some(outcome.started);
         report.proofs = outcome.proofs;
         report.warnings.extend(outcome.warnings);
+        report
+            .warnings
+            .extend(note_proof(&prepared.opened, prepared.choice.manifest.backup, &report).await);
     }
     // The proofs come when the server takes work already.
     report.rto_ms = millis(begun).saturating_sub(report.phases_ms.prove_ms.unwrap_or(0));
     Ok(Restored { report, server })
+}
+
+/// Notes in the repository that the backup was proven, so that retention keeps it until a newer one is. Not to be able to is no failure of
+/// the restore.
+async fn note_proof(opened: &Opened, backup: BackupId, report: &Report) -> Option<String> {
+    if report.proofs.is_empty() || !report.proofs.iter().all(|proof| proof.ok) {
+        return None;
+    }
+    let signing = Arc::clone(opened.signing.as_ref()?);
+    let time_us = jiff::Timestamp::now().as_microsecond();
+    let proof = store::records::Proof {
+        time_us,
+        host: rustix::system::uname().nodename().to_string_lossy().into_owned(),
+        content: true,
+        from: 0,
+        len: 0,
+        objects: 0,
+        bytes: report.fetched_bytes,
+        damaged: 0,
+        backup: Some(backup),
+    };
+    let writer = Writer::new(Arc::clone(&opened.repository), signing, 0);
+    let noted = writer.put_proof(&proof).await.err();
+    noted.map(|error| format!("it cannot be noted in the repository that the backup was proven: {error}"))
 }
 
 fn say_comparison(args: &RestoreArgs, comparison: Option<&Comparison>) {

@@ -4,7 +4,7 @@ mod coverage;
 
 pub use coverage::{Coverage, Hole, TimelineCoverage};
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -374,6 +374,25 @@ impl Repository {
     /// The store failed.
     pub async fn proofs(&self) -> Result<Vec<Proof>, StoreError> {
         self.records("proofs", Kind::Proof).await
+    }
+
+    /// Backups that were restored and proven, as somebody says who can restore: a host could say so of what it has spoilt.
+    ///
+    /// # Errors
+    /// The store failed.
+    pub async fn proven_backups(&self) -> Result<BTreeSet<BackupId>, StoreError> {
+        let listed = list_all(self.store().as_ref(), &self.layout().prefix("proofs")).await?;
+        let read = stream::iter(listed).map(async |meta| {
+            let read = match self.read(&meta.name).await {
+                Ok(read) if self.is_by_restorer(&read) => self.record_of::<Proof>(read, Kind::Proof),
+                Ok(_) => return Ok(None),
+                Err(error) => Err(error),
+            };
+            left_out_if_untrusted(read)
+        });
+        let read: Vec<_> = read.buffered(READS_IN_FLIGHT).try_collect().await?;
+        let proven = read.into_iter().flatten().filter(|proof| proof.damaged == 0);
+        Ok(proven.filter_map(|proof| proof.backup).collect())
     }
 
     async fn records<T>(&self, directory: &str, kind: Kind) -> Result<Vec<T>, StoreError>

@@ -131,7 +131,8 @@ impl Sorted {
                 Named::Index(id) => drop(sorted.indexes.insert(id, meta)),
                 Named::Intent(id) => drop(sorted.intents.insert(id, meta)),
                 Named::Manifest(id) => drop(sorted.manifests.insert(id, meta)),
-                Named::Progress(..) | Named::Condemned => {}
+                // Each place has its own damage; what is copied is whole.
+                Named::Progress(..) | Named::Condemned | Named::Spare => {}
             }
         }
         sorted.records.insert(0, keys.into_values().collect());

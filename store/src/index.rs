@@ -25,6 +25,11 @@ impl ChunkIndex {
         self.chunks.entry(id).or_insert(at);
     }
 
+    /// All chunks, in no order.
+    pub fn chunks(&self) -> impl Iterator<Item = (&Digest, &ContentReference)> {
+        self.chunks.iter()
+    }
+
     /// The packs that it names, some several times.
     pub fn packs(&self) -> impl Iterator<Item = PackId> {
         self.chunks.values().map(|at| at.pack)

@@ -43,6 +43,8 @@ pub enum Named {
     Condemned,
     /// A backup that stays.
     Pin(BackupId),
+    /// What stands in for a damaged object.
+    Spare,
 }
 
 /// The objects of a cluster.

@@ -202,6 +202,40 @@ impl Layout {
         self.name(&format!("pins/{backup}/{id}"))
     }
 
+    /// What stands in for a damaged object; `id` is a ULID, so that names sort by time.
+    ///
+    /// # Errors
+    /// As [`Layout::keys`]; or there can be no spare of such an object.
+    pub fn spare(&self, original: &ObjectName, id: impl std::fmt::Display) -> Result<ObjectName, StoreError> {
+        let rest = self
+            .rest(original.as_str())
+            .filter(|_| self.may_have_spares(original.as_str()));
+        let rest = rest.ok_or_else(|| StoreError::Limit {
+            what: "a spare",
+            detail: format!("there can be none of \"{original}\""),
+        })?;
+        self.name(&format!("spares/{rest}/{id}"))
+    }
+
+    /// The object that a spare stands in for; `None` for any other name.
+    #[must_use]
+    pub fn original_of(&self, spare: &str) -> Option<ObjectName> {
+        let (rest, id) = self.rest(spare)?.strip_prefix("spares/")?.rsplit_once('/')?;
+        let is_ulid = id.parse::<BackupId>().is_ok_and(|parsed| parsed.to_string() == id);
+        let original = self.name(rest).ok().filter(|_| is_ulid)?;
+        self.may_have_spares(original.as_str()).then_some(original)
+    }
+
+    /// Who is trusted is never said by a spare.
+    fn may_have_spares(&self, original: &str) -> bool {
+        let named = self.parse(original);
+        named.is_some_and(|named| !matches!(named, Named::Keys(_) | Named::Spare))
+    }
+
+    fn rest<'n>(&self, name: &'n str) -> Option<&'n str> {
+        name.strip_prefix(&self.root)?.strip_prefix('/')
+    }
+
     /// Prefix for listing: `directory` is one of the format's, such as `backups`.
     #[must_use]
     pub fn prefix(&self, directory: &str) -> String {
@@ -236,8 +270,7 @@ impl Layout {
     }
 
     fn parse_loosely(&self, name: &str) -> Option<Named> {
-        let rest = name.strip_prefix(&self.root)?.strip_prefix('/')?;
-        let (directory, rest) = rest.split_once('/')?;
+        let (directory, rest) = self.rest(name)?.split_once('/')?;
         let named = match directory {
             "keys" => Named::Keys(rest.parse().ok()?),
             "lineages" => Named::Lineage(rest.parse().ok()?),
@@ -258,6 +291,7 @@ impl Layout {
             "proofs" => Named::Proof,
             "condemned" => Named::Condemned,
             "pins" => Named::Pin(rest.split_once('/')?.0.parse().ok()?),
+            "spares" => self.original_of(name).map(|_| Named::Spare)?,
             _ => return None,
         };
         Some(named)
@@ -278,8 +312,7 @@ impl Layout {
     /// What the name of a WAL object, tail or history says; `None` for any other name.
     #[must_use]
     pub fn parse_wal(&self, name: &str) -> Option<WalName> {
-        let rest = name.strip_prefix(&self.root)?.strip_prefix('/')?;
-        let mut parts = rest.split('/');
+        let mut parts = self.rest(name)?.split('/');
         let tail = match parts.next()? {
             "wal" => false,
             "tail" => true,
@@ -395,6 +428,31 @@ mod tests {
             })
         );
         assert_eq!(layout.parse_wal("clusters/other/wal/x"), None);
+    }
+
+    #[test]
+    fn a_spare_names_what_it_stands_in_for_and_never_keys() {
+        let layout = Layout::new("main").unwrap();
+        let id = BackupId::from_parts(7, [3; 10]);
+        for original in [
+            layout.pack(PackId([5; 16])).unwrap(),
+            layout.manifest(id).unwrap(),
+            layout.intent(id).unwrap(),
+        ] {
+            let spare = layout.spare(&original, id).unwrap();
+            assert_eq!(layout.parse(spare.as_str()), Some(Named::Spare));
+            assert_eq!(layout.original_of(spare.as_str()), Some(original.clone()));
+            assert!(layout.spare(&spare, id).is_err());
+            for bad in [
+                format!("{spare}x"),
+                spare.as_str().to_lowercase(),
+                format!("{spare}/{id}"),
+            ] {
+                assert_eq!(layout.parse(&bad), None, "{bad}");
+            }
+        }
+        assert!(layout.spare(&layout.keys(1).unwrap(), id).is_err());
+        assert_eq!(layout.parse(&format!("clusters/main/spares/keys/1/{id}")), None);
     }
 
     #[test]

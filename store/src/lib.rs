@@ -30,6 +30,7 @@ pub mod page_map;
 pub mod pipeline;
 pub mod prune;
 pub mod records;
+pub mod repair;
 pub mod repository;
 pub mod retention;
 pub mod retry;

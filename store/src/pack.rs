@@ -34,6 +34,14 @@ pub struct FooterEntry {
     pub codec: Codec,
 }
 
+impl FooterEntry {
+    /// False in a spare for a chunk that could not be brought back: no bytes of it are there.
+    #[must_use]
+    pub fn is_held(&self) -> bool {
+        self.stored_bytes > 0
+    }
+}
+
 /// The chunks of a pack, by number.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Footer {
@@ -99,6 +107,26 @@ impl PackWriter {
         Self::begin(Kind::DataPack, session, "seawall/1 data", lineage, room)
     }
 
+    /// A spare of a data pack, with as many chunks and the same name.
+    ///
+    /// # Errors
+    /// No randomness.
+    pub fn spare(id: PackId, session: &Secret32, lineage: LineageId, room: Vec<u8>) -> Result<Self, StoreError> {
+        Ok(PackWriter {
+            id,
+            ..Self::data(session, lineage, room)?
+        })
+    }
+
+    /// Keeps the number of a chunk that could not be brought back: no bytes of it are there.
+    pub fn append_absent(&mut self, entry: &FooterEntry) {
+        self.entries.push(FooterEntry {
+            at: 0,
+            stored_bytes: 0,
+            ..*entry
+        });
+    }
+
     /// A pack of metadata chunks, under the cluster's metadata key.
     ///
     /// # Errors
@@ -135,6 +163,13 @@ impl PackWriter {
     #[must_use]
     pub fn body_bytes(&self) -> usize {
         self.body.len() - HEAD_ROOM_BYTES
+    }
+
+    /// Bytes of the object with one more chunk, padding aside.
+    #[must_use]
+    pub fn object_bytes_with(&self, payload_bytes: usize) -> usize {
+        let footer_bytes = 8 + (self.entries.len() + 1) * ENTRY_BYTES + TAG_BYTES + 8;
+        HEAD_ROOM_BYTES + self.body_bytes() + payload_bytes + TAG_BYTES + footer_bytes
     }
 
     /// True before the first chunk.

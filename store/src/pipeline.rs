@@ -67,6 +67,7 @@ use milestone::Milestones;
 use packer::Packer;
 use stale::RewriteBudget;
 use upload::Uploads;
+pub(crate) use worker::encode;
 use worker::{Common, Worker};
 
 /// Microseconds since 1970, from whoever owns a clock.

@@ -220,6 +220,9 @@ pub struct Proof {
     /// How many of them were damaged.
     #[n(7)]
     pub damaged: u64,
+    /// The backup that was restored and proven, as a server that ran; then there is no share.
+    #[n(8)]
+    pub backup: Option<BackupId>,
 }
 
 /// Something that an operator will want to know later: protection was given up or came back.

@@ -10,6 +10,8 @@ mod packs;
 mod parts;
 mod period;
 mod periods;
+mod read;
+mod spares;
 mod trust;
 mod writer;
 
@@ -18,24 +20,22 @@ pub use fence::{Fence, LOOK_AGE_MAX};
 pub use maps::{Maps, WholeMap};
 pub use parts::{FetchedPack, OpenPack, PackPart, PartRange};
 pub use period::{Period, PeriodRecipient, SealedPeriodKey, Signer, SignerRole};
+pub use read::ReadObject;
+pub use spares::MadeUp;
 pub use writer::{NewObject, Put, Writer};
 
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
-use bytes::Bytes;
-
-use crate::envelope::{Head, Header, Protection};
+use crate::envelope::Head;
 use crate::error::StoreError;
-use crate::frame;
 use crate::id::{KeyId, LineageId, RepositoryId};
 use crate::keys::file::{HostKeys, OpeningKeyFile};
 use crate::keys::{ClusterKeys, OpeningKey, VerifyingKey};
 use crate::layout::Layout;
-use crate::limits::ENVELOPE_PEEK_BYTES;
-use crate::object::{ByteRange, ErrorClass, ObjectName, ObjectStore};
-use crate::seal::Secret32;
+use crate::object::ObjectStore;
 use crate::session::{Place, Purpose, Session, open_block};
 
+use spares::Spares;
 use trust::Trust;
 
 /// One cluster's part of a repository, open for reading.
@@ -47,19 +47,9 @@ pub struct Repository {
     cluster: String,
     keys: ClusterKeys,
     trust: RwLock<Arc<Trust>>,
+    spares: RwLock<Arc<Spares>>,
     opening: Option<OpeningKey>,
     metadata_packs: Mutex<packs::RecentPacks>,
-}
-
-/// An object that was read and checked.
-#[derive(Debug)]
-pub struct ReadObject {
-    /// Its head.
-    pub head: Head,
-    /// Its header.
-    pub header: Header,
-    /// Its body, still sealed.
-    pub body: Bytes,
 }
 
 impl Repository {
@@ -112,7 +102,11 @@ impl Repository {
             });
         }
         let layout = Layout::new(cluster)?;
-        let candidates = trust::candidates(store.as_ref(), &layout).await?;
+        let (candidates, spares) = futures::future::try_join(
+            trust::candidates(store.as_ref(), &layout),
+            Spares::list(store.as_ref(), &layout),
+        )
+        .await?;
         let place = Place {
             repository: expected,
             cluster,
@@ -160,12 +154,13 @@ impl Repository {
             cluster: cluster.to_owned(),
             keys: followed.keys,
             trust: RwLock::new(Arc::new(trust)),
+            spares: RwLock::new(Arc::new(spares)),
             opening,
             metadata_packs: Mutex::new(packs::RecentPacks::default()),
         })
     }
 
-    /// The same repository in another place: a copy of it, with the same id and keys.
+    /// The same repository in another place: a copy of it, with the same id and keys. What damage there is there is not made up for.
     #[must_use]
     pub fn over(&self, store: Arc<dyn ObjectStore>) -> Self {
         Repository {
@@ -175,6 +170,7 @@ impl Repository {
             cluster: self.cluster.clone(),
             keys: self.keys.clone(),
             trust: RwLock::new(self.trust()),
+            spares: RwLock::default(),
             opening: self.opening.clone(),
             metadata_packs: Mutex::new(packs::RecentPacks::default()),
         }
@@ -258,6 +254,12 @@ impl Repository {
         signer.is_some_and(|signer| signer.role == SignerRole::Keeper)
     }
 
+    /// True when the root key of now has signed it, which only the restore key's owner has.
+    pub(crate) fn is_by_restorer(&self, read: &ReadObject) -> bool {
+        let root = self.trust().period.root();
+        root.is_some_and(|root| root.id() == read.head.writer)
+    }
+
     /// True when this key signs for a host, and what it signs counts.
     #[must_use]
     pub fn trusts_host(&self, id: KeyId) -> bool {
@@ -271,180 +273,10 @@ impl Repository {
     pub fn is_trust_in_doubt(&self) -> bool {
         self.trust().is_in_doubt
     }
-
-    /// Opens head and header; and says until when the signer was one, if he was revoked.
-    fn open_head(&self, name: &ObjectName, bytes: &Bytes) -> Result<(Head, Header, Option<i64>), StoreError> {
-        let head = Head::parse(name.as_str(), bytes)?;
-        let admitted = self.trust().admit(&head)?;
-        let header = head.open(&admitted.key, &self.keys)?;
-        if header.repository != self.id || header.cluster != self.cluster {
-            return Err(StoreError::Foreign {
-                what: "the object's cluster",
-                expected: format!("{}/{}", self.id, self.cluster),
-                found: format!("{}/{}", header.repository, header.cluster),
-            });
-        }
-        Ok((head, header, admitted.until_us))
-    }
-
-    /// Reads and checks only the head and header of an object; `None` when it does not exist.
-    ///
-    /// # Errors
-    /// The store failed, or the head is damaged.
-    pub async fn read_header(&self, name: &ObjectName) -> Result<Option<(Head, Header)>, StoreError> {
-        let Some(meta) = self.store.head(name).await? else {
-            return Ok(None);
-        };
-        let len = ENVELOPE_PEEK_BYTES.min(meta.size);
-        let mut peek = self.store.get(name, ByteRange::Slice { start: 0, len }).await?;
-        if let Ok(head_bytes) = head_bytes_needed(&peek)
-            && head_bytes > len
-            && head_bytes <= meta.size
-        {
-            peek = self
-                .store
-                .get(
-                    name,
-                    ByteRange::Slice {
-                        start: 0,
-                        len: head_bytes,
-                    },
-                )
-                .await?;
-        }
-        let (head, header, until_us) = self.open_head(name, &peek)?;
-        refuse_after(&head, until_us, meta.modified_unix_ms)?;
-        if head.object_bytes() != meta.size {
-            let reason = format!("{} bytes where {} were written", meta.size, head.object_bytes());
-            return Err(StoreError::damaged(name, reason));
-        }
-        Ok(Some((head, header)))
-    }
-
-    /// Reads a whole object and checks name, signature, length and body hash.
-    ///
-    /// # Errors
-    /// The store failed, or the object is damaged or foreign.
-    pub async fn read(&self, name: &ObjectName) -> Result<ReadObject, StoreError> {
-        let bytes = self.store.get(name, ByteRange::All).await?;
-        self.checked(name, &bytes).await
-    }
-
-    /// Reads a whole object, checks it as [`Repository::read`] does, and returns it as it is stored; and whether its signer was revoked since.
-    ///
-    /// # Errors
-    /// As [`Repository::read`].
-    pub async fn read_checked(&self, name: &ObjectName) -> Result<(Bytes, bool), StoreError> {
-        let bytes = self.store.get(name, ByteRange::All).await?;
-        let read = self.checked(name, &bytes).await?;
-        let is_revoked = self.trust().admit(&read.head)?.until_us.is_some();
-        Ok((bytes, is_revoked))
-    }
-
-    /// True when both are the same object, sealed twice.
-    #[must_use]
-    pub fn is_same(&self, name: &ObjectName, one: &Bytes, other: &Bytes) -> bool {
-        match (self.open_head(name, one), self.open_head(name, other)) {
-            (Ok((head, header, _)), Ok((other_head, other_header, _))) => {
-                head.kind == other_head.kind && header.digest == other_header.digest
-            }
-            _ => false,
-        }
-    }
-
-    async fn checked(&self, name: &ObjectName, bytes: &Bytes) -> Result<ReadObject, StoreError> {
-        let (head, header, until_us) = self.open_head(name, bytes)?;
-        if until_us.is_some() {
-            let stored = self
-                .store
-                .head(name)
-                .await?
-                .map_or(i64::MAX, |meta| meta.modified_unix_ms);
-            refuse_after(&head, until_us, stored)?;
-        }
-        let body = head.body(bytes)?;
-        Ok(ReadObject { head, header, body })
-    }
-
-    /// Reads a single-frame object whose name may be absent.
-    ///
-    /// # Errors
-    /// As [`Repository::read_plain`], but `None` when there is no such object.
-    pub async fn try_read_plain(&self, name: &ObjectName) -> Result<Option<Vec<u8>>, StoreError> {
-        match self.read_plain(name).await {
-            Ok((_, plain)) => Ok(Some(plain)),
-            Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    /// Reads a single-frame object and opens its body.
-    ///
-    /// # Errors
-    /// As [`Repository::read`]; or the key at hand does not open it.
-    pub async fn read_plain(&self, name: &ObjectName) -> Result<(Header, Vec<u8>), StoreError> {
-        let read = self.read(name).await?;
-        self.read_plain_of(read)
-    }
-
-    pub(crate) fn read_plain_of(&self, read: ReadObject) -> Result<(Header, Vec<u8>), StoreError> {
-        let ReadObject { head, header, body } = read;
-        let session = self.session_secret(&head, &header)?;
-        let plain = frame::open(
-            &head,
-            header.lineage,
-            &header.digest,
-            &body,
-            session.as_ref(),
-            &self.keys,
-        )?;
-        Ok((header, plain))
-    }
-
-    /// The session key of an object, when it needs one and we hold the restore key.
-    fn session_secret(&self, head: &Head, header: &Header) -> Result<Option<Secret32>, StoreError> {
-        match (&self.opening, head.protection) {
-            (_, Protection::Metadata) => Ok(None),
-            (None, Protection::Session) => Err(StoreError::KeyMissing { role: "restore" }),
-            (Some(key), Protection::Session) => {
-                let place = Place {
-                    repository: self.id,
-                    cluster: &self.cluster,
-                    lineage: header.lineage,
-                };
-                let trust = self.trust();
-                let keys = std::iter::once(key).chain(&trust.period_keys);
-                Ok(Some(open_block(head.name(), head.session_block(), place, keys)?.key))
-            }
-        }
-    }
-}
-
-/// Refuses what the store received after its signer was revoked.
-fn refuse_after(head: &Head, until_us: Option<i64>, stored_unix_ms: i64) -> Result<(), StoreError> {
-    match until_us {
-        Some(until_us) if stored_unix_ms.saturating_mul(1000) > until_us => Err(StoreError::Untrusted {
-            name: head.name().into(),
-            signer: head.writer.to_string(),
-            reason: "who had been revoked before it was stored",
-        }),
-        _ => Ok(()),
-    }
 }
 
 enum Unlock {
     Host(Box<ClusterKeys>),
     Keeper(OpeningKey),
     Restorer(OpeningKey),
-}
-
-/// Bytes that head and signature of an object take, from its first bytes.
-fn head_bytes_needed(peek: &Bytes) -> Result<u64, ()> {
-    let field = |at: usize| {
-        peek.get(at..at + 4)
-            .and_then(|bytes| bytes.try_into().ok())
-            .map(u32::from_le_bytes)
-            .ok_or(())
-    };
-    Ok(184 + u64::from(field(56)?) + u64::from(field(60)?))
 }

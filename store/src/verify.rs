@@ -4,10 +4,12 @@
 //! only: seconds, whatever the size. [`object`] reads one object, all of it, and hashes it again: whole repositories take as long as
 //! reading them. What cannot be read because the store fails is an error; what is wrong is a [`Finding`].
 
+mod excuse;
 mod object;
 mod share;
 mod structure;
 
+pub use excuse::excuse;
 pub use object::{Depth, object};
 pub use share::Share;
 pub use structure::{Structure, Watermark, structure};
@@ -62,7 +64,7 @@ fn judge<T>(name: &ObjectName, result: Result<T, StoreError>) -> Result<Result<T
 }
 
 /// True when an object is missing, damaged, planted, foreign or of a version that it cannot be of.
-fn is_wrong(error: &StoreError) -> bool {
+pub(crate) fn is_wrong(error: &StoreError) -> bool {
     match error {
         StoreError::Object(error) => matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt),
         StoreError::WrongKey { .. } | StoreError::Foreign { .. } | StoreError::Limit { .. } => true,

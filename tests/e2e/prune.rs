@@ -192,3 +192,66 @@ fn the_wrong_key_a_short_grace_and_a_manifest_that_cannot_be_read_are_refused() 
         Ok(())
     });
 }
+
+#[test]
+fn a_backup_that_was_proven_stays_until_a_newer_one_is() {
+    case("prune_proven", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        let first = more(&cluster, &seawall).await?;
+        let second = more(&cluster, &seawall).await?;
+        let third = more(&cluster, &seawall).await?;
+        let ids = [
+            json_str(&first, "backup")?,
+            json_str(&second, "backup")?,
+            json_str(&third, "backup")?,
+        ];
+        prove(&scratch, &seawall, &first).await?;
+        let asked = prune(&seawall, &["--dry-run"]).await?;
+        assert_eq!(kept(&asked)?, [ids[0], ids[2]]);
+        assert!(
+            asked["backups"][0]["reasons"].to_string().contains("newest proven"),
+            "{asked}"
+        );
+        // Proofs of restores are no shares of what was read.
+        let verified = seawall.agent.run(&["verify", "--share", "2"]).await?;
+        assert_eq!(verified.code(), 0, "{}", verified.stderr);
+        prove(&scratch, &seawall, &second).await?;
+        assert_eq!(kept(&prune(&seawall, &["--dry-run"]).await?)?, ids[1..]);
+        prune(&seawall, &[]).await?;
+        assert_eq!(json_array(&seawall.list().await?, "backups")?.len(), 2);
+        assert_eq!(rows(&seawall, "latest", &["--target", "latest"]).await?, "9000");
+        Ok(())
+    });
+}
+
+fn kept(report: &Value) -> Result<Vec<String>> {
+    let kept = json_array(report, "backups")?
+        .iter()
+        .filter(|backup| backup["kept"] == true);
+    kept.map(|backup| Ok(json_str(backup, "backup")?.to_owned())).collect()
+}
+
+/// Restores a backup to its end, with proofs.
+async fn prove(scratch: &Scratch, seawall: &Seawall, backup: &Value) -> Result<()> {
+    let place = Cluster::place(scratch, &format!("proof-{}", json_str(backup, "backup")?))?;
+    let (data, sockets) = (place.data.display().to_string(), place.sockets.display().to_string());
+    let (port, end) = (place.port.to_string(), json_str(backup, "end_lsn")?);
+    let arguments = [
+        "--target-lsn",
+        end,
+        "--backup",
+        json_str(backup, "backup")?,
+        "--pgdata",
+        &data,
+        "--start",
+        "--prove",
+        "--port",
+        &port,
+        "--socket-dir",
+        &sockets,
+    ];
+    let output = seawall.restore.run(&arguments).await?;
+    output.assert_code(0)?;
+    assert!(!output.stderr.contains("cannot be noted"), "{}", output.stderr);
+    place.adopt(scratch)?.stop(tests::StopMode::Fast).await
+}

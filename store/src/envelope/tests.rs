@@ -76,3 +76,42 @@ fn every_flipped_byte_and_every_truncation_is_noticed() {
     longer.push(0);
     assert!(read(longer.into(), "wal/x").is_err(), "one byte more");
 }
+
+#[test]
+fn packs_are_padded_to_lengths_that_say_little() {
+    let (keys, signing) = keys();
+    let mut lengths = std::collections::BTreeSet::new();
+    let mut room = vec![0; HEAD_ROOM_BYTES];
+    for bytes in (100_000..200_000).step_by(331) {
+        let body = vec![7; bytes];
+        let clear = Clear {
+            kind: Kind::DataPack,
+            protection: Protection::Metadata,
+            salt: [3; 16],
+            epoch: 0,
+            session_block: b"",
+        };
+        let copied = finish("p", &clear, &header(), &body, &keys, &signing).unwrap().bytes;
+        room.truncate(HEAD_ROOM_BYTES);
+        room.extend_from_slice(&body);
+        let in_place = finish_in_place("p", &clear, &header(), room.clone(), &keys, &signing).unwrap();
+        assert_eq!(copied, in_place.bytes);
+        let head = Head::parse("p", &copied).unwrap();
+        assert_eq!(
+            (head.object_bytes(), head.body(&copied).unwrap()),
+            (copied.len() as u64, body.into())
+        );
+        assert!(copied.len() - bytes < 700 + bytes / 16, "{} for {bytes}", copied.len());
+        assert!(head.padding_of(&copied).iter().all(|byte| *byte == 0));
+        lengths.insert(copied.len());
+    }
+    // 303 different bodies.
+    assert!(lengths.len() < 40, "{}", lengths.len());
+    assert!(
+        [1, 2, 3, 1 << 20, (20 << 20) - 7]
+            .iter()
+            .all(|bytes| padding_bytes(Kind::DataPack, *bytes) < 1 + bytes / 8)
+    );
+    assert_eq!(padding_bytes(Kind::DataPack, (20 << 20) - 9000), 9000);
+    assert_eq!(padding_bytes(Kind::Wal, 12345), 0);
+}

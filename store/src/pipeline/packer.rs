@@ -28,13 +28,10 @@ use crate::file_table::FileEntry;
 use crate::id::{Digest, LineageId};
 use crate::index::ChunkIndex;
 use crate::keys::ClusterKeys;
-use crate::limits::{METADATA_CHUNK_BYTES_MAX, METADATA_PACK_BYTES_TARGET, PACK_BYTES_TARGET, WAL_ZSTD_LEVEL};
+use crate::limits::{METADATA_CHUNK_BYTES_MAX, METADATA_PACK_BYTES, PACK_BYTES, WAL_ZSTD_LEVEL};
 use crate::manifest::{CorruptPage, Totals};
 use crate::pack::PackWriter;
 use crate::seal::TAG_BYTES;
-
-/// Room beyond the target: the chunk that fills a pack.
-pub(super) const CAPACITY_BEYOND_TARGET_BYTES: usize = 1 << 20;
 
 /// What the other stages tell the packer.
 #[derive(Debug)]
@@ -227,18 +224,15 @@ impl Packer {
     /// Puts a chunk into the pack for its kind; returns its place and its stored bytes.
     pub(super) fn place(&mut self, chunk: EncodedChunk) -> Result<(ChunkReference, u64), StoreError> {
         let is_metadata = chunk.kind.is_metadata();
-        let (slot, target) = if is_metadata {
-            (&mut self.metadata, METADATA_PACK_BYTES_TARGET)
+        self.make_room(is_metadata, chunk.payload.len())?;
+        let slot = if is_metadata {
+            &mut self.metadata
         } else {
-            (&mut self.data, PACK_BYTES_TARGET)
+            &mut self.data
         };
         let pack = match slot {
             Some(pack) => pack,
-            None if is_metadata => slot.insert(PackWriter::metadata(
-                &self.keys,
-                self.lineage,
-                target + CAPACITY_BEYOND_TARGET_BYTES,
-            )?),
+            None if is_metadata => slot.insert(PackWriter::metadata(&self.keys, self.lineage, METADATA_PACK_BYTES)?),
             None => {
                 let (key, room) = (self.uploads.session().key(), self.uploads.room());
                 slot.insert(PackWriter::data(key, self.lineage, room)?)
@@ -249,18 +243,28 @@ impl Packer {
             pack: pack.id(),
             number: pack.append(chunk)?,
         };
-        let is_full = pack.body_bytes() >= target;
         self.accounts.placed(at.pack, stored_bytes);
         self.totals.new_chunks += u64::from(!is_metadata);
-        if is_full {
-            if is_metadata {
-                self.close(Kind::MetadataPack)?;
-            } else {
+        Ok((at, stored_bytes))
+    }
+
+    /// Closes the open pack when the next chunk would make it longer than packs are: full ones have one length, all of them.
+    fn make_room(&mut self, is_metadata: bool, payload_bytes: usize) -> Result<(), StoreError> {
+        let (open, most) = match is_metadata {
+            true => (&self.metadata, METADATA_PACK_BYTES),
+            false => (&self.data, PACK_BYTES),
+        };
+        let is_full = |pack: &PackWriter| !pack.is_empty() && pack.object_bytes_with(payload_bytes) > most;
+        if !open.as_ref().is_some_and(is_full) {
+            return Ok(());
+        }
+        match is_metadata {
+            true => self.close(Kind::MetadataPack),
+            false => {
                 self.close(Kind::DataPack)?;
-                self.note_progress()?;
+                self.note_progress()
             }
         }
-        Ok((at, stored_bytes))
     }
 
     /// Writes a metadata chunk; one that the parent has already is referenced.

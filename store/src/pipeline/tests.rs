@@ -3,5 +3,6 @@
 mod faults;
 mod fixture;
 mod generations;
+mod repair;
 mod resume;
 mod streams;

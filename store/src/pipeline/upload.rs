@@ -8,12 +8,11 @@ use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 
-use super::packer::CAPACITY_BEYOND_TARGET_BYTES;
 use super::progress::Progress;
 use super::rooms::Rooms;
 use crate::error::StoreError;
 use crate::id::Digest;
-use crate::limits::PACK_BYTES_TARGET;
+use crate::limits::PACK_BYTES;
 use crate::object::ObjectName;
 use crate::pack::{PackBody, room_bytes};
 use crate::repository::Writer;
@@ -76,7 +75,7 @@ impl Uploads {
             permits: Arc::new(Semaphore::new(in_flight.max(1))),
             running: JoinSet::new(),
             progress,
-            rooms: Rooms::new(room_bytes(PACK_BYTES_TARGET + CAPACITY_BEYOND_TARGET_BYTES)),
+            rooms: Rooms::new(room_bytes(PACK_BYTES)),
             started: 0,
             waiting: Arc::default(),
         }

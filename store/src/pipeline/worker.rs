@@ -232,7 +232,7 @@ impl Worker {
 
 /// Compresses into `scratch` and takes what was used, with room for the tag: a chunk that waits in a lane is no larger than it
 /// must be.
-pub(super) fn encode(
+pub(crate) fn encode(
     compressor: &mut Compressor,
     scratch: &mut Vec<u8>,
     kind: ChunkKind,

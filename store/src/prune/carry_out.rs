@@ -100,11 +100,7 @@ async fn delete_all(
 ) -> Result<(), StoreError> {
     let deletes = going
         .iter()
-        .map(async |one| match repository.store().delete(&one.name).await {
-            Ok(()) => Ok(Some(one)),
-            Err(error) if error.class() == ErrorClass::Locked => Ok(None),
-            Err(error) => Err(StoreError::from(error)),
-        });
+        .map(async |one| Ok::<_, StoreError>(delete_with_spares(repository, &one.name).await?.then_some(one)));
     let mut deletes = stream::iter(deletes).buffer_unordered(DELETES_IN_FLIGHT);
     while let Some(deleted) = deletes.try_next().await? {
         let Some(one) = deleted else {
@@ -116,6 +112,18 @@ async fn delete_all(
         progress(one);
     }
     Ok(())
+}
+
+/// What stands in for it goes first: nothing else would lead there. False when one of them is locked.
+async fn delete_with_spares(repository: &Repository, name: &ObjectName) -> Result<bool, StoreError> {
+    for name in repository.spares_of(name).iter().chain([name]) {
+        match repository.store().delete(name).await {
+            Ok(()) => {}
+            Err(error) if error.class() == ErrorClass::Locked => return Ok(false),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    Ok(true)
 }
 
 fn without_bytes(names: &[ObjectName]) -> Vec<Going> {

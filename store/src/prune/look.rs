@@ -51,6 +51,8 @@ pub struct Looked {
     pub backups: Vec<BackupSeen>,
     /// Backups that stay because somebody said so.
     pub pinned: BTreeSet<BackupId>,
+    /// Backups that were restored and proven.
+    pub(super) proven: BTreeSet<BackupId>,
     /// Packs, lists and manifests, for the sweep.
     pub(super) sweep: sweep::Seen,
     pub(super) numbers: PackNumbers,
@@ -128,6 +130,8 @@ impl Looked {
         looked.lists = read_lists(repository).await?;
         looked.list(repository, "pins").await?;
         looked.pinned = pinned(repository).await?;
+        looked.proven = repository.proven_backups().await?;
+        looked.bytes += repository.refresh_spares().await?;
         // Before the packs: an index names none that is not there yet.
         for meta in looked.list(repository, "index").await? {
             if let Some(Named::Index(id)) = repository.layout().parse(meta.name.as_str()) {

@@ -233,7 +233,7 @@ fn retain(looked: &Looked, policy: &Policy, late: &BTreeMap<BackupId, i64>) -> R
             stored_at: time(came_ms)?,
             end_time: time(seen.finished_us / 1000)?,
             pinned: looked.pinned.contains(&seen.id),
-            proven: false,
+            proven: looked.proven.contains(&seen.id),
         })
     };
     let all = looked.backups.iter().zip(&looked.sweep.manifests);

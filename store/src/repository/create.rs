@@ -181,6 +181,7 @@ pub async fn create(
         cluster: new.cluster.to_owned(),
         keys: created.host.cluster_keys.clone(),
         trust: RwLock::new(Arc::new(Trust::new(period.clone(), None, repository, new.cluster))),
+        spares: RwLock::default(),
         opening: None,
         metadata_packs: std::sync::Mutex::default(),
     });

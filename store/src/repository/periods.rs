@@ -10,11 +10,12 @@ use crate::keys::SigningKey;
 use crate::session::{Place, Purpose, Session, to_cbor};
 
 impl Repository {
-    /// Looks for a newer period. One that was believed is never exchanged for an older one.
+    /// Looks for a newer period, and for spares. A period that was believed is never exchanged for an older one.
     ///
     /// # Errors
     /// The store failed; or a newer one is damaged, or not for the key at hand.
     pub async fn refresh(&self) -> Result<(), StoreError> {
+        self.refresh_spares().await?;
         let candidates = trust::candidates(self.store.as_ref(), &self.layout).await?;
         let known = self.period();
         let Some(root) = known.root() else { return Ok(()) };

@@ -9,13 +9,14 @@ use crate::codec::Compressors;
 use crate::envelope::{Clear, Finished, Header, Kind, Protection, WalFacts, finish, finish_in_place};
 use crate::error::StoreError;
 use crate::frame;
-use crate::id::{Digest, LineageId};
+use crate::id::{BackupId, Digest, LineageId};
 use crate::keys::SigningKey;
 use crate::limits::WAL_ZSTD_LEVEL;
 use crate::object::{ErrorClass, ObjectName, PutNew};
 use crate::pack::PackBody;
+use crate::records::Proof;
 use crate::seal::ObjectKey;
-use crate::session::Session;
+use crate::session::{Session, to_cbor};
 
 /// Result of creating an object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -255,6 +256,20 @@ impl Writer {
                 Err(error) => Err(error),
             },
         }
+    }
+
+    /// Notes what was verified, or restored and proven.
+    ///
+    /// # Errors
+    /// As [`Writer::put`].
+    pub async fn put_proof(&self, proof: &Proof) -> Result<(), StoreError> {
+        let unix_ms = u64::try_from(proof.time_us / 1000).unwrap_or(0);
+        let id = BackupId::from_parts(unix_ms, crate::entropy::bytes()?);
+        let name = self.repository.layout().proof(id)?;
+        let plain = to_cbor(proof)?;
+        self.put(&name, NewObject::metadata(Kind::Proof, &plain, proof.time_us))
+            .await?;
+        Ok(())
     }
 
     /// Encodes and creates a single-frame object.

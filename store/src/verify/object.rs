@@ -25,9 +25,26 @@ pub async fn object(
     named: Named,
     meta: &ObjectMeta,
 ) -> Result<Result<Depth, Finding>, StoreError> {
-    let read = repository.read(&meta.name).await;
-    let checked = read.and_then(|read| check(repository, named, meta, read));
-    judge(&meta.name, checked)
+    let of = match named {
+        Named::Spare => repository.layout().original_of(meta.name.as_str()),
+        _ => None,
+    };
+    let of = of.unwrap_or_else(|| meta.name.clone());
+    let named = repository.layout().parse(of.as_str()).unwrap_or(named);
+    // As it lies there: what a spare makes up for is damaged all the same.
+    let read = repository.read_at(&of, &meta.name).await;
+    let checked = read.and_then(|(bytes, read)| {
+        let is_padded_with_zeroes = read.head.padding_of(&bytes).iter().all(|byte| *byte == 0);
+        Ok((check(repository, named, meta, read)?, is_padded_with_zeroes))
+    });
+    Ok(match judge(&meta.name, checked)? {
+        Ok((_, false)) => Err(Finding::notice(
+            &meta.name,
+            "its padding was changed, which no reader looks at",
+        )),
+        Ok((depth, true)) => Ok(depth),
+        Err(finding) => Err(finding),
+    })
 }
 
 fn check(repository: &Repository, named: Named, meta: &ObjectMeta, read: ReadObject) -> Result<Depth, StoreError> {
@@ -76,6 +93,8 @@ fn belongs(named: Named, kind: Kind) -> bool {
         Named::Proof => kind == Kind::Proof,
         Named::Condemned => kind == Kind::Condemned,
         Named::Pin(_) => kind == Kind::Pin,
+        // A spare is looked at as what it stands in for.
+        Named::Spare => false,
     }
 }
 

@@ -89,12 +89,12 @@ fn names(inventory: &Inventory) -> Vec<Finding> {
     findings
 }
 
-/// Everything but packs and WAL is small: it is read whole.
+/// Everything but packs, WAL and spares of them is small: it is read whole.
 async fn small_objects(repository: &Repository, inventory: &Inventory) -> Result<Vec<Finding>, StoreError> {
     let small = inventory
         .objects
         .iter()
-        .filter(|(named, _)| !matches!(named, Named::Pack(_) | Named::Wal(_)));
+        .filter(|(named, _)| !matches!(named, Named::Pack(_) | Named::Wal(_) | Named::Spare));
     let looks = small.map(|(named, meta)| object(repository, *named, meta));
     let results: Vec<_> = futures::stream::iter(looks)
         .buffered(READS_IN_FLIGHT)

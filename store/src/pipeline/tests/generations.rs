@@ -15,7 +15,7 @@ fn below(random: &SplitMix, limit: usize) -> usize {
     usize::try_from(random.next() % limit as u64).unwrap()
 }
 
-fn page(random: &SplitMix) -> Vec<u8> {
+pub(super) fn page(random: &SplitMix) -> Vec<u8> {
     let mut page = vec![0; PAGE_BYTES];
     let words: Vec<u8> = (0..40).flat_map(|_| random.next().to_le_bytes()).collect();
     for (at, byte) in page.iter_mut().enumerate().take(6000) {
@@ -24,7 +24,7 @@ fn page(random: &SplitMix) -> Vec<u8> {
     page
 }
 
-fn pages(random: &SplitMix, count: usize) -> Vec<u8> {
+pub(super) fn pages(random: &SplitMix, count: usize) -> Vec<u8> {
     (0..count).flat_map(|_| page(random)).collect()
 }
 
@@ -57,7 +57,7 @@ fn edit(random: &SplitMix, files: &mut Files) {
     }
 }
 
-fn first_files(random: &SplitMix) -> Files {
+pub(super) fn first_files(random: &SplitMix) -> Files {
     let relation = |count| (EntryClass::Relation, pages(random, count));
     let mut files = Files::new();
     for (path, count) in [
