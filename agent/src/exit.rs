@@ -165,7 +165,10 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
         return match store {
             StoreError::Damaged { .. } | StoreError::Untrusted { .. } | StoreError::Conflict { .. } => Some(DAMAGED),
             StoreError::TakenOver { .. } => Some(TAKEN_OVER),
-            StoreError::WrongKey { .. } | StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } => Some(KEY),
+            StoreError::WrongKey { .. }
+            | StoreError::KeyMissing { .. }
+            | StoreError::KeyAway { .. }
+            | StoreError::KeyFile { .. } => Some(KEY),
             // Keys of another repository, or of another cluster.
             StoreError::Foreign { what, .. } if what.contains("repository") || what.contains("key") => Some(KEY),
             StoreError::NoRepository { .. } | StoreError::Foreign { .. } => Some(REFUSED),

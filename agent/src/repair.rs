@@ -13,8 +13,8 @@ use store::inventory::Named;
 use store::layout::WalName;
 use store::manifest::Manifest;
 use store::object::{ObjectName, list_all};
-use store::repair::{add_spare, bring_back, whole_in};
-use store::repository::Repository;
+use store::repair::{bring_back, whole_in};
+use store::repository::{MadeUp, Repository};
 use store::verify::{Finding, Severity, Structure, excuse, structure};
 
 use crate::cli::RepairOptions;
@@ -83,13 +83,27 @@ async fn look(
         findings.extend(read.findings);
     }
     excuse(repository, &mut findings).await?;
-    findings.retain(|finding| finding.severity == Severity::Damage && !repaired.has(&finding.object));
-    let (broken, follows) = broken(repository, findings).await?;
+    let mut wanted = Vec::new();
+    for finding in findings.into_iter().filter(|finding| !repaired.has(&finding.object)) {
+        if finding.severity == Severity::Damage || is_index(repository, &finding).await? {
+            wanted.push(finding);
+        }
+    }
+    let (broken, follows) = broken(repository, &structure, wanted).await?;
     Ok(Seen {
         structure,
         broken,
         follows,
     })
+}
+
+/// True for an index that is damaged, and that no spare makes up for.
+async fn is_index(repository: &Repository, finding: &Finding) -> Result<bool, StoreError> {
+    let is_index = matches!(repository.layout().parse(&finding.object), Some(Named::Index(_)));
+    match ObjectName::new(finding.object.clone()) {
+        Ok(name) if is_index && finding.is_its_own => Ok(repository.made_up(&name).await? != MadeUp::Wholly),
+        _ => Ok(false),
+    }
 }
 
 /// Makes up for what was seen, as far as that can be done.
@@ -102,24 +116,19 @@ async fn pass(
 ) -> anyhow::Result<()> {
     let mut left = Vec::new();
     let missing = missing_wal(repository, &seen.structure, elsewhere).await?;
-    let missing = missing
-        .into_iter()
-        .filter(|missing| !repaired.has(missing.name.as_str()));
-    let missing: Vec<Broken> = missing.collect();
+    let missing = missing.into_iter();
+    let missing: Vec<Broken> = missing.filter(|missing| !repaired.has(missing.name.as_str())).collect();
     for broken in missing.iter().chain(&seen.broken) {
-        match from_elsewhere(repository, broken, elsewhere, options.dry_run).await? {
-            Some(mended) => repaired.add(broken, Some(mended)),
-            None => left.push(broken),
+        match from_elsewhere(repository, broken, elsewhere, options.dry_run).await {
+            Ok(Some(mended)) => repaired.add(broken, Some(mended)),
+            Ok(None) => left.push(broken),
+            Err(error) => {
+                tracing::error!(object = %broken.name, "cannot be brought back: {error:#}");
+                repaired.add(broken, None);
+            }
         }
     }
-    let ways = live::Ways::of(
-        context,
-        options,
-        repository,
-        &seen.structure.manifests,
-        !left.is_empty(),
-    )
-    .await?;
+    let ways = live::Ways::of(context, options, repository, &seen.structure.manifests, &left).await?;
     for broken in left {
         let done = ways.mend(broken, options.dry_run).await?;
         repaired.add(broken, done);
@@ -130,35 +139,55 @@ async fn pass(
 /// Sorts what was found: into objects that are damaged or missing themselves, and the rest.
 async fn broken(
     repository: &Repository,
+    structure: &Structure,
     mut findings: Vec<Finding>,
 ) -> Result<(Vec<Broken>, Vec<Finding>), StoreError> {
-    findings.sort_by(|one, other| (&one.object, &one.reason).cmp(&(&other.object, &other.reason)));
+    findings.sort_by(|one, other| {
+        (&one.object, !one.is_its_own, &one.reason).cmp(&(&other.object, !other.is_its_own, &other.reason))
+    });
     findings.dedup_by(|one, other| one.object == other.object);
     let (mut broken, mut follows) = (Vec::new(), Vec::new());
-    for finding in findings
-        .into_iter()
-        .filter(|finding| finding.severity == Severity::Damage)
-    {
+    for finding in findings {
         let name = ObjectName::new(finding.object.clone()).ok();
         let named = repository.layout().parse(&finding.object);
-        match (name, named) {
-            // A spare that is damaged stands in for nothing.
-            (_, Some(Named::Spare)) => {}
-            (Some(name), Some(named)) if is_broken(repository, named, &name).await? => broken.push(Broken {
+        let (Some(name), Some(named), true) = (name, named, finding.is_its_own) else {
+            follows.push(finding);
+            continue;
+        };
+        // A spare that is damaged stands in for nothing.
+        if named == Named::Spare {
+            continue;
+        }
+        let is_broken = match repository.store().head(&name).await? {
+            Some(meta) => verify::is_damaged(repository, named, &meta).await?,
+            None => is_missed(repository, structure, named).await?,
+        };
+        if is_broken {
+            broken.push(Broken {
                 name,
                 reason: finding.reason,
-            }),
-            _ => follows.push(finding),
+            });
         }
     }
     Ok((broken, follows))
 }
 
-async fn is_broken(repository: &Repository, named: Named, name: &ObjectName) -> Result<bool, StoreError> {
-    match repository.store().head(name).await? {
-        None => Ok(true),
-        Some(meta) => Ok(verify::is_damaged(repository, named, &meta).await?),
+/// True for what is not there, and not because somebody has given it up meanwhile: a pack that a backup needs now.
+async fn is_missed(repository: &Repository, structure: &Structure, named: Named) -> Result<bool, StoreError> {
+    let Named::Pack(pack) = named else {
+        return Ok(matches!(named, Named::Lineage(_)));
+    };
+    if repository.condemned_packs().await?.contains(&pack) {
+        return Ok(false);
     }
+    let needs = |manifest: &&Manifest| manifest.packs.iter().any(|need| need.id == pack);
+    for manifest in structure.manifests.iter().filter(needs) {
+        let name = repository.layout().manifest(manifest.backup)?;
+        if repository.store().head(&name).await?.is_some() {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 /// The places that can be opened; of the others it is said why not.
@@ -200,14 +229,13 @@ async fn from_elsewhere(
         };
         let lies_at = match dry_run {
             true => None,
-            false => match bring_back(repository, &broken.name, bytes, output::now_us()).await {
-                Ok(name) => Some(name),
-                // Keys that are damaged: what says who is trusted has no spares.
-                Err(error @ StoreError::Limit { .. }) => {
-                    tracing::warn!(object = %broken.name, %error, "cannot be brought back");
-                    continue;
+            false => match bring_back(repository, &broken.name, bytes, output::now_us()).await? {
+                Some(name) => Some(name),
+                None => {
+                    tracing::error!(object = %broken.name, place = %place.name,
+                        "it is whole there, but what is left of it here does not tell that this is the same: whoever may delete takes it away here, and puts what the other place has");
+                    return Ok(None);
                 }
-                Err(error) => return Err(error.into()),
             },
         };
         return Ok(Some(Mended {
@@ -246,16 +274,20 @@ async fn missing_wal(
             let Some(coverage) = structure.coverages.iter().find(|coverage| coverage.lineage == lineage) else {
                 continue;
             };
-            let is_newer = coverage.newest_timeline().is_none_or(|newest| timeline > newest);
-            let is_missing = match (layout.parse_wal(meta.name.as_str()), coverage.timelines.get(&timeline)) {
-                _ if is_newer => true,
-                (Some(WalName::Range(range)), Some(there)) => {
+            // Of a lineage that has no WAL here any more all was given up.
+            let Some(newest) = coverage.newest_timeline() else {
+                continue;
+            };
+            let there = coverage.timelines.get(&timeline);
+            let is_missing = match layout.parse_wal(meta.name.as_str()) {
+                Some(WalName::Range(range)) => {
                     // What lies before was given up here already.
-                    there.begin().is_some_and(|begin| range.start >= begin)
-                        && !coverage.undeclared(timeline, range.start, range.end).is_empty()
+                    let is_later = there.map_or(timeline > newest, |there| {
+                        there.begin().is_some_and(|begin| range.start >= begin)
+                    });
+                    is_later && !coverage.undeclared(timeline, range.start, range.end).is_empty()
                 }
-                (Some(WalName::History { .. }), Some(_)) => !coverage.histories.contains_key(&timeline),
-                _ => false,
+                _ => (there.is_some() || timeline > newest) && !coverage.histories.contains_key(&timeline),
             };
             if is_missing && seen.insert(meta.name.clone()) {
                 missing.push(Broken {
@@ -301,16 +333,4 @@ async fn data_directory(context: &Context, options: &RepairOptions) -> anyhow::R
     }
     let (client, _) = crate::sql::choose(&context.connect_options()?).await?;
     Ok(crate::preflight::show(&client, "data_directory").await?.into())
-}
-
-async fn store_spare(
-    repository: &Repository,
-    name: &ObjectName,
-    bytes: bytes::Bytes,
-    dry_run: bool,
-) -> Result<Option<ObjectName>, StoreError> {
-    match dry_run {
-        true => Ok(None),
-        false => add_spare(repository, name, bytes, output::now_us()).await.map(Some),
-    }
 }

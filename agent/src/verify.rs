@@ -194,6 +194,10 @@ async fn record(
     depth: Depth,
 ) -> anyhow::Result<()> {
     let now_us = output::now_us();
+    let damages = read
+        .findings
+        .iter()
+        .filter(|finding| finding.severity == Severity::Damage);
     let proof = Proof {
         time_us: now_us,
         host: host_name(),
@@ -202,7 +206,7 @@ async fn record(
         len: read.share.len,
         objects: read.objects,
         bytes: read.bytes,
-        damaged: read.findings.len() as u64,
+        damaged: damages.count() as u64,
         backup: None,
     };
     let writer = Writer::new(Arc::clone(repository), Arc::new(signing?), 0);

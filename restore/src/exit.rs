@@ -47,7 +47,10 @@ pub(crate) fn of_store(error: &StoreError) -> u8 {
             | ErrorClass::Full
             | ErrorClass::Locked => UNREACHABLE,
         },
-        StoreError::KeyMissing { .. } | StoreError::KeyFile { .. } | StoreError::WrongKey { .. } => KEY,
+        StoreError::KeyMissing { .. }
+        | StoreError::KeyAway { .. }
+        | StoreError::KeyFile { .. }
+        | StoreError::WrongKey { .. } => KEY,
         StoreError::Foreign { what, .. } if *what == "the repository" => KEY,
         StoreError::NoRepository { .. } => UNREACHABLE,
         StoreError::Damaged { .. }

@@ -220,7 +220,8 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         }
         drop(copies);
         for meta in objects {
-            if let Some(size) = self.there.get(&meta.name).filter(|size| **size != meta.size) {
+            let is_as_long = |size: &&u64| **size == meta.size || self.is_repaired(&meta.name);
+            if let Some(size) = self.there.get(&meta.name).filter(|size| !is_as_long(size)) {
                 let reason = format!("something else is there: {size} bytes where {} belong", meta.size);
                 all.conflicts.push((meta.name.clone(), reason));
             }
@@ -258,6 +259,11 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         filled.bytes = bytes.len() as u64;
         (self.progress)(filled.bytes);
         Ok(filled)
+    }
+
+    /// True when what lies here may be cut short, and what was copied is not.
+    fn is_repaired(&self, name: &ObjectName) -> bool {
+        !self.from.spares_of(name).is_empty()
     }
 
     async fn backup(&self, backup: BackupId, meta: &ObjectMeta) -> Result<Filled, StoreError> {
@@ -312,7 +318,9 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         for need in &manifest.packs {
             let name = there.layout().pack(need.id)?;
             let size = self.here.packs.get(&need.id).map(|meta| meta.size);
-            if size.is_none() || packs.get(&name).copied() != size {
+            let there = packs.get(&name).copied();
+            let is_as_long = size.is_some() && there == size;
+            if !is_as_long && (there.is_none() || !self.is_repaired(&name)) {
                 return Ok(Some(format!(
                     "its pack {} is not there, or not what it should be",
                     need.id

@@ -281,6 +281,13 @@ impl Head {
             .saturating_add(u64::from(self.padding_bytes))
     }
 
+    /// True when an object of this length has all of its body, and nothing behind its padding. That padding is missing is no loss.
+    #[must_use]
+    pub fn fits(&self, object_bytes: u64) -> bool {
+        let needed = self.body_start().saturating_add(self.body_bytes);
+        (needed..=self.object_bytes()).contains(&object_bytes)
+    }
+
     /// The session block; empty if there is none.
     #[must_use]
     pub fn session_block(&self) -> &[u8] {
@@ -335,7 +342,7 @@ impl Head {
     /// # Errors
     /// Truncated, too long, or changed.
     pub fn body(&self, object: &Bytes) -> Result<Bytes, StoreError> {
-        if object.len() as u64 != self.object_bytes() {
+        if !self.fits(object.len() as u64) {
             let reason = format!("{} bytes where {} were written", object.len(), self.object_bytes());
             return Err(StoreError::damaged(&self.name, reason));
         }

@@ -53,6 +53,16 @@ pub enum StoreError {
         /// The role.
         role: &'static str,
     },
+    /// The key file of a role is not on this machine, or not for this user.
+    #[error("this needs the {role} key, and \"{path}\" {reason}")]
+    KeyAway {
+        /// The role.
+        role: &'static str,
+        /// Path of the key file.
+        path: String,
+        /// Why it is not here.
+        reason: &'static str,
+    },
     /// A key file cannot be read or makes no sense.
     #[error("key file \"{path}\": {reason}")]
     KeyFile {
@@ -185,6 +195,11 @@ impl StoreError {
             StoreError::WrongKey { .. } => {
                 "Use the key files that `wal-agent init` made for this cluster and this repository.".into()
             }
+            StoreError::KeyAway { role, .. } => format!(
+                "{} Or let this user read the file, or name its path under [keys]. `wal-agent init` made the key files \
+                 (host.key, restore.key, maintenance.key) once: new ones open nothing that is stored.",
+                where_it_belongs(role)
+            ),
             StoreError::KeyFile { .. } => "Let this user read it; or, where it is missing, copy it from where it is kept, or name its path under [keys]. \
                  `wal-agent init` made the key files (host.key, restore.key, maintenance.key) once: new ones open nothing that is stored."
                 .into(),
@@ -203,5 +218,20 @@ impl StoreError {
             }
             _ => return None,
         })
+    }
+}
+
+/// What a role does, and where.
+fn where_it_belongs(role: &str) -> &'static str {
+    match role {
+        "host" => {
+            "It is a database host that does this: run it there. Where the restore key is, `wal-agent key add-host` makes a key for another host."
+        }
+        "maintenance" => {
+            "Whoever looks after the repository does this: run it on the machine that has the maintenance key, which is no database host."
+        }
+        _ => {
+            "Whoever restores does this, and says who is trusted: bring the restore key here from where it is kept (`wal-agent key import` reads it from paper)."
+        }
     }
 }

@@ -226,10 +226,16 @@ impl Layout {
         self.may_have_spares(original.as_str()).then_some(original)
     }
 
-    /// Who is trusted is never said by a spare.
+    /// What backups and WAL are made of. Neither who is trusted, nor who writes, nor what goes or stays is ever said by a spare.
     fn may_have_spares(&self, original: &str) -> bool {
-        let named = self.parse(original);
-        named.is_some_and(|named| !matches!(named, Named::Keys(_) | Named::Spare))
+        match self.parse(original) {
+            Some(Named::Wal(range)) => !range.tail,
+            Some(named) => matches!(
+                named,
+                Named::Pack(_) | Named::Index(_) | Named::Manifest(_) | Named::History(..) | Named::Lineage(_)
+            ),
+            None => false,
+        }
     }
 
     fn rest<'n>(&self, name: &'n str) -> Option<&'n str> {
@@ -437,7 +443,7 @@ mod tests {
         for original in [
             layout.pack(PackId([5; 16])).unwrap(),
             layout.manifest(id).unwrap(),
-            layout.intent(id).unwrap(),
+            layout.index(id).unwrap(),
         ] {
             let spare = layout.spare(&original, id).unwrap();
             assert_eq!(layout.parse(spare.as_str()), Some(Named::Spare));
@@ -451,7 +457,14 @@ mod tests {
                 assert_eq!(layout.parse(&bad), None, "{bad}");
             }
         }
-        assert!(layout.spare(&layout.keys(1).unwrap(), id).is_err());
+        for original in [
+            layout.keys(1).unwrap(),
+            layout.lease(1).unwrap(),
+            layout.condemned(id).unwrap(),
+            layout.intent(id).unwrap(),
+        ] {
+            assert!(layout.spare(&original, id).is_err(), "{original}");
+        }
         assert_eq!(layout.parse(&format!("clusters/main/spares/keys/1/{id}")), None);
     }
 

@@ -10,7 +10,7 @@ pub const RELATION_CHUNK_BYTES_MAX: usize = RELATION_CHUNK_PAGES_MAX * PAGE_BYTE
 pub const CONTENT_CHUNK_BYTES: (usize, usize, usize) = (64 << 10, 256 << 10, 1 << 20);
 /// A metadata chunk (extents, digests, file table) may not be longer than this.
 pub const METADATA_CHUNK_BYTES_MAX: usize = 64 << 20;
-/// No pack is longer, unless it is one chunk, and full ones are padded to this: with manifest, index and metadata there is still a request for 16 MiB at most.
+/// No pack is longer, unless it is one chunk, and nearly all full ones are padded to this: with manifest, index and metadata there is still a request for 16 MiB at most.
 pub const PACK_BYTES: usize = 20 << 20;
 /// The same for packs of metadata: their footers are read back as a whole, and maps are small.
 pub const METADATA_PACK_BYTES: usize = 4 << 20;

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::chunk::{ChunkKind, EncodedChunk};
 use crate::codec::{Codec, decode};
-use crate::envelope::{Fields, HEAD_ROOM_BYTES, Head, Kind};
+use crate::envelope::{Fields, HEAD_ROOM_BYTES, Head, Header, Kind};
 use crate::error::StoreError;
 use crate::id::{Digest, LineageId, PackId};
 use crate::keys::ClusterKeys;
@@ -313,6 +313,21 @@ impl Footer {
             });
         }
         Ok(Footer { entries })
+    }
+
+    /// Compares with the header, which is signed.
+    ///
+    /// # Errors
+    /// It names other chunks than its header.
+    pub fn check_digest(&self, head: &Head, header: &Header, keys: &ClusterKeys) -> Result<(), StoreError> {
+        let ids: Vec<u8> = self.entries.iter().flat_map(|entry| entry.id.0).collect();
+        match keys.digest(head.kind as u8, &ids) == header.digest {
+            true => Ok(()),
+            false => Err(StoreError::damaged(
+                head.name(),
+                "its footer names other chunks than its header",
+            )),
+        }
     }
 
     /// Footer of a whole body.

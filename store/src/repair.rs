@@ -31,7 +31,11 @@ pub async fn whole_in(copy: &Repository, name: &ObjectName) -> Result<Option<Byt
     let Some(meta) = copy.store().head(name).await? else {
         return Ok(None);
     };
-    if verify::object(copy, named, &meta).await?.is_err() {
+    let is_damage = |finding: &verify::Finding| finding.severity == verify::Severity::Damage;
+    if verify::object(copy, named, &meta)
+        .await?
+        .is_err_and(|finding| is_damage(&finding))
+    {
         return Ok(None);
     }
     match copy.read_checked(name).await {
@@ -51,7 +55,7 @@ pub async fn is_missing(repository: &Repository, name: &ObjectName) -> Result<bo
 }
 
 /// Brings a whole object back: under its own name when nothing is there, as a spare when something is. Reads it back. Gives the name under
-/// which it lies.
+/// which it lies; none when what is left of the object does not tell that this is the same, so that no spare would count.
 ///
 /// # Errors
 /// The store failed; or what was stored does not read as it should.
@@ -60,16 +64,16 @@ pub async fn bring_back(
     name: &ObjectName,
     bytes: Bytes,
     now_us: i64,
-) -> Result<ObjectName, StoreError> {
+) -> Result<Option<ObjectName>, StoreError> {
     if is_missing(repository, name).await? && repository.store().put_new(name, bytes.clone()).await? == PutNew::Created
     {
         read_back(repository, name).await?;
-        return Ok(name.clone());
+        return Ok(Some(name.clone()));
     }
     add_spare(repository, name, bytes, now_us).await
 }
 
-/// Stores a spare of an object, and reads it back. Gives its name.
+/// Stores a spare of an object, and reads it back. Gives its name; none when it would not count.
 ///
 /// # Errors
 /// As [`bring_back`]; or there can be no spare of such an object.
@@ -78,11 +82,13 @@ pub async fn add_spare(
     name: &ObjectName,
     bytes: Bytes,
     now_us: i64,
-) -> Result<ObjectName, StoreError> {
+) -> Result<Option<ObjectName>, StoreError> {
     let unix_ms = u64::try_from(now_us / 1000).unwrap_or(0);
-    let spare = repository
-        .layout()
-        .spare(name, BackupId::from_parts(unix_ms, crate::entropy::bytes()?))?;
+    let id = BackupId::from_parts(unix_ms, crate::entropy::bytes()?);
+    let spare = repository.layout().spare(name, id)?;
+    if !repository.would_count(name, &bytes).await? {
+        return Ok(None);
+    }
     if repository.store().put_new(&spare, bytes.clone()).await? == PutNew::AlreadyExists
         && repository.store().get(&spare, ByteRange::All).await? != bytes
     {
@@ -90,9 +96,9 @@ pub async fn add_spare(
             name: spare.to_string(),
         });
     }
-    read_back(repository, &spare).await?;
     repository.refresh_spares().await?;
-    Ok(spare)
+    read_back(repository, &spare).await?;
+    Ok(Some(spare))
 }
 
 async fn read_back(repository: &Repository, name: &ObjectName) -> Result<(), StoreError> {
@@ -100,7 +106,7 @@ async fn read_back(repository: &Repository, name: &ObjectName) -> Result<(), Sto
     let meta: ObjectMeta = repository.store().head(name).await?.ok_or_else(missing)?;
     let named = repository.layout().parse(name.as_str()).unwrap_or(Named::Spare);
     match verify::object(repository, named, &meta).await? {
-        Ok(_) => Ok(()),
-        Err(finding) => Err(StoreError::damaged(name, finding.reason)),
+        Err(finding) if finding.severity == verify::Severity::Damage => Err(StoreError::damaged(name, finding.reason)),
+        _ => Ok(()),
     }
 }

@@ -35,6 +35,8 @@ pub struct Finding {
     pub severity: Severity,
     /// What does not hold.
     pub reason: String,
+    /// It is the object itself that cannot be read, or is not there; not something that it leads to.
+    pub is_its_own: bool,
 }
 
 impl Finding {
@@ -43,6 +45,7 @@ impl Finding {
             object: object.to_string(),
             severity: Severity::Damage,
             reason: reason.to_string(),
+            is_its_own: false,
         }
     }
 
@@ -58,7 +61,10 @@ impl Finding {
 fn judge<T>(name: &ObjectName, result: Result<T, StoreError>) -> Result<Result<T, Finding>, StoreError> {
     match result {
         Ok(value) => Ok(Ok(value)),
-        Err(error) if is_wrong(&error) => Ok(Err(Finding::damage(name, chain(&error)))),
+        Err(error) if is_wrong(&error) => Ok(Err(Finding {
+            is_its_own: true,
+            ..Finding::damage(name, chain(&error))
+        })),
         Err(error) => Err(error),
     }
 }

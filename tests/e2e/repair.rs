@@ -12,7 +12,7 @@ use serde_json::Value;
 use tests::case::case;
 use tests::seawall::{CLUSTER, json_array, json_str, json_u64};
 use tests::wait::DEADLINE;
-use tests::{Cluster, Scratch, Seawall, tree};
+use tests::{Cluster, ConfigFile, Scratch, Seawall, tree};
 
 /// Exit code: something is damaged.
 const DAMAGED: i32 = 4;
@@ -22,6 +22,8 @@ const THREE_DAYS: Duration = Duration::from_secs(3 * 86_400);
 struct Stage {
     cluster: Cluster,
     seawall: Seawall,
+    /// The configuration without the copy.
+    alone: ConfigFile,
     /// End of the first backup.
     first_end: String,
 }
@@ -30,6 +32,7 @@ struct Stage {
 async fn stage(scratch: &Scratch, copy: Option<&Path>) -> Result<Stage> {
     let cluster = Cluster::builder(15).segment_size_mib(1).create(scratch, "main").await?;
     let mut config = Seawall::local_config(scratch, &cluster)?.set("cluster.main.retention.keep_last", 1)?;
+    let alone = config.clone();
     if let Some(copy) = copy {
         config = config.set("copy.away.url", format!("file://{}", copy.display()))?;
     }
@@ -55,6 +58,7 @@ async fn stage(scratch: &Scratch, copy: Option<&Path>) -> Result<Stage> {
     Ok(Stage {
         cluster,
         seawall,
+        alone,
         first_end: json_str(&first, "end_lsn")?.to_owned(),
     })
 }
@@ -83,10 +87,14 @@ impl Stage {
         Ok((output.code(), output.json()?))
     }
 
-    async fn is_sound(&self) -> Result<Value> {
+    async fn verify(&self) -> Result<(i32, Value)> {
         let output = self.seawall.agent.run(&["verify", "--all", "--json"]).await?;
-        let report = output.json()?;
-        ensure!(output.code() == 0, "{report}");
+        Ok((output.code(), output.json()?))
+    }
+
+    async fn is_sound(&self) -> Result<Value> {
+        let (code, report) = self.verify().await?;
+        ensure!(code == 0, "{report}");
         Ok(report)
     }
 
@@ -177,6 +185,16 @@ fn what_a_copy_has_comes_back_and_goes_again_with_what_it_stands_in_for() {
         ensure!(stage.rows("then-repaired", &first).await? == then);
         ensure!(stage.rows("now-repaired", &["--target", "latest"]).await? == now);
 
+        // What follows from other damage is not excused by the spare of a manifest.
+        let wal = stage.objects("wal")?;
+        let needed = &wal[wal.len() / 2];
+        let bytes = fs::read(needed)?;
+        fs::remove_file(needed)?;
+        let (code, report) = stage.verify().await?;
+        ensure!(code == DAMAGED, "{report}");
+        fs::write(needed, bytes)?;
+        stage.is_sound().await?;
+
         // Life goes on, and in the end the spares are gone with what they stood in for.
         let agent = stage.seawall.run().await?;
         stage.cluster.exec("truncate t; insert into t values (1, '')").await?;
@@ -184,18 +202,20 @@ fn what_a_copy_has_comes_back_and_goes_again_with_what_it_stands_in_for() {
         stage.seawall.wait_archived(&stage.cluster).await?;
         agent.stop(DEADLINE).await?;
         let spares = stage.objects("spares")?.len();
+        // The copy keeps what is given up here, and nothing of that comes back.
+        let alone = Seawall::configure_as(stage.alone.clone(), "alone")?;
         for _ in 0..4 {
-            stage.seawall.agent.run_ok(&["prune"]).await?;
+            alone.agent.run_ok(&["prune"]).await?;
             stage.seawall.age_repository(THREE_DAYS)?;
+            let (code, report) = stage.repair(&["--structure"]).await?;
+            ensure!(code == 0 && json_array(&report, "objects")?.is_empty(), "{report}");
         }
-        stage.seawall.agent.run_ok(&["prune"]).await?;
+        alone.agent.run_ok(&["prune"]).await?;
         stage.is_sound().await?;
         let left = stage.objects("spares")?;
         ensure!(left.len() < spares, "{left:?}");
-        let originals = left
-            .iter()
-            .map(|path| path.parent().unwrap().display().to_string().replace("/spares/", "/"));
-        for original in originals {
+        for spare in left {
+            let original = spare.parent().unwrap().display().to_string().replace("/spares/", "/");
             ensure!(Path::new(&original).exists(), "{original}");
         }
         ensure!(stage.rows("end", &["--target", "latest"]).await? == "1 1");
@@ -222,6 +242,12 @@ fn what_the_live_cluster_still_has_is_made_anew() {
         let (code, report) = stage.repair(&[]).await?;
         let objects = json_array(&report, "objects")?;
         ensure!(code == 0 && objects.len() >= 2, "{report}");
+        ensure!(
+            objects
+                .iter()
+                .any(|object| object["from"].as_str().unwrap().contains("footers")),
+            "{report}"
+        );
         let of_pack = objects.iter().find(|object| object["chunks"].is_u64()).unwrap();
         ensure!(of_pack["from"] == "the live cluster", "{report}");
         stage.is_sound().await?;
@@ -241,8 +267,8 @@ fn what_the_live_cluster_still_has_is_made_anew() {
         let output = stage.seawall.agent.run(&["repair"]).await?;
         output.assert_refused(DAMAGED, &["cannot be made up for", "Take a new backup"])?;
         ensure!(output.stdout.contains("from the live cluster, "), "{}", output.stdout);
-        let report = stage.seawall.agent.run(&["verify", "--all", "--json"]).await?;
-        ensure!(report.code() == DAMAGED, "{}", report.stdout);
+        let (code, report) = stage.verify().await?;
+        ensure!(code == DAMAGED, "{report}");
         // The next backup stores what is missing.
         let agent = stage.seawall.run().await?;
         let backup = stage.seawall.backup().await?;

@@ -11,11 +11,11 @@ use std::sync::Arc;
 use store::id::{LineageId, PackId};
 use store::inventory::Named;
 use store::manifest::Manifest;
-use store::repair::{Places, places_of, rebuild_index, rebuild_pack};
+use store::repair::{Places, add_spare, bring_back, is_missing, places_of, rebuild_index, rebuild_pack};
 use store::repository::{MadeUp, Repository, Writer};
 
 use super::report::Mended;
-use super::{Broken, data_directory, manifest_of, store_spare};
+use super::{Broken, data_directory, manifest_of};
 use crate::cli::RepairOptions;
 use crate::open::{Context, backup_policy};
 use crate::output;
@@ -27,6 +27,8 @@ pub(super) struct Ways {
     repository: Arc<Repository>,
     manifests: Vec<Manifest>,
     directory: Option<PathBuf>,
+    /// Where the chunks of all damaged packs were.
+    places: Places,
 }
 
 impl Ways {
@@ -35,11 +37,11 @@ impl Ways {
         options: &RepairOptions,
         repository: &Arc<Repository>,
         manifests: &[Manifest],
-        is_needed: bool,
+        left: &[&Broken],
     ) -> anyhow::Result<Self> {
-        let writer = match is_needed {
-            true => Some(writer(context).await),
-            false => None,
+        let writer = match left.is_empty() {
+            true => None,
+            false => Some(writer(context).await),
         };
         let writer = match writer {
             None => None,
@@ -60,7 +62,19 @@ impl Ways {
                 })
                 .ok(),
         };
+        let packs = left
+            .iter()
+            .filter_map(|broken| match repository.layout().parse(broken.name.as_str()) {
+                Some(Named::Pack(id)) => Some(id),
+                _ => None,
+            });
+        let packs: BTreeSet<PackId> = packs.collect();
+        let places = match directory.is_some() && !packs.is_empty() {
+            true => places_of(repository, manifests, &packs).await?,
+            false => Places::default(),
+        };
         Ok(Ways {
+            places,
             writer,
             repository: Arc::clone(repository),
             manifests: manifests.to_vec(),
@@ -88,19 +102,33 @@ impl Ways {
         let Some(directory) = &self.directory else {
             return Ok(None);
         };
-        let places: Places = places_of(&self.repository, &self.manifests, &BTreeSet::from([id])).await?;
         let Some(lineage) = self.lineage_of(id) else {
             return Ok(None);
         };
         let mut files = Files::new(directory);
         let read = |path: &[u8], at: u64, len: usize| files.read(path, at, len);
-        let Some(rebuilt) = rebuild_pack(writer, (id, lineage), &places, read, output::now_us()).await? else {
+        let Some(rebuilt) = rebuild_pack(writer, (id, lineage), &self.places, read, output::now_us()).await? else {
             return Ok(None);
         };
-        let lies_at = store_spare(&self.repository, &broken.name, rebuilt.bytes, dry_run).await?;
+        let is_all = rebuilt.held == rebuilt.chunks;
+        let is_missing = is_missing(&self.repository, &broken.name).await?;
+        let lies_at = match dry_run {
+            true => None,
+            // Nothing is left of it, and nothing that a backup needs is missing now: it is that pack.
+            false if is_missing && is_all && self.places.is_complete => {
+                bring_back(&self.repository, &broken.name, rebuilt.bytes, output::now_us()).await?
+            }
+            false => add_spare(&self.repository, &broken.name, rebuilt.bytes, output::now_us()).await?,
+        };
+        if lies_at.is_none() && !dry_run {
+            return Ok(None);
+        }
         // What is left of the pack itself may hold the rest.
-        let is_whole = rebuilt.held == rebuilt.chunks
-            || (lies_at.is_some() && self.repository.made_up(&broken.name).await? == MadeUp::Wholly);
+        let is_whole = match &lies_at {
+            Some(name) if *name == broken.name => true,
+            Some(_) => self.repository.made_up(&broken.name).await? == MadeUp::Wholly,
+            None => is_all,
+        };
         Ok(Some(Mended {
             from: "the live cluster".into(),
             lies_at,
@@ -113,12 +141,13 @@ impl Ways {
         let Some(manifest) = manifest_of(&self.manifests, &broken.name, &self.repository) else {
             return Ok(None);
         };
-        let Some(bytes) = rebuild_index(writer, &manifest, output::now_us()).await? else {
-            return Ok(None);
-        };
+        let rebuilt = rebuild_index(writer, &manifest, dry_run, output::now_us()).await?;
         Ok(Some(Mended {
-            from: "the footers of packs".into(),
-            lies_at: store_spare(&self.repository, &broken.name, bytes, dry_run).await?,
+            from: match &rebuilt {
+                Some(_) => "the footers of packs".into(),
+                None => "other indexes, which name all that it named".into(),
+            },
+            lies_at: rebuilt.filter(|_| !dry_run),
             chunks: None,
             is_whole: true,
         }))
@@ -155,7 +184,9 @@ impl Files {
     fn read(&mut self, path: &[u8], at: u64, len: usize) -> Option<Vec<u8>> {
         if self.open.as_ref().is_none_or(|(open, _)| open != path) {
             // Paths of captured configuration files are absolute.
-            let file = File::open(self.directory.join(OsStr::from_bytes(path))).ok();
+            let path_on_disk = self.directory.join(OsStr::from_bytes(path));
+            let is_file = std::fs::metadata(&path_on_disk).is_ok_and(|meta| meta.is_file());
+            let file = is_file.then(|| File::open(path_on_disk).ok()).flatten();
             self.open = Some((path.to_vec(), file));
         }
         let file = self.open.as_ref()?.1.as_ref()?;

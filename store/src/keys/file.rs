@@ -132,7 +132,7 @@ pub fn write_opening(path: &Path, role: Role, file: &OpeningKeyFile) -> Result<(
 /// # Errors
 /// Missing, readable by others, or not a host key.
 pub fn read_host(path: &Path) -> Result<HostKeys, StoreError> {
-    let text: HostText = parse(path, &read_private(path)?)?;
+    let text: HostText = parse(path, &read_private(path, "host")?)?;
     let bad = |reason: &str| key_file(path, reason);
     if text.seawall_key != "host" || text.version != 1 {
         return Err(bad("not a host key of version 1"));
@@ -155,7 +155,7 @@ pub fn read_host(path: &Path) -> Result<HostKeys, StoreError> {
 /// # Errors
 /// Missing, readable by others, another role's key, or damaged (the public half does not fit the secret one).
 pub fn read_opening(path: &Path, role: Role) -> Result<OpeningKeyFile, StoreError> {
-    opening_of(path, &read_private(path)?, role)
+    opening_of(path, &read_private(path, role_text(role))?, role)
 }
 
 /// The key in the text of such a file, wherever it came from: `path` stands in messages.
@@ -233,10 +233,15 @@ fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> 
     Ok(())
 }
 
-fn read_private(path: &Path) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+fn read_private(path: &Path, role: &'static str) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+    let away = |reason| StoreError::KeyAway {
+        role,
+        path: path.display().to_string(),
+        reason,
+    };
     let failed = |error: std::io::Error| match error.kind() {
-        std::io::ErrorKind::NotFound => key_file(path, "does not exist"),
-        std::io::ErrorKind::PermissionDenied => key_file(path, "permission denied"),
+        std::io::ErrorKind::NotFound => away("does not exist"),
+        std::io::ErrorKind::PermissionDenied => away("may not be read by this user"),
         _ => key_file(path, &error.to_string()),
     };
     let mode = std::fs::metadata(path).map_err(failed)?.permissions().mode();

@@ -139,9 +139,16 @@ impl Accounts {
 
 async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<PackNeed, StoreError> {
     let facts = repository.pack_facts(id).await?;
+    // The length of the pack itself, where a spare of it had to be asked.
+    let left = repository.head_left_of(&facts.name).await?;
+    let body_bytes = left.map_or(facts.head.body_bytes, |(head, _)| head.body_bytes);
     let mut live_bytes = 0;
     for number in needed.numbers() {
-        let entry = facts.footer.entries.get(number as usize);
+        let entry = facts
+            .footer
+            .entries
+            .get(number as usize)
+            .filter(|entry| entry.is_held());
         live_bytes += u64::from(
             entry
                 .ok_or_else(|| StoreError::damaged(id, format!("has no chunk {number}")))?
@@ -151,7 +158,7 @@ async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<Pac
     Ok(PackNeed {
         id,
         kind: facts.head.kind as u8,
-        body_bytes: facts.head.body_bytes,
+        body_bytes,
         live_bytes,
     })
 }

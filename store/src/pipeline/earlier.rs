@@ -10,7 +10,7 @@ use crate::inventory::Named;
 use crate::manifest::{Manifest, PackNeed};
 use crate::object::{ErrorClass, list_all};
 use crate::records::BackupProgress;
-use crate::repository::Repository;
+use crate::repository::{MadeUp, Repository};
 
 /// At most this part of what a backup needs, or [`REWRITE_BYTES_LEAST`], is stored anew to empty packs and chunks that are mostly dead.
 const REWRITE_PART: u64 = 50;
@@ -61,11 +61,12 @@ pub async fn load(repository: &Repository) -> Result<Earlier, StoreError> {
     }
     let manifest = parent.as_ref().and_then(Parent::manifest);
     let needs = manifest.map(|manifest| manifest.packs.as_slice()).unwrap_or_default();
-    let lost: HashSet<PackId> = needs
+    let mut lost: HashSet<PackId> = needs
         .iter()
         .filter(|need| is_lost(need, &sizes))
         .map(|need| need.id)
         .collect();
+    lost.extend(not_made_up(repository, needs).await?);
     if !lost.is_empty() {
         tracing::error!(
             packs = lost.len(),
@@ -140,6 +141,21 @@ async fn load_one(
 /// True when a pack is not there, or shorter than what it must hold.
 fn is_lost(need: &PackNeed, sizes: &HashMap<PackId, u64>) -> bool {
     sizes.get(&need.id).is_none_or(|size| *size < need.body_bytes)
+}
+
+/// Packs that were found damaged, and are not made up for wholly.
+async fn not_made_up(repository: &Repository, needs: &[PackNeed]) -> Result<Vec<PackId>, StoreError> {
+    let mut lost = Vec::new();
+    for need in needs {
+        let name = repository.layout().pack(need.id)?;
+        if !repository.spares_of(&name).is_empty()
+            && repository.is_damaged(&name).await?
+            && repository.made_up(&name).await? != MadeUp::Wholly
+        {
+            lost.push(need.id);
+        }
+    }
+    Ok(lost)
 }
 
 /// Packs that are there, and their sizes.

@@ -114,9 +114,10 @@ async fn delete_all(
     Ok(())
 }
 
-/// What stands in for it goes first: nothing else would lead there. False when one of them is locked.
+/// What stands in for it goes behind it: what is left when this dies in between stands in for nothing, and a later run finds it. False when one of
+/// them is locked.
 async fn delete_with_spares(repository: &Repository, name: &ObjectName) -> Result<bool, StoreError> {
-    for name in repository.spares_of(name).iter().chain([name]) {
+    for name in std::iter::once(name).chain(&repository.spares_of(name)) {
         match repository.store().delete(name).await {
             Ok(()) => {}
             Err(error) if error.class() == ErrorClass::Locked => return Ok(false),
@@ -159,8 +160,9 @@ async fn covered(
 }
 
 async fn says_its_range(repository: &Repository, name: &ObjectName, range: &WalRange) -> Result<bool, StoreError> {
-    match repository.read(name).await {
-        Ok(read) => Ok(read.header.lineage == Some(range.lineage)
+    // As it lies there: who puts something beside it now must not make the only other copy go.
+    match repository.read_at(name, name).await {
+        Ok((_, read)) => Ok(read.header.lineage == Some(range.lineage)
             && read.header.timeline == Some(range.timeline.as_u32())
             && read.header.start == Some(range.start.as_u64())
             && read.header.end == Some(range.end.as_u64())),

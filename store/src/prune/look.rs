@@ -11,7 +11,7 @@ use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::{BackupId, LineageId, PackId};
 use crate::inventory::Named;
-use crate::layout::WalRange;
+use crate::layout::{Layout, WalRange};
 use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::Manifest;
 use crate::object::{ErrorClass, ObjectMeta, ObjectName, list_all};
@@ -66,6 +66,10 @@ pub struct Looked {
     pub(super) timelines: Vec<TimelineOf>,
     /// Intents and progress objects.
     pub(super) intents: Vec<(BackupId, Named, ObjectMeta)>,
+    /// Names of the cluster's objects.
+    pub(super) layout: Option<Layout>,
+    /// Spares, whether they count or not.
+    pub(super) spares: Vec<ObjectMeta>,
     /// Of each lineage.
     pub(super) segment_bytes: BTreeMap<LineageId, u64>,
     /// Backups that have left an index.
@@ -126,12 +130,14 @@ impl Looked {
     pub async fn look(repository: &Repository, now_ms: i64, grace_ms: i64) -> Result<Self, StoreError> {
         let mut looked = Looked::default();
         looked.sweep.now_ms = now_ms;
+        looked.layout = Some(repository.layout().clone());
         looked.manifests(repository).await?;
         looked.lists = read_lists(repository).await?;
         looked.list(repository, "pins").await?;
         looked.pinned = pinned(repository).await?;
         looked.proven = repository.proven_backups().await?;
-        looked.bytes += repository.refresh_spares().await?;
+        looked.spares = repository.refresh_spares().await?;
+        looked.bytes += looked.spares.iter().map(|meta| meta.size).sum::<u64>();
         // Before the packs: an index names none that is not there yet.
         for meta in looked.list(repository, "index").await? {
             if let Some(Named::Index(id)) = repository.layout().parse(meta.name.as_str()) {

@@ -5,6 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
+use roaring::RoaringBitmap;
 
 use super::{Going, ListSeen, Looked, Policy};
 use crate::error::StoreError;
@@ -94,7 +95,10 @@ pub fn plan(looked: &Looked, policy: &Policy, host: &str, now_us: i64) -> Result
         verdicts: verdicts(looked, &retention, &late),
         packs: looked.going(&sweep.delete),
         tails: covered_tails(looked, &is_old),
-        leftovers: leftovers(looked, &is_old),
+        leftovers: leftovers(looked, &is_old)
+            .into_iter()
+            .chain(orphans(looked, &is_old))
+            .collect(),
         close: close(looked, &sweep.close, &is_old),
         waiting: looked.waiting(&sweep, &is_old),
         reprieved: sweep.reprieved.len(),
@@ -166,6 +170,35 @@ impl Looked {
         }
         self.going(&numbers)
     }
+}
+
+/// Old spares of what was deleted since. What a pack that is missing was made of anew stays as long as a backup needs it.
+fn orphans(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<Going> {
+    let needed: RoaringBitmap = looked
+        .sweep
+        .manifests
+        .iter()
+        .flat_map(|manifest| &manifest.packs)
+        .collect();
+    let wal: BTreeSet<&str> = looked.wal.iter().map(|(_, meta)| meta.name.as_str()).collect();
+    let is_orphan = |meta: &&ObjectMeta| {
+        let Some(layout) = &looked.layout else { return false };
+        let Some(original) = layout.original_of(meta.name.as_str()) else {
+            return false;
+        };
+        match layout.parse(original.as_str()) {
+            Some(Named::Pack(id)) => {
+                let number = looked.numbers.known(id);
+                !looked.has_pack(id) && !number.is_some_and(|number| needed.contains(number))
+            }
+            Some(Named::Manifest(id)) => !looked.backups.iter().any(|backup| backup.id == id),
+            Some(Named::Index(id)) => !looked.indexes.contains(&id),
+            Some(Named::Wal(_)) => !wal.contains(original.as_str()),
+            _ => false,
+        }
+    };
+    let orphans = looked.spares.iter().filter(|meta| is_old(meta.modified_unix_ms));
+    orphans.filter(is_orphan).map(Going::from).collect()
 }
 
 /// Backups whose manifest came later after their intent than they say themselves. Where the intent is not there nothing is known of that.

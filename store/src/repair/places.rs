@@ -6,6 +6,7 @@ use crate::chunk::ChunkReference;
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, EntryType, FileEntry};
 use crate::id::{Digest, PackId, PageDigest};
+use crate::limits::PACK_CHUNKS_MAX;
 use crate::manifest::Manifest;
 use crate::page_map::Source;
 use crate::repository::{Maps, Repository};
@@ -36,8 +37,17 @@ pub struct ChunkPlaces {
     pub(super) id: Option<Digest>,
 }
 
-/// Places of all chunks that kept backups need of some packs.
-pub type Places = BTreeMap<ChunkReference, ChunkPlaces>;
+/// Places of the chunks that kept backups need of some packs.
+#[derive(Clone, Debug, Default)]
+pub struct Places {
+    /// By chunk.
+    pub(super) chunks: BTreeMap<ChunkReference, ChunkPlaces>,
+    /// All that backups need is known: nothing had to be passed over.
+    pub is_complete: bool,
+}
+
+/// More places of one chunk say nothing new.
+const PLACES_MAX: usize = 8;
 
 /// Looks through the backups that need these packs. What cannot be read of them is passed over.
 ///
@@ -48,7 +58,10 @@ pub async fn places_of(
     manifests: &[Manifest],
     packs: &BTreeSet<PackId>,
 ) -> Result<Places, StoreError> {
-    let mut places = Places::new();
+    let mut places = Places {
+        is_complete: true,
+        ..Places::default()
+    };
     let needs = |manifest: &&Manifest| manifest.packs.iter().any(|need| packs.contains(&need.id));
     // The newest first: it is the most like the live cluster.
     for manifest in manifests.iter().rev().filter(needs) {
@@ -56,6 +69,7 @@ pub async fn places_of(
             Ok(table) => table,
             Err(error) if is_wrong(&error) => {
                 tracing::warn!(backup = %manifest.backup, %error, "its file table cannot be read: it does not say where lost chunks were");
+                places.is_complete = false;
                 continue;
             }
             Err(error) => return Err(error),
@@ -64,18 +78,18 @@ pub async fn places_of(
         for entry in table.iter().filter(|entry| entry.entry_type == EntryType::File) {
             content_of(&mut places, entry, packs);
             match pages_of(&mut places, &mut maps, entry, packs).await {
-                Err(error) if !is_wrong(&error) => return Err(error),
-                _ => {}
+                Err(error) if is_wrong(&error) => places.is_complete = false,
+                done => done?,
             }
         }
     }
-    if !places.is_empty() {
+    if !places.chunks.is_empty() {
         for (id, at) in repository.chunk_index().await?.chunks() {
             let at = ChunkReference {
                 pack: at.pack,
                 number: at.number,
             };
-            if let Some(place) = places.get_mut(&at) {
+            if let Some(place) = places.chunks.get_mut(&at) {
                 place.id = Some(*id);
             }
         }
@@ -86,15 +100,16 @@ pub async fn places_of(
 fn content_of(places: &mut Places, entry: &FileEntry, packs: &BTreeSet<PackId>) {
     let mut offset = 0;
     for part in &entry.content {
-        if packs.contains(&part.pack) {
+        // No pack has more: a list that says so is of no use.
+        if packs.contains(&part.pack) && (part.number as usize) < PACK_CHUNKS_MAX {
             let at = ChunkReference {
                 pack: part.pack,
                 number: part.number,
             };
-            let place = places.entry(at).or_default();
+            let place = places.chunks.entry(at).or_default();
             place.plain_bytes = Some(part.plain_bytes);
             let here = (entry.path.to_vec(), offset);
-            if !place.content.contains(&here) {
+            if place.content.len() < PLACES_MAX && !place.content.contains(&here) {
                 place.content.push(here);
             }
         }
@@ -128,7 +143,7 @@ async fn pages_of(
                     .unwrap_or_default()
                     .to_vec(),
             };
-            let place = places.entry(at).or_default();
+            let place = places.chunks.entry(at).or_default();
             if !place.pages.contains(&here) {
                 place.pages.push(here);
             }

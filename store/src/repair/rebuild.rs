@@ -7,21 +7,22 @@ use crate::chunk::{ChunkKind, ChunkReference, ContentReference};
 use crate::codec::Compressor;
 use crate::envelope::Kind;
 use crate::error::StoreError;
-use crate::id::{Digest, LineageId, PackId};
+use crate::id::{BackupId, Digest, LineageId, PackId};
 use crate::index::ChunkIndex;
 use crate::keys::ClusterKeys;
 use crate::limits::{PAGE_BYTES, RELATION_CHUNK_PAGES_MAX, RELATION_ZSTD_LEVEL};
 use crate::manifest::Manifest;
+use crate::object::ObjectName;
 use crate::pack::{FooterEntry, PackWriter, room_bytes};
-use crate::pipeline::encode;
-use crate::repository::{NewObject, Repository, Writer};
+use crate::pipeline::{commit, encode};
+use crate::repository::{Repository, Writer};
 use crate::session::{Purpose, Session};
 use crate::verify::is_wrong;
 
 /// A pack as far as it could be made anew.
 #[derive(Debug)]
 pub struct Rebuilt {
-    /// The object, to be stored as a spare.
+    /// The object: to be stored as a spare, or under its own name where nothing is and nothing of it is missing.
     pub bytes: Bytes,
     /// Chunks that are in it.
     pub held: u32,
@@ -42,8 +43,12 @@ pub async fn rebuild_pack(
     now_us: i64,
 ) -> Result<Option<Rebuilt>, StoreError> {
     let repository = writer.repository();
+    let name = repository.layout().pack(pack)?;
+    let left = repository.head_left_of(&name).await?;
+    if left.as_ref().is_some_and(|(head, _)| head.kind != Kind::DataPack) {
+        return Ok(None);
+    }
     let shape = match repository.pack_facts(pack).await {
-        Ok(facts) if facts.head.kind != Kind::DataPack => return Ok(None),
         Ok(facts) => Shape {
             lineage: facts.lineage().unwrap_or(lineage),
             entries: facts.footer.entries,
@@ -55,7 +60,8 @@ pub async fn rebuild_pack(
         Err(error) => return Err(error),
     };
     let session = repository.begin_session(shape.lineage, Purpose::Backup)?;
-    shape.fill(writer, pack, &session, places, read, now_us)
+    let digest = left.map(|(_, header)| header.digest);
+    shape.fill(writer, (pack, digest), &session, places, read, now_us)
 }
 
 /// Which chunks a pack had.
@@ -68,7 +74,7 @@ impl Shape {
     fn fill(
         &self,
         writer: &Writer,
-        pack: PackId,
+        (pack, digest): (PackId, Option<Digest>),
         session: &Session,
         places: &Places,
         mut read: impl FnMut(&[u8], u64, usize) -> Option<Vec<u8>>,
@@ -80,7 +86,7 @@ impl Shape {
         let mut spare = PackWriter::spare(pack, session.key(), self.lineage, room)?;
         let mut held = 0;
         for (number, entry) in (0..).zip(&self.entries) {
-            let known = places.get(&ChunkReference { pack, number });
+            let known = places.chunks.get(&ChunkReference { pack, number });
             match known.and_then(|places| plain_of(places, entry, keys, &mut read)) {
                 Some(plain) => {
                     spare.append(encode(&mut compressor, &mut scratch, entry.kind, entry.id, &plain)?)?;
@@ -92,7 +98,12 @@ impl Shape {
         if held == 0 {
             return Ok(None);
         }
-        let (_, bytes) = writer.encode_pack(spare.finish(keys)?, Some(session), now_us)?;
+        let spare = spare.finish(keys)?;
+        // Its signed header tells of which chunks the pack was: others do not count.
+        if digest.is_some_and(|digest| digest != spare.digest) {
+            return Ok(None);
+        }
+        let (_, bytes) = writer.encode_pack(spare, Some(session), now_us)?;
         Ok(Some(Rebuilt {
             bytes,
             held,
@@ -105,7 +116,7 @@ impl Shape {
 fn derived(pack: PackId, places: &Places, keys: &ClusterKeys) -> Vec<FooterEntry> {
     let of_pack = ChunkReference { pack, number: 0 }..=ChunkReference { pack, number: u32::MAX };
     let mut entries = Vec::new();
-    for (at, places) in places.range(of_pack) {
+    for (at, places) in places.chunks.range(of_pack) {
         entries.resize(at.number as usize, nothing(ChunkKind::Relation));
         entries.push(places.derived(keys).unwrap_or(nothing(ChunkKind::Relation)));
     }
@@ -184,12 +195,19 @@ fn plain_of(
     }
 }
 
-/// Makes the index of a backup anew: it names the content chunks of all packs that the backup needs and whose footers can be read. None when there are none.
+/// Stores an index of the content chunks of the packs that a backup needs, as far as footers can be read and no index names them. It gets a name
+/// of its own: indexes are read together. None when there are none.
 ///
 /// # Errors
 /// The store failed.
-pub async fn rebuild_index(writer: &Writer, manifest: &Manifest, now_us: i64) -> Result<Option<Bytes>, StoreError> {
+pub async fn rebuild_index(
+    writer: &Writer,
+    manifest: &Manifest,
+    dry_run: bool,
+    now_us: i64,
+) -> Result<Option<ObjectName>, StoreError> {
     let repository: &Repository = writer.repository();
+    let known = repository.chunk_index().await?;
     let mut index = ChunkIndex::default();
     for need in manifest.packs.iter().filter(|need| need.kind == Kind::DataPack as u8) {
         let facts = match repository.pack_facts(need.id).await {
@@ -199,7 +217,7 @@ pub async fn rebuild_index(writer: &Writer, manifest: &Manifest, now_us: i64) ->
             Err(error) => return Err(error),
         };
         for (number, entry) in (0..).zip(&facts.footer.entries) {
-            if entry.kind == ChunkKind::Content && entry.is_held() {
+            if entry.kind == ChunkKind::Content && entry.is_held() && known.get(&entry.id).is_none() {
                 let at = ContentReference {
                     pack: need.id,
                     number,
@@ -212,11 +230,10 @@ pub async fn rebuild_index(writer: &Writer, manifest: &Manifest, now_us: i64) ->
     if index.is_empty() {
         return Ok(None);
     }
-    let plain = index.encode();
-    let name = repository.layout().index(manifest.backup)?;
-    Ok(Some(
-        writer
-            .encode(&name, NewObject::metadata(Kind::Index, &plain, now_us))?
-            .0,
-    ))
+    let unix_ms = u64::try_from(now_us / 1000).unwrap_or(0);
+    let id = BackupId::from_parts(unix_ms, crate::entropy::bytes()?);
+    if !dry_run {
+        commit::put_index(writer, id, &index, now_us).await?;
+    }
+    Ok(Some(repository.layout().index(id)?))
 }

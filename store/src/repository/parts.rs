@@ -8,7 +8,7 @@ use crate::error::StoreError;
 use crate::id::{Digest, LineageId, PackId};
 use crate::object::{ByteRange, ObjectName};
 use crate::pack::{ChunkOpener, Footer, FooterEntry, check_id, footer_bytes};
-use crate::verify::Depth;
+use crate::verify::{Depth, is_wrong};
 
 /// Ranges closer together than this are fetched in one GET.
 const COALESCE_BYTES: u64 = 256 << 10;
@@ -164,14 +164,15 @@ impl OpenPack {
         }
     }
 
-    /// Takes from another object with the same chunks those that are missing here; of one with other chunks (a spare that was made when
-    /// nothing was known of the pack) and this, that is left which holds more. Both were examined.
+    /// Takes from another object with the same chunks those that are missing here. Of two spares of a missing pack that do not agree about its
+    /// chunks that is left which holds more. Both were examined.
     pub(super) fn add(&mut self, other: OpenPack) {
         let ids = |pack: &OpenPack| -> Vec<Digest> {
             let entries = pack.bodies.iter().take(1).flat_map(|body| &body.footer.entries);
             entries.map(|entry| entry.id).collect()
         };
         if ids(self) != ids(&other) {
+            // What is left of the pack itself was checked to have the chunks of its signed header, and so has each spare that counts then.
             if other.held_chunks() > self.held_chunks() {
                 *self = other;
             }
@@ -230,8 +231,9 @@ impl Repository {
     /// The store failed, or the pack is damaged.
     pub async fn fetch_pack(&self, id: PackId) -> Result<FetchedPack, StoreError> {
         let name = self.layout.pack(id)?;
-        if !self.spares_of(&name).is_empty() {
-            let pack = self.patched(id).await?;
+        let spares = self.counting_spares(&name).await?;
+        if !spares.is_empty() {
+            let pack = self.patched(&name, &spares).await?;
             let numbers: Vec<u32> = (0..pack.chunks()).filter(|number| pack.held(*number).is_ok()).collect();
             return self.fetch_numbers(pack, &numbers).await;
         }
@@ -272,13 +274,7 @@ impl Repository {
             return Err(StoreError::damaged(name, "some of its chunks have no bytes"));
         }
         let ReadObject { head, header, body } = read;
-        let ids: Vec<u8> = footer.entries.iter().flat_map(|entry| entry.id.0).collect();
-        if self.keys.digest(head.kind as u8, &ids) != header.digest {
-            return Err(StoreError::damaged(
-                name,
-                "its footer names other chunks than its header",
-            ));
-        }
+        footer.check_digest(&head, &header, &self.keys)?;
         let held: Vec<u32> = (0..)
             .zip(&footer.entries)
             .filter(|(_, entry)| entry.is_held())
@@ -333,8 +329,10 @@ impl Repository {
     /// # Errors
     /// As [`Repository::fetch_pack`].
     pub async fn open_pack(&self, id: PackId) -> Result<OpenPack, StoreError> {
-        if !self.spares_of(&self.layout.pack(id)?).is_empty() {
-            return self.patched(id).await;
+        let name = self.layout.pack(id)?;
+        let spares = self.counting_spares(&name).await?;
+        if !spares.is_empty() {
+            return self.patched(&name, &spares).await;
         }
         let facts = self.pack_facts(id).await?;
         self.opened(facts)
@@ -383,14 +381,17 @@ impl Repository {
     /// Head, header and footer of a pack, or of a spare where they are damaged.
     pub(crate) async fn pack_facts(&self, id: PackId) -> Result<PackFacts, StoreError> {
         let name = self.layout.pack(id)?;
-        let mut places = self.places_of(&name);
-        while let Some(at) = places.next() {
-            match self.pack_facts_at(&name, &at).await {
-                Ok(facts) => return Ok(facts),
-                Err(error) => places.failed(error)?,
+        let error = match self.pack_facts_at(&name, &name).await {
+            Err(error) if is_wrong(&error) => error,
+            facts => return facts,
+        };
+        for spare in self.counting_spares(&name).await? {
+            match self.pack_facts_at(&name, &spare.at).await {
+                Err(error) if is_wrong(&error) => {}
+                facts => return facts,
             }
         }
-        Err(places.nowhere())
+        Err(error)
     }
 
     pub(super) async fn pack_facts_at(&self, name: &ObjectName, at: &ObjectName) -> Result<PackFacts, StoreError> {
@@ -414,6 +415,7 @@ impl Repository {
         let until = end.len().saturating_sub(8);
         let from = until.saturating_sub(usize::try_from(sealed_bytes).unwrap_or(usize::MAX));
         let footer = Footer::open(&head, end.get(from..until).unwrap_or_default(), &self.keys)?;
+        footer.check_digest(&head, &header, &self.keys)?;
         Ok(PackFacts {
             name: name.clone(),
             at: at.clone(),

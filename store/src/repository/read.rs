@@ -7,9 +7,10 @@ use crate::envelope::{Head, Header, Protection};
 use crate::error::StoreError;
 use crate::frame;
 use crate::limits::ENVELOPE_PEEK_BYTES;
-use crate::object::{ByteRange, ErrorClass, ObjectError, ObjectName, Operation};
+use crate::object::{ByteRange, ErrorClass, ObjectName};
 use crate::seal::Secret32;
 use crate::session::{Place, open_block};
+use crate::verify::is_wrong;
 
 /// An object that was read and checked.
 #[derive(Debug)]
@@ -38,23 +39,28 @@ impl Repository {
         Ok((head, header, admitted.until_us))
     }
 
-    /// Reads and checks only the head and header of an object, or of a spare where they are damaged; `None` when it does not exist.
+    /// Head and header of an object that is in memory.
+    pub(super) fn head_of(&self, name: &ObjectName, bytes: &Bytes) -> Result<(Head, Header), StoreError> {
+        let (head, header, _) = self.open_head(name, bytes)?;
+        Ok((head, header))
+    }
+
+    /// Reads and checks only the head and header of an object, or of a spare where it was cut short; `None` when it does not exist.
     ///
     /// # Errors
     /// The store failed, or the head is damaged.
     pub async fn read_header(&self, name: &ObjectName) -> Result<Option<(Head, Header)>, StoreError> {
-        let mut places = self.places_of(name);
-        while let Some(at) = places.next() {
-            match self.read_header_at(name, &at).await {
-                Ok(Some(read)) => return Ok(Some(read)),
-                Ok(None) => places.failed(not_there(&at))?,
-                Err(error) => places.failed(error)?,
+        let error = match self.read_header_at(name, name).await {
+            Err(error) if is_wrong(&error) => error,
+            read => return read,
+        };
+        for spare in self.copies_of(name).await? {
+            match self.read_header_at(name, &spare).await {
+                Err(error) if is_wrong(&error) => {}
+                read => return read,
             }
         }
-        match places.nowhere() {
-            error if error.is_not_found() => Ok(None),
-            error => Err(error),
-        }
+        Err(error)
     }
 
     /// As [`Repository::read_header`], from exactly this place.
@@ -63,36 +69,40 @@ impl Repository {
         name: &ObjectName,
         at: &ObjectName,
     ) -> Result<Option<(Head, Header)>, StoreError> {
-        let Some(meta) = self.store.head(at).await? else {
+        let Some((head, header, size)) = self.head_at(name, at).await? else {
             return Ok(None);
         };
-        let len = ENVELOPE_PEEK_BYTES.min(meta.size);
-        let mut peek = self.store.get(at, ByteRange::Slice { start: 0, len }).await?;
-        if let Ok(head_bytes) = head_bytes_needed(&peek)
-            && head_bytes > len
-            && head_bytes <= meta.size
-        {
-            peek = self
-                .store
-                .get(
-                    at,
-                    ByteRange::Slice {
-                        start: 0,
-                        len: head_bytes,
-                    },
-                )
-                .await?;
-        }
-        let (head, header, until_us) = self.open_head(name, &peek)?;
-        refuse_after(&head, until_us, meta.modified_unix_ms)?;
-        if head.object_bytes() != meta.size {
-            let reason = format!("{} bytes where {} were written", meta.size, head.object_bytes());
+        if !head.fits(size) {
+            let reason = format!("{size} bytes where {} were written", head.object_bytes());
             return Err(StoreError::damaged(name, reason));
         }
         Ok(Some((head, header)))
     }
 
-    /// Reads a whole object and checks name, signature, length and body hash; where it is damaged, the first spare of it that is whole.
+    /// Head and header as they are in this place, and how long the object is there, whatever has become of its body.
+    pub(super) async fn head_at(
+        &self,
+        name: &ObjectName,
+        at: &ObjectName,
+    ) -> Result<Option<(Head, Header, u64)>, StoreError> {
+        let Some(meta) = self.store.head(at).await? else {
+            return Ok(None);
+        };
+        let slice = |len: u64| ByteRange::Slice { start: 0, len };
+        let len = ENVELOPE_PEEK_BYTES.min(meta.size);
+        let mut peek = self.store.get(at, slice(len)).await?;
+        if let Ok(head_bytes) = head_bytes_needed(&peek)
+            && head_bytes > len
+            && head_bytes <= meta.size
+        {
+            peek = self.store.get(at, slice(head_bytes)).await?;
+        }
+        let (head, header, until_us) = self.open_head(name, &peek)?;
+        refuse_after(&head, until_us, meta.modified_unix_ms)?;
+        Ok(Some((head, header, meta.size)))
+    }
+
+    /// Reads a whole object and checks name, signature, length and body hash; where it is damaged, the same object from a spare.
     ///
     /// # Errors
     /// The store failed, or the object is damaged or foreign.
@@ -111,14 +121,21 @@ impl Repository {
     }
 
     async fn read_with_bytes(&self, name: &ObjectName) -> Result<(Bytes, ReadObject), StoreError> {
-        let mut places = self.places_of(name);
-        while let Some(at) = places.next() {
-            match self.read_at(name, &at).await {
-                Ok(read) => return Ok(read),
-                Err(error) => places.failed(error)?,
+        let error = match self.read_at(name, name).await {
+            Err(error) if is_wrong(&error) => error,
+            read => return read,
+        };
+        for spare in self.copies_of(name).await? {
+            match self.read_at(name, &spare).await {
+                Ok(read) => {
+                    tracing::warn!(%name, %spare, %error, "an object is damaged; a spare of it is read");
+                    return Ok(read);
+                }
+                Err(error) if is_wrong(&error) => {}
+                Err(error) => return Err(error),
             }
         }
-        Err(places.nowhere())
+        Err(error)
     }
 
     /// Reads the object of this name from exactly this place: its own, or one of its spares.
@@ -208,10 +225,6 @@ impl Repository {
             }
         }
     }
-}
-
-fn not_there(name: &ObjectName) -> StoreError {
-    ObjectError::not_found(Operation::Head, name).into()
 }
 
 /// Refuses what the store received after its signer was revoked.

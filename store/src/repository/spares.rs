@@ -1,164 +1,217 @@
 //! Spares: what stands in for objects that are damaged (FORMAT 13).
 //!
 //! Nobody can change an object, and who repairs deletes nothing. So what makes up for a damaged object lies beside it, under
-//! `spares/<name of the object>/<ULID>`, signed for the name of the object itself. The object is asked first and always: a spare counts
-//! only where the object does not, so who plants one changes nothing that is whole.
+//! `spares/<name of the object>/<ULID>`, signed for the name of the object itself. Who can put objects can put spares, so a spare counts on
+//! nobody's word: only where the object itself fails, and only when what is left of it, its signed head, says that the spare is the same.
 
 use std::collections::HashMap;
 use std::sync::{Arc, PoisonError};
 
+use bytes::Bytes;
+
 use super::Repository;
 use super::parts::OpenPack;
+use crate::envelope::{Head, Header, Kind, OBJECT_BYTES_MIN};
 use crate::error::StoreError;
-use crate::id::PackId;
 use crate::inventory::Named;
 use crate::layout::Layout;
-use crate::object::{ObjectName, ObjectStore, list_all};
+use crate::object::{ObjectMeta, ObjectName, ObjectStore, list_all};
 use crate::verify::is_wrong;
 
 /// The spares that were there when they were last listed, by what they stand in for; the oldest first.
 #[derive(Debug, Default)]
-pub(super) struct Spares {
-    known: HashMap<ObjectName, Vec<ObjectName>>,
-    bytes: u64,
-}
+pub(super) struct Spares(HashMap<ObjectName, Vec<ObjectName>>);
 
 /// How far spares make up for a damaged object.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MadeUp {
     /// There is none that counts.
     Nothing,
-    /// For so many chunks of a pack of so many; what is left of the pack itself counts as well, where it can be opened.
+    /// So many chunks of a pack of so many can be read, from what is left of it or from spares.
     Chunks(u32, u32),
     /// Wholly.
     Wholly,
 }
 
-/// Where to read an object from, when what was read before was damaged.
-pub(super) struct Places<'a> {
-    repository: &'a Repository,
-    name: &'a ObjectName,
-    /// Those that were not tried yet; none: not even the object itself was.
-    spares: Option<std::vec::IntoIter<ObjectName>>,
-    error: Option<StoreError>,
+/// A spare that counts.
+#[derive(Debug)]
+pub(super) struct Counting {
+    pub(super) at: ObjectName,
+    /// It is the object, byte for byte; else a pack of the same chunks.
+    is_copy: bool,
 }
 
-impl Places<'_> {
-    /// The next place to try.
-    pub(super) fn next(&mut self) -> Option<ObjectName> {
-        let Some(spares) = &mut self.spares else {
-            self.spares = Some(Vec::new().into_iter());
-            return Some(self.name.clone());
-        };
-        let spare = spares.next()?;
-        if let Some(error) = &self.error {
-            tracing::warn!(name = %self.name, %spare, %error, "an object is damaged; a spare of it is tried");
-        }
-        Some(spare)
-    }
+/// What is left of an object.
+enum Left {
+    /// Its head, which tells what it was.
+    Head(Box<(Head, Header)>),
+    /// Nothing is there.
+    Nothing,
+    /// Something that tells nothing.
+    Ruins,
+}
 
-    /// What was read there is damaged; anything else that failed ends the attempts.
-    pub(super) fn failed(&mut self, error: StoreError) -> Result<(), StoreError> {
-        if !is_wrong(&error) {
-            return Err(error);
+impl Left {
+    /// Whether another object counts for this one, and then whether it is the same, byte for byte.
+    fn is_made_up_by(&self, head: &Head, header: &Header) -> Option<bool> {
+        let is_data = head.kind == Kind::DataPack;
+        match self {
+            Left::Head(left) if left.0.hash() == head.hash() => Some(true),
+            Left::Head(left) => {
+                (is_data && left.0.kind == Kind::DataPack && left.1.digest == header.digest).then_some(false)
+            }
+            // Who can put a spare could have put the pack itself, under its own name.
+            Left::Nothing => is_data.then_some(false),
+            Left::Ruins => None,
         }
-        if self.error.is_none() {
-            self.spares = Some(self.repository.spares_of(self.name).into_iter());
-            self.error = Some(error);
-        }
-        Ok(())
-    }
-
-    /// What is wrong with the object itself.
-    pub(super) fn nowhere(self) -> StoreError {
-        let missing = || StoreError::damaged(self.name, "the object is missing");
-        self.error.unwrap_or_else(missing)
     }
 }
 
 impl Spares {
     pub(super) async fn list(store: &dyn ObjectStore, layout: &Layout) -> Result<Self, StoreError> {
-        let mut spares = Spares::default();
-        for meta in list_all(store, &layout.prefix("spares")).await? {
+        let listed = list_all(store, &layout.prefix("spares")).await?;
+        Ok(Self::of(layout, &listed))
+    }
+
+    fn of(layout: &Layout, listed: &[ObjectMeta]) -> Self {
+        let mut spares: HashMap<ObjectName, Vec<ObjectName>> = HashMap::new();
+        for meta in listed.iter().filter(|meta| meta.size >= OBJECT_BYTES_MIN) {
             if let Some(original) = layout.original_of(meta.name.as_str()) {
-                spares.bytes += meta.size;
-                spares.known.entry(original).or_default().push(meta.name);
+                spares.entry(original).or_default().push(meta.name.clone());
             }
         }
-        Ok(spares)
+        Spares(spares)
     }
 }
 
 impl Repository {
-    /// Looks anew which spares there are; gives their bytes.
+    /// Looks anew which spares there are; gives all that lies there.
     ///
     /// # Errors
     /// The store failed.
-    pub async fn refresh_spares(&self) -> Result<u64, StoreError> {
-        let spares = Spares::list(self.store.as_ref(), &self.layout).await?;
-        let bytes = spares.bytes;
+    pub async fn refresh_spares(&self) -> Result<Vec<ObjectMeta>, StoreError> {
+        let listed = list_all(self.store.as_ref(), &self.layout.prefix("spares")).await?;
+        let spares = Spares::of(&self.layout, &listed);
         *self.spares.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(spares);
-        Ok(bytes)
+        Ok(listed)
     }
 
-    /// The spares of an object that are known, the oldest first.
+    /// The spares of an object that are known, the oldest first, whether they count or not.
     #[must_use]
     pub fn spares_of(&self, name: &ObjectName) -> Vec<ObjectName> {
         let spares = Arc::clone(&self.spares.read().unwrap_or_else(PoisonError::into_inner));
-        spares.known.get(name).cloned().unwrap_or_default()
+        spares.0.get(name).cloned().unwrap_or_default()
     }
 
-    /// The places from which an object can be read, one after the other: its own, then its spares.
-    pub(super) fn places_of<'a>(&'a self, name: &'a ObjectName) -> Places<'a> {
-        Places {
-            repository: self,
-            name,
-            spares: None,
-            error: None,
+    async fn left_of(&self, name: &ObjectName) -> Result<Left, StoreError> {
+        match self.head_at(name, name).await {
+            Ok(Some((head, header, _))) => Ok(Left::Head(Box::new((head, header)))),
+            Ok(None) => Ok(Left::Nothing),
+            Err(error) if is_wrong(&error) => Ok(Left::Ruins),
+            Err(error) => Err(error),
         }
     }
 
-    /// How far spares make up for an object that is damaged, as far as the keys at hand can tell.
+    /// What the head of a damaged object says, where it can be opened.
+    pub(crate) async fn head_left_of(&self, name: &ObjectName) -> Result<Option<(Head, Header)>, StoreError> {
+        match self.left_of(name).await? {
+            Left::Head(left) => Ok(Some(*left)),
+            Left::Nothing | Left::Ruins => Ok(None),
+        }
+    }
+
+    /// The spares that count for an object that cannot be read. Only heads are looked at.
+    pub(super) async fn counting_spares(&self, name: &ObjectName) -> Result<Vec<Counting>, StoreError> {
+        let spares = self.spares_of(name);
+        if spares.is_empty() {
+            return Ok(Vec::new());
+        }
+        let left = self.left_of(name).await?;
+        let mut counting = Vec::new();
+        for at in spares {
+            let (head, header) = match self.read_header_at(name, &at).await {
+                Ok(Some(read)) => read,
+                Ok(None) => continue,
+                Err(error) if is_wrong(&error) => continue,
+                Err(error) => return Err(error),
+            };
+            if let Some(is_copy) = left.is_made_up_by(&head, &header) {
+                counting.push(Counting { at, is_copy });
+            }
+        }
+        Ok(counting)
+    }
+
+    /// Where the same object lies, byte for byte: where to read it when it cannot be read under its own name.
+    pub(super) async fn copies_of(&self, name: &ObjectName) -> Result<Vec<ObjectName>, StoreError> {
+        let counting = self.counting_spares(name).await?;
+        Ok(counting
+            .into_iter()
+            .filter(|spare| spare.is_copy)
+            .map(|spare| spare.at)
+            .collect())
+    }
+
+    /// True when an object is there and does not read as it should.
+    pub(crate) async fn is_damaged(&self, name: &ObjectName) -> Result<bool, StoreError> {
+        match self.read_at(name, name).await {
+            Ok(_) => Ok(false),
+            Err(error) if is_wrong(&error) => Ok(true),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// True when these bytes would count as a spare.
+    pub(crate) async fn would_count(&self, name: &ObjectName, bytes: &Bytes) -> Result<bool, StoreError> {
+        let (head, header) = self.head_of(name, bytes)?;
+        Ok(self.left_of(name).await?.is_made_up_by(&head, &header).is_some())
+    }
+
+    /// True when a spare counts for what it stands in for.
+    pub(crate) async fn counts(&self, name: &ObjectName, spare: &ObjectName) -> Result<bool, StoreError> {
+        let counting = self.counting_spares(name).await?;
+        Ok(counting.iter().any(|counting| counting.at == *spare))
+    }
+
+    /// How far spares make up for an object that is damaged or missing, as far as the keys at hand can tell.
     ///
     /// # Errors
     /// The store failed.
     pub async fn made_up(&self, name: &ObjectName) -> Result<MadeUp, StoreError> {
-        let spares = self.spares_of(name);
-        if let Some(Named::Pack(id)) = self.layout.parse(name.as_str()) {
-            return match spares.is_empty() {
-                true => Ok(MadeUp::Nothing),
-                false => self.made_up_pack(id, name, &spares).await,
-            };
-        }
-        for spare in spares {
-            match self.read_at(name, &spare).await {
+        let counting = self.counting_spares(name).await?;
+        for spare in counting.iter().filter(|spare| spare.is_copy) {
+            match self.read_at(name, &spare.at).await {
                 Ok(_) => return Ok(MadeUp::Wholly),
                 Err(error) if is_wrong(&error) => {}
                 Err(error) => return Err(error),
             }
         }
-        Ok(MadeUp::Nothing)
-    }
-
-    async fn made_up_pack(&self, id: PackId, name: &ObjectName, spares: &[ObjectName]) -> Result<MadeUp, StoreError> {
-        let (chunks, held) = match self.patched(id).await {
-            Ok(pack) => (pack.chunks(), pack.held_chunks()),
-            Err(StoreError::KeyMissing { .. }) => self.held_by_spares(name, spares).await?,
-            Err(error) if is_wrong(&error) => return Ok(MadeUp::Nothing),
-            Err(error) => return Err(error),
+        let is_pack = matches!(self.layout.parse(name.as_str()), Some(Named::Pack(_)));
+        if !is_pack || counting.is_empty() {
+            return Ok(MadeUp::Nothing);
+        }
+        let (chunks, held) = match self.can_decrypt() {
+            true => match self.patched(name, &counting).await {
+                Ok(pack) => (pack.chunks(), pack.held_chunks()),
+                Err(error) if is_wrong(&error) => return Ok(MadeUp::Nothing),
+                Err(error) => return Err(error),
+            },
+            false => self.held_by_spares(name, &counting).await?,
         };
+        // Of a pack of which nothing is left nobody knows all that it had.
+        let is_known = self.head_left_of(name).await?.is_some();
         Ok(match held {
             0 => MadeUp::Nothing,
-            held if held == chunks => MadeUp::Wholly,
+            held if held == chunks && is_known => MadeUp::Wholly,
             held => MadeUp::Chunks(held, chunks),
         })
     }
 
     /// Without the key that opens the chunks: how many there are, and how many are in spares whose stored bytes are what their writers signed.
-    async fn held_by_spares(&self, name: &ObjectName, spares: &[ObjectName]) -> Result<(u32, u32), StoreError> {
+    async fn held_by_spares(&self, name: &ObjectName, spares: &[Counting]) -> Result<(u32, u32), StoreError> {
         let mut held: Vec<bool> = Vec::new();
         for spare in spares {
-            let footer = match self.read_at(name, spare).await {
+            let footer = match self.read_at(name, &spare.at).await {
                 Ok((_, read)) => self.footer_of(&read),
                 Err(error) => Err(error),
             };
@@ -178,13 +231,11 @@ impl Repository {
     }
 
     /// A pack that is damaged, put together: each chunk from the first place where it can be opened, the pack itself or a spare of it.
-    pub(super) async fn patched(&self, id: PackId) -> Result<OpenPack, StoreError> {
-        let name = self.layout.pack(id)?;
-        let mut places = vec![name.clone()];
-        places.extend(self.spares_of(&name));
+    pub(super) async fn patched(&self, name: &ObjectName, spares: &[Counting]) -> Result<OpenPack, StoreError> {
+        let places = std::iter::once(name).chain(spares.iter().map(|spare| &spare.at));
         let (mut patched, mut first_error): (Option<OpenPack>, Option<StoreError>) = (None, None);
         for place in places {
-            let opened = match self.pack_facts_at(&name, &place).await {
+            let opened = match self.pack_facts_at(name, place).await {
                 Ok(facts) => self.opened(facts),
                 Err(error) => Err(error),
             };
@@ -208,9 +259,13 @@ impl Repository {
             }
         }
         match (patched, first_error) {
-            (Some(patched), _) => Ok(patched),
+            (Some(patched), Some(error)) => {
+                tracing::warn!(%name, %error, "a pack is damaged; what spares of it have is read from there");
+                Ok(patched)
+            }
+            (Some(patched), None) => Ok(patched),
             (None, Some(error)) => Err(error),
-            (None, None) => Err(StoreError::damaged(&name, "the pack is missing")),
+            (None, None) => Err(StoreError::damaged(name, "the pack is missing")),
         }
     }
 }

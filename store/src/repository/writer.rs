@@ -246,8 +246,9 @@ impl Writer {
         match self.repository.store().put_new(name, bytes).await? {
             PutNew::Created => Ok(Put::Created),
             // All of it: a head that is whole says nothing about the body behind it.
-            PutNew::AlreadyExists => match self.repository.read(name).await {
-                Ok(stored) if stored.header.digest == digest => Ok(Put::Same),
+            // And as it lies there, for what makes up for damage is no proof that this was stored.
+            PutNew::AlreadyExists => match self.repository.read_at(name, name).await {
+                Ok((_, stored)) if stored.header.digest == digest => Ok(Put::Same),
                 Ok(_) => Err(StoreError::Conflict { name: name.to_string() }),
                 Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Err(StoreError::damaged(
                     name,

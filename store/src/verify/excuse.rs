@@ -1,22 +1,29 @@
-//! Damage that spares make up for is none to whoever restores.
+//! Damage of an object that spares make up for is none to whoever restores. What it leads to is another matter.
 
 use super::{Finding, Severity};
 use crate::error::StoreError;
+use crate::inventory::Named;
 use crate::object::ObjectName;
 use crate::repository::{MadeUp, Repository};
 
-/// Lowers damage to a notice where spares make up for it wholly, and says how far they do elsewhere.
+/// Lowers damage to a notice where spares make up for it wholly, or nothing is lost by it, and says how far they do elsewhere.
 ///
 /// # Errors
 /// The store failed.
 pub async fn excuse(repository: &Repository, findings: &mut [Finding]) -> Result<(), StoreError> {
-    for finding in findings
-        .iter_mut()
-        .filter(|finding| finding.severity == Severity::Damage)
-    {
+    let is_damage = |finding: &&mut Finding| finding.is_its_own && finding.severity == Severity::Damage;
+    for finding in findings.iter_mut().filter(is_damage) {
         let Ok(name) = ObjectName::new(finding.object.clone()) else {
             continue;
         };
+        if matches!(repository.layout().parse(name.as_str()), Some(Named::Index(_))) {
+            finding.severity = Severity::Notice;
+            finding.reason = format!(
+                "{}; nothing is lost with it, backups only know less of what is stored, and `wal-agent repair` makes it anew",
+                finding.reason
+            );
+            continue;
+        }
         match repository.made_up(&name).await? {
             MadeUp::Nothing => {}
             MadeUp::Chunks(held, chunks) => {

@@ -37,14 +37,19 @@ pub async fn object(
         let is_padded_with_zeroes = read.head.padding_of(&bytes).iter().all(|byte| *byte == 0);
         Ok((check(repository, named, meta, read)?, is_padded_with_zeroes))
     });
-    Ok(match judge(&meta.name, checked)? {
-        Ok((_, false)) => Err(Finding::notice(
-            &meta.name,
-            "its padding was changed, which no reader looks at",
-        )),
-        Ok((depth, true)) => Ok(depth),
-        Err(finding) => Err(finding),
-    })
+    let (depth, is_padded_with_zeroes) = match judge(&meta.name, checked)? {
+        Ok(read) => read,
+        Err(finding) => return Ok(Err(finding)),
+    };
+    if !is_padded_with_zeroes {
+        let reason = "its padding was changed, which no reader looks at";
+        return Ok(Err(Finding::notice(&meta.name, reason)));
+    }
+    if of != meta.name && !repository.counts(&of, &meta.name).await? {
+        let reason = "counts for nothing: what is left of the object does not say that it is the same";
+        return Ok(Err(Finding::notice(&meta.name, reason)));
+    }
+    Ok(Ok(depth))
 }
 
 fn check(repository: &Repository, named: Named, meta: &ObjectMeta, read: ReadObject) -> Result<Depth, StoreError> {

@@ -85,7 +85,10 @@ fn names(inventory: &Inventory) -> Vec<Finding> {
         .objects
         .iter()
         .filter(|(_, meta)| meta.size < OBJECT_BYTES_MIN);
-    findings.extend(short.map(|(_, meta)| Finding::damage(&meta.name, "shorter than any object")));
+    findings.extend(short.map(|(_, meta)| Finding {
+        is_its_own: true,
+        ..Finding::damage(&meta.name, "shorter than any object")
+    }));
     findings
 }
 
@@ -162,13 +165,14 @@ fn packs_of(
         let name = repository.layout().pack(need.id)?;
         let backup = manifest.backup;
         match packs.get(&need.id) {
-            None => findings.push(Finding::damage(
-                name,
-                format!("is missing, and backup {backup} needs it"),
-            )),
-            Some(meta) if meta.size < need.body_bytes + OBJECT_BYTES_MIN => {
-                findings.push(Finding::damage(name, format!("is shorter than backup {backup} says")));
-            }
+            None => findings.push(Finding {
+                is_its_own: true,
+                ..Finding::damage(name, format!("is missing, and backup {backup} needs it"))
+            }),
+            Some(meta) if meta.size < need.body_bytes + OBJECT_BYTES_MIN => findings.push(Finding {
+                is_its_own: true,
+                ..Finding::damage(name, format!("is shorter than backup {backup} says"))
+            }),
             Some(_) => {}
         }
     }
@@ -181,13 +185,19 @@ async fn references(repository: &Repository, manifest: &Manifest) -> Result<Vec<
     let needs: BTreeSet<PackId> = manifest.packs.iter().map(|need| need.id).collect();
     let table = match judge(&name, repository.file_table(manifest).await)? {
         Ok(table) => table,
-        Err(finding) => return Ok(vec![finding]),
+        Err(finding) => {
+            return Ok(vec![Finding {
+                is_its_own: false,
+                ..finding
+            }]);
+        }
     };
     let (mut findings, mut maps) = (Vec::new(), Maps::new(repository));
     for entry in &table {
         match judge(&name, packs_of_entry(&mut maps, entry).await)? {
             Err(finding) => findings.push(Finding {
                 reason: format!("{}: {}", entry.path.escape_ascii(), finding.reason),
+                is_its_own: false,
                 ..finding
             }),
             Ok(used) => {
