@@ -74,7 +74,9 @@ fn run() -> Result<bool> {
     std::thread::scope(|scope| {
         for _ in 0..at_a_time.clamp(1, count) {
             scope.spawn(|| {
-                while let Some(program) = lock(&left).pop_front() {
+                // Not in the condition of a loop: the lock would be held while the program runs.
+                let next = || lock(&left).pop_front();
+                while let Some(program) = next() {
                     let one = run_one(&program);
                     lock(&ended).push(one);
                 }
