@@ -234,7 +234,7 @@ async fn from_elsewhere(
                 None => {
                     tracing::error!(object = %broken.name, place = %place.name,
                         "it is whole there, but what is left of it here does not tell that this is the same: whoever may delete takes it away here, and puts what the other place has");
-                    return Ok(None);
+                    continue;
                 }
             },
         };

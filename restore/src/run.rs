@@ -122,12 +122,11 @@ pub(crate) async fn run(cli: &Cli) -> Result<Restored> {
         report.server = Some(outcome.started);
         report.proofs = outcome.proofs;
         report.warnings.extend(outcome.warnings);
-        report
-            .warnings
-            .extend(note_proof(&prepared.opened, prepared.choice.manifest.backup, &report).await);
     }
     // The proofs come when the server takes work already.
     report.rto_ms = millis(begun).saturating_sub(report.phases_ms.prove_ms.unwrap_or(0));
+    let noted = note_proof(&prepared.opened, prepared.choice.manifest.backup, &report).await;
+    report.warnings.extend(noted);
     Ok(Restored { report, server })
 }
 

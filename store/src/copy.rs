@@ -220,9 +220,12 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         }
         drop(copies);
         for meta in objects {
-            let is_as_long = |size: &&u64| **size == meta.size || self.is_repaired(&meta.name);
-            if let Some(size) = self.there.get(&meta.name).filter(|size| !is_as_long(size)) {
-                let reason = format!("something else is there: {size} bytes where {} belong", meta.size);
+            if let Some(size) = self.there.get(&meta.name).filter(|size| **size != meta.size) {
+                let wanted = self.whole_bytes(meta).await?;
+                if *size == wanted {
+                    continue;
+                }
+                let reason = format!("something else is there: {size} bytes where {wanted} belong");
                 all.conflicts.push((meta.name.clone(), reason));
             }
         }
@@ -261,9 +264,17 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         Ok(filled)
     }
 
-    /// True when what lies here may be cut short, and what was copied is not.
-    fn is_repaired(&self, name: &ObjectName) -> bool {
-        !self.from.spares_of(name).is_empty()
+    /// How long an object is when it is whole: what lies here may be cut short, and what was copied came from a spare.
+    async fn whole_bytes(&self, meta: &ObjectMeta) -> Result<u64, StoreError> {
+        if self.from.spares_of(&meta.name).is_empty() {
+            return Ok(meta.size);
+        }
+        match self.from.read_header(&meta.name).await {
+            Ok(Some((head, _))) => Ok(head.object_bytes()),
+            Ok(None) => Ok(meta.size),
+            Err(error) if error.is_untrusted() => Ok(meta.size),
+            Err(error) => Err(error),
+        }
     }
 
     async fn backup(&self, backup: BackupId, meta: &ObjectMeta) -> Result<Filled, StoreError> {
@@ -317,10 +328,12 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         let packs: BTreeMap<ObjectName, u64> = packs.into_iter().map(|meta| (meta.name, meta.size)).collect();
         for need in &manifest.packs {
             let name = there.layout().pack(need.id)?;
-            let size = self.here.packs.get(&need.id).map(|meta| meta.size);
-            let there = packs.get(&name).copied();
-            let is_as_long = size.is_some() && there == size;
-            if !is_as_long && (there.is_none() || !self.is_repaired(&name)) {
+            let size = match self.here.packs.get(&need.id) {
+                Some(meta) if packs.get(&name) == Some(&meta.size) => continue,
+                Some(meta) => Some(self.whole_bytes(meta).await?),
+                None => None,
+            };
+            if size.is_none() || packs.get(&name).copied() != size {
                 return Ok(Some(format!(
                     "its pack {} is not there, or not what it should be",
                     need.id

@@ -15,7 +15,7 @@ pub use share::Share;
 pub use structure::{Structure, Watermark, structure};
 
 use crate::error::StoreError;
-use crate::object::{ErrorClass, ObjectName};
+use crate::object::{ErrorClass, ObjectName, Operation};
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -72,6 +72,10 @@ fn judge<T>(name: &ObjectName, result: Result<T, StoreError>) -> Result<Result<T
 /// True when an object is missing, damaged, planted, foreign or of a version that it cannot be of.
 pub(crate) fn is_wrong(error: &StoreError) -> bool {
     match error {
+        // A bad sector is damage of what lies there; a store that is away, or a right that is missing, is not.
+        StoreError::Object(error) if error.operation() == Operation::Get && error.class() == ErrorClass::Permanent => {
+            true
+        }
         StoreError::Object(error) => matches!(error.class(), ErrorClass::NotFound | ErrorClass::Corrupt),
         StoreError::WrongKey { .. } | StoreError::Foreign { .. } | StoreError::Limit { .. } => true,
         error => error.damaged_object().is_some(),

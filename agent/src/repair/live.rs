@@ -11,7 +11,7 @@ use std::sync::Arc;
 use store::id::{LineageId, PackId};
 use store::inventory::Named;
 use store::manifest::Manifest;
-use store::repair::{Places, add_spare, bring_back, is_missing, places_of, rebuild_index, rebuild_pack};
+use store::repair::{Places, add_spare, is_missing, places_of, rebuild_index, rebuild_pack};
 use store::repository::{MadeUp, Repository, Writer};
 
 use super::report::Mended;
@@ -111,22 +111,17 @@ impl Ways {
             return Ok(None);
         };
         let is_all = rebuilt.held == rebuilt.chunks;
-        let is_missing = is_missing(&self.repository, &broken.name).await?;
         let lies_at = match dry_run {
             true => None,
-            // Nothing is left of it, and nothing that a backup needs is missing now: it is that pack.
-            false if is_missing && is_all && self.places.is_complete => {
-                bring_back(&self.repository, &broken.name, rebuilt.bytes, output::now_us()).await?
-            }
-            false => add_spare(&self.repository, &broken.name, rebuilt.bytes, output::now_us()).await?,
+            false => match add_spare(&self.repository, &broken.name, rebuilt.bytes, output::now_us()).await? {
+                None => return Ok(None),
+                lies_at => lies_at,
+            },
         };
-        if lies_at.is_none() && !dry_run {
-            return Ok(None);
-        }
-        // What is left of the pack itself may hold the rest.
+        // What is left of the pack itself may hold the rest. Of one that is missing nobody knows what else it had.
         let is_whole = match &lies_at {
-            Some(name) if *name == broken.name => true,
-            Some(_) => self.repository.made_up(&broken.name).await? == MadeUp::Wholly,
+            Some(_) if is_missing(&self.repository, &broken.name).await? => false,
+            Some(_) => is_all || self.repository.made_up(&broken.name).await? == MadeUp::Wholly,
             None => is_all,
         };
         Ok(Some(Mended {

@@ -140,7 +140,10 @@ impl Accounts {
 async fn count(repository: &Repository, id: PackId, needed: &Bits) -> Result<PackNeed, StoreError> {
     let facts = repository.pack_facts(id).await?;
     // The length of the pack itself, where a spare of it had to be asked.
-    let left = repository.head_left_of(&facts.name).await?;
+    let left = match facts.is_spare() {
+        true => repository.head_left_of(&facts.name).await?,
+        false => None,
+    };
     let body_bytes = left.map_or(facts.head.body_bytes, |(head, _)| head.body_bytes);
     let mut live_bytes = 0;
     for number in needed.numbers() {

@@ -2,15 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+
 use super::{PackFilter, Parent};
 use crate::error::StoreError;
 use crate::id::{BackupId, PackId};
 use crate::index::ChunkIndex;
 use crate::inventory::Named;
+use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::{Manifest, PackNeed};
 use crate::object::{ErrorClass, list_all};
 use crate::records::BackupProgress;
-use crate::repository::{MadeUp, Repository};
+use crate::repository::Repository;
 
 /// At most this part of what a backup needs, or [`REWRITE_BYTES_LEAST`], is stored anew to empty packs and chunks that are mostly dead.
 const REWRITE_PART: u64 = 50;
@@ -145,17 +148,14 @@ fn is_lost(need: &PackNeed, sizes: &HashMap<PackId, u64>) -> bool {
 
 /// Packs that were found damaged, and are not made up for wholly.
 async fn not_made_up(repository: &Repository, needs: &[PackNeed]) -> Result<Vec<PackId>, StoreError> {
-    let mut lost = Vec::new();
-    for need in needs {
+    let looks = needs.iter().map(|need| async {
         let name = repository.layout().pack(need.id)?;
-        if !repository.spares_of(&name).is_empty()
-            && repository.is_damaged(&name).await?
-            && repository.made_up(&name).await? != MadeUp::Wholly
-        {
-            lost.push(need.id);
-        }
-    }
-    Ok(lost)
+        let is_lost = repository.is_lost_in_part(&name).await?;
+        Ok::<_, StoreError>(is_lost.then_some(need.id))
+    });
+    let looks = stream::iter(looks).buffer_unordered(READS_IN_FLIGHT);
+    let lost: Vec<_> = looks.try_collect().await?;
+    Ok(lost.into_iter().flatten().collect())
 }
 
 /// Packs that are there, and their sizes.

@@ -114,15 +114,19 @@ async fn delete_all(
     Ok(())
 }
 
-/// What stands in for it goes behind it: what is left when this dies in between stands in for nothing, and a later run finds it. False when one of
-/// them is locked.
+/// What stands in for it goes behind it: what is left when this dies in between, or what is locked, stands in for nothing, and a later run finds
+/// it. False when the object itself is locked.
 async fn delete_with_spares(repository: &Repository, name: &ObjectName) -> Result<bool, StoreError> {
-    for name in std::iter::once(name).chain(&repository.spares_of(name)) {
-        match repository.store().delete(name).await {
-            Ok(()) => {}
-            Err(error) if error.class() == ErrorClass::Locked => return Ok(false),
-            Err(error) => return Err(error.into()),
-        }
+    let is_gone = async |name: &ObjectName| match repository.store().delete(name).await {
+        Ok(()) => Ok(true),
+        Err(error) if error.class() == ErrorClass::Locked => Ok(false),
+        Err(error) => Err(StoreError::from(error)),
+    };
+    if !is_gone(name).await? {
+        return Ok(false);
+    }
+    for spare in repository.spares_of(name) {
+        is_gone(&spare).await?;
     }
     Ok(true)
 }

@@ -181,6 +181,9 @@ fn orphans(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<Going> {
         .flat_map(|manifest| &manifest.packs)
         .collect();
     let wal: BTreeSet<&str> = looked.wal.iter().map(|(_, meta)| meta.name.as_str()).collect();
+    // A restore of what was given up just now may still read them.
+    let mut given_up = looked.lists.iter().filter(|seen| !seen.list.retired.is_empty());
+    let is_quiet = given_up.all(|seen| is_old(seen.meta.modified_unix_ms));
     let is_orphan = |meta: &&ObjectMeta| {
         let Some(layout) = &looked.layout else { return false };
         let Some(original) = layout.original_of(meta.name.as_str()) else {
@@ -189,7 +192,7 @@ fn orphans(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<Going> {
         match layout.parse(original.as_str()) {
             Some(Named::Pack(id)) => {
                 let number = looked.numbers.known(id);
-                !looked.has_pack(id) && !number.is_some_and(|number| needed.contains(number))
+                is_quiet && !looked.has_pack(id) && !number.is_some_and(|number| needed.contains(number))
             }
             Some(Named::Manifest(id)) => !looked.backups.iter().any(|backup| backup.id == id),
             Some(Named::Index(id)) => !looked.indexes.contains(&id),

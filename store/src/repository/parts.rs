@@ -27,6 +27,11 @@ pub(crate) struct PackFacts {
 }
 
 impl PackFacts {
+    /// True when the pack itself could not tell.
+    pub(crate) fn is_spare(&self) -> bool {
+        self.at != self.name
+    }
+
     /// The lineage it was written in.
     pub(crate) fn lineage(&self) -> Option<LineageId> {
         self.header.lineage
@@ -231,13 +236,20 @@ impl Repository {
     /// The store failed, or the pack is damaged.
     pub async fn fetch_pack(&self, id: PackId) -> Result<FetchedPack, StoreError> {
         let name = self.layout.pack(id)?;
-        let spares = self.counting_spares(&name).await?;
-        if !spares.is_empty() {
-            let pack = self.patched(&name, &spares).await?;
-            let numbers: Vec<u32> = (0..pack.chunks()).filter(|number| pack.held(*number).is_ok()).collect();
-            return self.fetch_numbers(pack, &numbers).await;
-        }
-        let read = self.read(&name).await?;
+        let read = match self.read(&name).await {
+            Ok(read) => read,
+            Err(error) if is_wrong(&error) => {
+                let spares = self.counting_spares(&name).await?;
+                if spares.is_empty() {
+                    return Err(error);
+                }
+                let pack = self.patched(&name, &spares).await?;
+                let held = |number: &u32| pack.held(*number).is_ok();
+                let numbers: Vec<u32> = (0..pack.chunks()).filter(held).collect();
+                return self.fetch_numbers(pack, &numbers).await;
+            }
+            Err(error) => return Err(error),
+        };
         let (footer, fetched_bytes) = (self.footer_of(&read)?, read.head.object_bytes());
         let ReadObject { head, header, body } = read;
         let facts = PackFacts {
@@ -266,15 +278,21 @@ impl Repository {
         Footer::of_body(&read.head, &read.body, &self.keys)
     }
 
+    /// The same, compared with the header.
+    pub(super) fn checked_footer_of(&self, read: &ReadObject) -> Result<Footer, StoreError> {
+        let footer = self.footer_of(read)?;
+        footer.check_digest(&read.head, &read.header, &self.keys)?;
+        Ok(footer)
+    }
+
     /// Checks a pack that was read whole: footer, digest, and with the restore key every chunk.
     pub(crate) fn check_pack(&self, name: &ObjectName, read: ReadObject) -> Result<Depth, StoreError> {
-        let footer = self.footer_of(&read)?;
+        let footer = self.checked_footer_of(&read)?;
         let is_spare = self.layout.original_of(name.as_str()).is_some();
         if !is_spare && !footer.entries.iter().all(FooterEntry::is_held) {
             return Err(StoreError::damaged(name, "some of its chunks have no bytes"));
         }
         let ReadObject { head, header, body } = read;
-        footer.check_digest(&head, &header, &self.keys)?;
         let held: Vec<u32> = (0..)
             .zip(&footer.entries)
             .filter(|(_, entry)| entry.is_held())

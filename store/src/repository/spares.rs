@@ -15,8 +15,8 @@ use crate::envelope::{Head, Header, Kind, OBJECT_BYTES_MIN};
 use crate::error::StoreError;
 use crate::inventory::Named;
 use crate::layout::Layout;
-use crate::object::{ObjectMeta, ObjectName, ObjectStore, list_all};
-use crate::verify::is_wrong;
+use crate::object::{ErrorClass, ObjectMeta, ObjectName, ObjectStore, list_all};
+use crate::verify::{self, Severity, is_wrong};
 
 /// The spares that were there when they were last listed, by what they stand in for; the oldest first.
 #[derive(Debug, Default)]
@@ -133,6 +133,11 @@ impl Repository {
                 Ok(Some(read)) => read,
                 Ok(None) => continue,
                 Err(error) if is_wrong(&error) => continue,
+                // Who plants one that may not be read must not stop others from reading the object itself.
+                Err(StoreError::Object(error)) if error.class() != ErrorClass::Transient => {
+                    tracing::warn!(%name, spare = %at, %error, "a spare cannot be read; it is passed over");
+                    continue;
+                }
                 Err(error) => return Err(error),
             };
             if let Some(is_copy) = left.is_made_up_by(&head, &header) {
@@ -152,8 +157,8 @@ impl Repository {
             .collect())
     }
 
-    /// True when an object is there and does not read as it should.
-    pub(crate) async fn is_damaged(&self, name: &ObjectName) -> Result<bool, StoreError> {
+    /// True when an object does not read as it should.
+    async fn is_damaged(&self, name: &ObjectName) -> Result<bool, StoreError> {
         match self.read_at(name, name).await {
             Ok(_) => Ok(false),
             Err(error) if is_wrong(&error) => Ok(true),
@@ -169,8 +174,18 @@ impl Repository {
 
     /// True when a spare counts for what it stands in for.
     pub(crate) async fn counts(&self, name: &ObjectName, spare: &ObjectName) -> Result<bool, StoreError> {
-        let counting = self.counting_spares(name).await?;
-        Ok(counting.iter().any(|counting| counting.at == *spare))
+        let Some((head, header)) = self.read_header_at(name, spare).await? else {
+            return Ok(false);
+        };
+        Ok(self.left_of(name).await?.is_made_up_by(&head, &header).is_some())
+    }
+
+    /// True when a pack does not read as it should, and spares that count do not make up for all of it.
+    pub(crate) async fn is_lost_in_part(&self, name: &ObjectName) -> Result<bool, StoreError> {
+        if self.counting_spares(name).await?.is_empty() {
+            return Ok(false);
+        }
+        Ok(self.is_damaged(name).await? && self.made_up(name).await? != MadeUp::Wholly)
     }
 
     /// How far spares make up for an object that is damaged or missing, as far as the keys at hand can tell.
@@ -180,10 +195,11 @@ impl Repository {
     pub async fn made_up(&self, name: &ObjectName) -> Result<MadeUp, StoreError> {
         let counting = self.counting_spares(name).await?;
         for spare in counting.iter().filter(|spare| spare.is_copy) {
-            match self.read_at(name, &spare.at).await {
-                Ok(_) => return Ok(MadeUp::Wholly),
-                Err(error) if is_wrong(&error) => {}
-                Err(error) => return Err(error),
+            // What is wrong with the content of an object is wrong with that of its copy.
+            if let Some(meta) = self.store.head(&spare.at).await?
+                && !matches!(verify::object(self, Named::Spare, &meta).await?, Err(found) if found.severity == Severity::Damage)
+            {
+                return Ok(MadeUp::Wholly);
             }
         }
         let is_pack = matches!(self.layout.parse(name.as_str()), Some(Named::Pack(_)));
@@ -198,8 +214,8 @@ impl Repository {
             },
             false => self.held_by_spares(name, &counting).await?,
         };
-        // Of a pack of which nothing is left nobody knows all that it had.
-        let is_known = self.head_left_of(name).await?.is_some();
+        // Of a pack of which nothing is left nobody knows all that it had; and that bytes are those that were signed says nothing of what they hold.
+        let is_known = self.can_decrypt() && self.head_left_of(name).await?.is_some();
         Ok(match held {
             0 => MadeUp::Nothing,
             held if held == chunks && is_known => MadeUp::Wholly,
@@ -212,7 +228,7 @@ impl Repository {
         let mut held: Vec<bool> = Vec::new();
         for spare in spares {
             let footer = match self.read_at(name, &spare.at).await {
-                Ok((_, read)) => self.footer_of(&read),
+                Ok((_, read)) => self.checked_footer_of(&read),
                 Err(error) => Err(error),
             };
             match footer {
@@ -248,7 +264,7 @@ impl Repository {
                     Some(patched) => patched.add(pack),
                     None => patched = Some(pack),
                 },
-                Err(error) if is_wrong(&error) => drop(first_error.get_or_insert(error)),
+                Err(error) if is_wrong(&error) || place != name => drop(first_error.get_or_insert(error)),
                 Err(error) => return Err(error),
             }
             if patched

@@ -1,6 +1,6 @@
 //! Damage of an object that spares make up for is none to whoever restores. What it leads to is another matter.
 
-use super::{Finding, Severity};
+use super::{Finding, Severity, object};
 use crate::error::StoreError;
 use crate::inventory::Named;
 use crate::object::ObjectName;
@@ -24,6 +24,9 @@ pub async fn excuse(repository: &Repository, findings: &mut [Finding]) -> Result
             );
             continue;
         }
+        if !is_damaged(repository, &name).await? {
+            continue;
+        }
         match repository.made_up(&name).await? {
             MadeUp::Nothing => {}
             MadeUp::Chunks(held, chunks) => {
@@ -39,4 +42,18 @@ pub async fn excuse(repository: &Repository, findings: &mut [Finding]) -> Result
         }
     }
     Ok(())
+}
+
+/// What is whole is not made up for by anything: what was found of it then is something else.
+async fn is_damaged(repository: &Repository, name: &ObjectName) -> Result<bool, StoreError> {
+    let Some(named) = repository.layout().parse(name.as_str()) else {
+        return Ok(false);
+    };
+    match repository.store().head(name).await? {
+        None => Ok(true),
+        Some(meta) => {
+            let found = object(repository, named, &meta).await?;
+            Ok(found.is_err_and(|finding| finding.severity == Severity::Damage))
+        }
+    }
 }

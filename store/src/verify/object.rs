@@ -34,15 +34,16 @@ pub async fn object(
     // As it lies there: what a spare makes up for is damaged all the same.
     let read = repository.read_at(&of, &meta.name).await;
     let checked = read.and_then(|(bytes, read)| {
-        let is_padded_with_zeroes = read.head.padding_of(&bytes).iter().all(|byte| *byte == 0);
-        Ok((check(repository, named, meta, read)?, is_padded_with_zeroes))
+        let is_padded = read.head.object_bytes() == meta.size;
+        let is_padded = is_padded && read.head.padding_of(&bytes).iter().all(|byte| *byte == 0);
+        Ok((check(repository, named, meta, read)?, is_padded))
     });
-    let (depth, is_padded_with_zeroes) = match judge(&meta.name, checked)? {
+    let (depth, is_padded) = match judge(&meta.name, checked)? {
         Ok(read) => read,
         Err(finding) => return Ok(Err(finding)),
     };
-    if !is_padded_with_zeroes {
-        let reason = "its padding was changed, which no reader looks at";
+    if !is_padded {
+        let reason = "its padding was changed or cut, which no reader looks at";
         return Ok(Err(Finding::notice(&meta.name, reason)));
     }
     if of != meta.name && !repository.counts(&of, &meta.name).await? {
@@ -53,7 +54,7 @@ pub async fn object(
 }
 
 fn check(repository: &Repository, named: Named, meta: &ObjectMeta, read: ReadObject) -> Result<Depth, StoreError> {
-    if read.head.object_bytes() != meta.size {
+    if !read.head.fits(meta.size) {
         let reason = format!("{} bytes where {} were written", meta.size, read.head.object_bytes());
         return Err(StoreError::damaged(&meta.name, reason));
     }

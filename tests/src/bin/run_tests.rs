@@ -15,8 +15,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 /// The longest, first: so that none of them is left over for the end.
-const FIRST: [&str; 9] = [
+const FIRST: [&str; 10] = [
     "backup_sources",
+    "pitr",
     "store_faults",
     "targets",
     "wal_get",
