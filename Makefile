@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo kill-loop faults outage relations churn generations restore-kills bench loadtest
+.PHONY: help setup build lint test demo deb kill-loop faults outage relations churn generations restore-kills bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -56,6 +56,10 @@ demo bench loadtest: MAJORS := 15
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 	$(RELEASE)
 	$(WITH_SERVERS) $(TARGET)/release/demo --repo $(REPO) $(ARGS)
+
+deb: ## build a Debian package (target/deb)
+	$(RELEASE)
+	systemd/package.sh $(TARGET)/release $(TARGET)/deb
 
 kill-loop: setup build ## kill agent and server N times, add up what was lost (N=60 SEED=... ARGS="--major 17 --fresh")
 	$(WITH_SERVERS) target/debug/kill_loop --cycles $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)

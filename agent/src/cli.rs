@@ -95,6 +95,11 @@ pub enum Command {
         /// The shell
         shell: clap_complete::Shell,
     },
+    /// Write the man pages of all commands
+    ManPages {
+        /// The directory that they are written to
+        directory: PathBuf,
+    },
 }
 
 impl Command {
@@ -318,6 +323,11 @@ pub enum Source {
     Local,
     /// The server's replication protocol, for when only its port can be reached
     Replication,
+}
+
+/// Writes a man page for each command.
+pub fn man_pages(directory: &std::path::Path) -> std::io::Result<()> {
+    clap_mangen::generate_to(Cli::command(), directory)
 }
 
 /// Prints completions for a shell.

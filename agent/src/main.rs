@@ -37,6 +37,18 @@ fn main() -> ExitCode {
         cli::completions(shell);
         return ExitCode::from(exit::OK);
     }
+    if let Command::ManPages { directory } = &cli.command {
+        return match cli::man_pages(directory) {
+            Ok(()) => ExitCode::from(exit::OK),
+            Err(error) => {
+                eprintln!(
+                    "wal-agent: cannot write man pages to \"{}\"\nDETAIL: {error}",
+                    directory.display()
+                );
+                ExitCode::from(exit::FAILURE)
+            }
+        };
+    }
     #[cfg(feature = "crash-points")]
     if let Ok(text) = std::env::var(store::crash::VARIABLE)
         && !store::crash::arm(&text)
@@ -99,6 +111,6 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Key(command) => key::run(&context, command).await,
         Command::Check { json, .. } => check::run(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
-        Command::Completions { .. } => Ok(()),
+        Command::Completions { .. } | Command::ManPages { .. } => Ok(()),
     }
 }

@@ -58,6 +58,11 @@ pub(crate) enum Command {
         /// The shell.
         shell: clap_complete::Shell,
     },
+    /// Write the man pages of all commands
+    ManPages {
+        /// The directory that they are written to.
+        directory: PathBuf,
+    },
 }
 
 /// `table`.

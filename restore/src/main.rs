@@ -132,6 +132,8 @@ async fn dispatch(cli: &Cli) -> u8 {
             clap_complete::generate(*shell, &mut Cli::command(), "wal-restore", &mut std::io::stdout());
             Ok(())
         }
+        Some(Command::ManPages { directory }) => clap_mangen::generate_to(Cli::command(), directory)
+            .map_err(RestoreError::io("write man pages to", directory)),
         Some(Command::List { json }) => list(cli, *json).await,
         Some(Command::Find(args)) => Box::pin(find(cli, args)).await,
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
