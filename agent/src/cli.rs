@@ -23,7 +23,7 @@ pub struct Global {
     /// Cluster of the configuration; may be left out when there is only one
     #[arg(long, global = true, value_name = "NAME")]
     pub cluster: Option<String>,
-    /// Read from this copy of the repository instead (list, verify, prune, key check)
+    /// Read from this copy of the repository instead (list, verify, repair, prune, key check)
     #[arg(long, global = true, value_name = "NAME")]
     pub copy: Option<String>,
 }

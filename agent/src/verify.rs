@@ -219,8 +219,8 @@ fn damaged(findings: usize) -> anyhow::Error {
         code: exit::DAMAGED,
         message: format!("the repository is damaged: {findings} findings"),
         hint: Some(
-            "Keep it as it is. Backups and times that the findings do not name can be restored; versions of the bucket, or another copy of \
-             the repository, may hold the bytes. Take a new backup."
+            "`wal-agent repair` makes up for it where another copy of the repository, or the live cluster, has the bytes: soon, before pages change. \
+             Keep it as it is. Backups and times that the findings do not name can be restored. Take a new backup."
                 .into(),
         ),
     }

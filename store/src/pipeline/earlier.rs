@@ -9,7 +9,6 @@ use crate::error::StoreError;
 use crate::id::{BackupId, PackId};
 use crate::index::ChunkIndex;
 use crate::inventory::Named;
-use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::{Manifest, PackNeed};
 use crate::object::{ErrorClass, list_all};
 use crate::records::BackupProgress;
@@ -20,6 +19,8 @@ const REWRITE_PART: u64 = 50;
 const REWRITE_BYTES_LEAST: u64 = 64 << 20;
 /// `PackNeed::kind` of a data pack.
 const DATA_PACK: u8 = 1;
+/// Damaged packs that are read at once, each as a whole.
+const PACKS_IN_FLIGHT: usize = 2;
 
 /// Everything that earlier backups contribute.
 #[derive(Debug)]
@@ -153,7 +154,7 @@ async fn not_made_up(repository: &Repository, needs: &[PackNeed]) -> Result<Vec<
         let is_lost = repository.is_lost_in_part(&name).await?;
         Ok::<_, StoreError>(is_lost.then_some(need.id))
     });
-    let looks = stream::iter(looks).buffer_unordered(READS_IN_FLIGHT);
+    let looks = stream::iter(looks).buffer_unordered(PACKS_IN_FLIGHT);
     let lost: Vec<_> = looks.try_collect().await?;
     Ok(lost.into_iter().flatten().collect())
 }

@@ -248,7 +248,7 @@ impl Packer {
         Ok((at, stored_bytes))
     }
 
-    /// Closes the open pack when the next chunk would make it longer than packs are: full ones have one length, all of them.
+    /// Closes the open pack when the next chunk would make it longer than packs are: nearly all full ones have one length.
     fn make_room(&mut self, is_metadata: bool, payload_bytes: usize) -> Result<(), StoreError> {
         let (open, most) = match is_metadata {
             true => (&self.metadata, METADATA_PACK_BYTES),
