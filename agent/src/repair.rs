@@ -15,7 +15,7 @@ use store::manifest::Manifest;
 use store::object::{ObjectName, list_all};
 use store::repair::{bring_back, whole_in};
 use store::repository::{MadeUp, Repository};
-use store::verify::{Finding, Severity, Structure, excuse, structure};
+use store::verify::{Finding, Severity, Structure, excuse, is_damaged, structure};
 
 use crate::cli::RepairOptions;
 use crate::exit::Failure;
@@ -159,7 +159,7 @@ async fn broken(
             continue;
         }
         let is_broken = match repository.store().head(&name).await? {
-            Some(meta) => verify::is_damaged(repository, named, &meta).await?,
+            Some(meta) => is_damaged(repository, named, &meta).await?,
             None => is_missed(repository, structure, named).await?,
         };
         if is_broken {

@@ -123,12 +123,6 @@ pub async fn open(context: &Context) -> anyhow::Result<Opened> {
     })
 }
 
-/// True when an object does not read as it should.
-pub async fn is_damaged(repository: &Repository, named: Named, meta: &ObjectMeta) -> Result<bool, StoreError> {
-    let found = object(repository, named, meta).await?;
-    Ok(found.is_err_and(|finding| finding.severity == Severity::Damage))
-}
-
 /// Where the last one who looked at least as deep has stopped.
 async fn next_place(repository: &Repository, depth: Depth) -> anyhow::Result<u64> {
     let proofs = repository.proofs().await?;

@@ -221,8 +221,8 @@ impl Layout {
     #[must_use]
     pub fn original_of(&self, spare: &str) -> Option<ObjectName> {
         let (rest, id) = self.rest(spare)?.strip_prefix("spares/")?.rsplit_once('/')?;
-        let is_ulid = id.parse::<BackupId>().is_ok_and(|parsed| parsed.to_string() == id);
-        let original = self.name(rest).ok().filter(|_| is_ulid)?;
+        id.parse::<BackupId>().ok()?;
+        let original = self.name(rest).ok()?;
         self.may_have_spares(original.as_str()).then_some(original)
     }
 

@@ -9,6 +9,7 @@
 
 mod carry_out;
 mod look;
+mod orphans;
 mod plan;
 #[cfg(test)]
 mod tests;

@@ -31,11 +31,7 @@ pub async fn whole_in(copy: &Repository, name: &ObjectName) -> Result<Option<Byt
     let Some(meta) = copy.store().head(name).await? else {
         return Ok(None);
     };
-    let is_damage = |finding: &verify::Finding| finding.severity == verify::Severity::Damage;
-    if verify::object(copy, named, &meta)
-        .await?
-        .is_err_and(|finding| is_damage(&finding))
-    {
+    if verify::is_damaged(copy, named, &meta).await? {
         return Ok(None);
     }
     match copy.read_checked(name).await {

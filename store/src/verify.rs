@@ -10,7 +10,7 @@ mod share;
 mod structure;
 
 pub use excuse::excuse;
-pub use object::{Depth, object};
+pub use object::{Depth, is_damaged, object};
 pub use share::Share;
 pub use structure::{Structure, Watermark, structure};
 

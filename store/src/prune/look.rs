@@ -11,7 +11,7 @@ use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::{BackupId, LineageId, PackId};
 use crate::inventory::Named;
-use crate::layout::{Layout, WalRange};
+use crate::layout::WalRange;
 use crate::limits::READS_IN_FLIGHT;
 use crate::manifest::Manifest;
 use crate::object::{ErrorClass, ObjectMeta, ObjectName, list_all};
@@ -66,10 +66,8 @@ pub struct Looked {
     pub(super) timelines: Vec<TimelineOf>,
     /// Intents and progress objects.
     pub(super) intents: Vec<(BackupId, Named, ObjectMeta)>,
-    /// Names of the cluster's objects.
-    pub(super) layout: Option<Layout>,
-    /// Spares, whether they count or not.
-    pub(super) spares: Vec<ObjectMeta>,
+    /// Spares, whether they count or not, and what they stand in for.
+    pub(super) spares: Vec<(Named, ObjectMeta)>,
     /// Of each lineage.
     pub(super) segment_bytes: BTreeMap<LineageId, u64>,
     /// Backups that have left an index.
@@ -130,14 +128,18 @@ impl Looked {
     pub async fn look(repository: &Repository, now_ms: i64, grace_ms: i64) -> Result<Self, StoreError> {
         let mut looked = Looked::default();
         looked.sweep.now_ms = now_ms;
-        looked.layout = Some(repository.layout().clone());
         looked.manifests(repository).await?;
         looked.lists = read_lists(repository).await?;
         looked.list(repository, "pins").await?;
         looked.pinned = pinned(repository).await?;
         looked.proven = repository.proven_backups().await?;
-        looked.spares = repository.refresh_spares().await?;
-        looked.bytes += looked.spares.iter().map(|meta| meta.size).sum::<u64>();
+        for meta in repository.refresh_spares().await? {
+            looked.bytes += meta.size;
+            let original = repository.layout().original_of(meta.name.as_str());
+            if let Some(named) = original.and_then(|original| repository.layout().parse(original.as_str())) {
+                looked.spares.push((named, meta));
+            }
+        }
         // Before the packs: an index names none that is not there yet.
         for meta in looked.list(repository, "index").await? {
             if let Some(Named::Index(id)) = repository.layout().parse(meta.name.as_str()) {

@@ -5,8 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use jiff::Timestamp;
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
-use roaring::RoaringBitmap;
 
+use super::orphans::orphans;
 use super::{Going, ListSeen, Looked, Policy};
 use crate::error::StoreError;
 use crate::id::{BackupId, LineageId, PackId};
@@ -170,38 +170,6 @@ impl Looked {
         }
         self.going(&numbers)
     }
-}
-
-/// Old spares of what was deleted since. What a pack that is missing was made of anew stays as long as a backup needs it.
-fn orphans(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<Going> {
-    let needed: RoaringBitmap = looked
-        .sweep
-        .manifests
-        .iter()
-        .flat_map(|manifest| &manifest.packs)
-        .collect();
-    let wal: BTreeSet<&str> = looked.wal.iter().map(|(_, meta)| meta.name.as_str()).collect();
-    // A restore of what was given up just now may still read them.
-    let mut given_up = looked.lists.iter().filter(|seen| !seen.list.retired.is_empty());
-    let is_quiet = given_up.all(|seen| is_old(seen.meta.modified_unix_ms));
-    let is_orphan = |meta: &&ObjectMeta| {
-        let Some(layout) = &looked.layout else { return false };
-        let Some(original) = layout.original_of(meta.name.as_str()) else {
-            return false;
-        };
-        match layout.parse(original.as_str()) {
-            Some(Named::Pack(id)) => {
-                let number = looked.numbers.known(id);
-                is_quiet && !looked.has_pack(id) && !number.is_some_and(|number| needed.contains(number))
-            }
-            Some(Named::Manifest(id)) => !looked.backups.iter().any(|backup| backup.id == id),
-            Some(Named::Index(id)) => !looked.indexes.contains(&id),
-            Some(Named::Wal(_)) => !wal.contains(original.as_str()),
-            _ => false,
-        }
-    };
-    let orphans = looked.spares.iter().filter(|meta| is_old(meta.modified_unix_ms));
-    orphans.filter(is_orphan).map(Going::from).collect()
 }
 
 /// Backups whose manifest came later after their intent than they say themselves. Where the intent is not there nothing is known of that.

@@ -16,7 +16,7 @@ use crate::error::StoreError;
 use crate::inventory::Named;
 use crate::layout::Layout;
 use crate::object::{ErrorClass, ObjectMeta, ObjectName, ObjectStore, list_all};
-use crate::verify::{self, Severity, is_wrong};
+use crate::verify::{self, is_wrong};
 
 /// The spares that were there when they were last listed, by what they stand in for; the oldest first.
 #[derive(Debug, Default)]
@@ -197,7 +197,7 @@ impl Repository {
         for spare in counting.iter().filter(|spare| spare.is_copy) {
             // What is wrong with the content of an object is wrong with that of its copy.
             if let Some(meta) = self.store.head(&spare.at).await?
-                && !matches!(verify::object(self, Named::Spare, &meta).await?, Err(found) if found.severity == Severity::Damage)
+                && !verify::is_damaged(self, Named::Spare, &meta).await?
             {
                 return Ok(MadeUp::Wholly);
             }

@@ -1,6 +1,6 @@
 //! Damage of an object that spares make up for is none to whoever restores. What it leads to is another matter.
 
-use super::{Finding, Severity, object};
+use super::{Finding, Severity, is_damaged};
 use crate::error::StoreError;
 use crate::inventory::Named;
 use crate::object::ObjectName;
@@ -24,7 +24,7 @@ pub async fn excuse(repository: &Repository, findings: &mut [Finding]) -> Result
             );
             continue;
         }
-        if !is_damaged(repository, &name).await? {
+        if !is_unreadable(repository, &name).await? {
             continue;
         }
         match repository.made_up(&name).await? {
@@ -45,15 +45,12 @@ pub async fn excuse(repository: &Repository, findings: &mut [Finding]) -> Result
 }
 
 /// What is whole is not made up for by anything: what was found of it then is something else.
-async fn is_damaged(repository: &Repository, name: &ObjectName) -> Result<bool, StoreError> {
+async fn is_unreadable(repository: &Repository, name: &ObjectName) -> Result<bool, StoreError> {
     let Some(named) = repository.layout().parse(name.as_str()) else {
         return Ok(false);
     };
     match repository.store().head(name).await? {
         None => Ok(true),
-        Some(meta) => {
-            let found = object(repository, named, &meta).await?;
-            Ok(found.is_err_and(|finding| finding.severity == Severity::Damage))
-        }
+        Some(meta) => is_damaged(repository, named, &meta).await,
     }
 }

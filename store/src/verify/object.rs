@@ -1,6 +1,6 @@
 //! One object: read whole, hashed again, compared with what its name and its parts say.
 
-use super::{Finding, judge};
+use super::{Finding, Severity, judge};
 use crate::envelope::{Header, Kind};
 use crate::error::StoreError;
 use crate::inventory::Named;
@@ -51,6 +51,15 @@ pub async fn object(
         return Ok(Err(Finding::notice(&meta.name, reason)));
     }
     Ok(Ok(depth))
+}
+
+/// True when what lies there does not read as it should.
+///
+/// # Errors
+/// As [`object`].
+pub async fn is_damaged(repository: &Repository, named: Named, meta: &ObjectMeta) -> Result<bool, StoreError> {
+    let found = object(repository, named, meta).await?;
+    Ok(found.is_err_and(|finding| finding.severity == Severity::Damage))
 }
 
 fn check(repository: &Repository, named: Named, meta: &ObjectMeta, read: ReadObject) -> Result<Depth, StoreError> {
