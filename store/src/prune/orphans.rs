@@ -32,3 +32,73 @@ pub(super) fn orphans(looked: &Looked, is_old: &impl Fn(i64) -> bool) -> Vec<Goi
         .map(|(_, meta)| Going::from(meta))
         .collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::{BackupSeen, ListSeen};
+    use super::*;
+    use crate::id::{BackupId, LineageId, PackId};
+    use crate::object::{ObjectMeta, ObjectName};
+    use crate::records::Condemned;
+    use crate::sweep::ManifestSeen;
+
+    fn meta(modified_unix_ms: i64) -> ObjectMeta {
+        ObjectMeta {
+            name: ObjectName::new(format!("spare/{modified_unix_ms}")).unwrap(),
+            size: 1,
+            modified_unix_ms,
+        }
+    }
+
+    #[test]
+    fn old_spares_of_what_is_gone_go_and_no_others() {
+        let lineage = LineageId::from_parts(1, [1; 10]);
+        let [there, gone] = [1, 2].map(|number| BackupId::from_parts(number, [1; 10]));
+        let [needed, unneeded] = [PackId([1; 16]), PackId([2; 16])];
+        let mut looked = Looked::default();
+        let number = looked.numbers.number(needed);
+        looked.sweep.manifests.push(ManifestSeen {
+            backup: there,
+            stored_ms: 0,
+            intent_stored_ms: Some(0),
+            duration_max_ms: 0,
+            packs: [number].into_iter().collect(),
+        });
+        looked.backups.push(BackupSeen {
+            id: there,
+            lineage,
+            timeline: 1,
+            start_lsn: 0,
+            end_lsn: 0,
+            finished_us: 0,
+            stored_ms: 0,
+            logical_bytes: 0,
+            label: None,
+        });
+        looked.indexes.push(there);
+        let of = [
+            (Named::Manifest(gone), 1),
+            (Named::Manifest(there), 2),
+            (Named::Index(gone), 3),
+            (Named::Index(there), 4),
+            (Named::Pack(needed), 5),
+            (Named::Pack(unneeded), 6),
+            (Named::Lineage(lineage), 7),
+            (Named::Manifest(gone), 200),
+        ];
+        looked.spares = of.map(|(named, stored_ms)| (named, meta(stored_ms))).to_vec();
+        let is_old = |stored_ms: i64| stored_ms < 100;
+        let names = |looked: &Looked| -> Vec<String> {
+            let going = orphans(looked, &is_old);
+            going.into_iter().map(|going| going.name.to_string()).collect()
+        };
+        assert_eq!(names(&looked), ["spare/1", "spare/3", "spare/6"]);
+        // A restore of what was given up just now may still read what its packs were made of anew.
+        let list = Condemned {
+            retired: vec![gone],
+            ..Condemned::default()
+        };
+        looked.lists.push(ListSeen { meta: meta(150), list });
+        assert_eq!(names(&looked), ["spare/1", "spare/3"]);
+    }
+}
