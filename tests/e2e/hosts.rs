@@ -5,8 +5,9 @@
 use std::net::TcpListener;
 
 use anyhow::{Context, Result};
-use tests::cluster::{free_ports, query_one};
+use tests::cluster::query_one;
 use tests::config_file::ConfigFile;
+use tests::ports::free_ports;
 use tests::program::Output;
 use tests::seawall::json_array;
 use tests::wait::DEADLINE;

@@ -65,7 +65,12 @@ async fn stage(scratch: &Scratch, copy: Option<&Path>) -> Result<Stage> {
 
 impl Stage {
     fn objects(&self, directory: &str) -> Result<Vec<PathBuf>> {
-        let mut files = tree::files(&self.seawall.repository().join("clusters").join(CLUSTER).join(directory))?;
+        let directory = self.seawall.repository().join("clusters").join(CLUSTER).join(directory);
+        // A folder that holds nothing any more is gone.
+        if !directory.exists() {
+            return Ok(Vec::new());
+        }
+        let mut files = tree::files(&directory)?;
         files.sort();
         Ok(files)
     }

@@ -6,7 +6,6 @@ mod place;
 mod query;
 
 use std::fs;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,6 +17,7 @@ pub use place::Place;
 pub use query::{connect, lsn_text, parse_lsn, query_one};
 
 use crate::install::pg_bin;
+use crate::ports::free_ports;
 use crate::scratch::Scratch;
 use crate::user;
 
@@ -199,15 +199,4 @@ impl Drop for Cluster {
             eprintln!("could not kill cluster {}: {error:#}", self.name);
         }
     }
-}
-
-/// Ports of the loopback interface on which nobody listens, all different.
-pub fn free_ports(count: usize) -> Result<Vec<u16>> {
-    let listeners = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)))
-        .collect::<std::io::Result<Vec<_>>>()?;
-    listeners
-        .iter()
-        .map(|listener| Ok(listener.local_addr()?.port()))
-        .collect()
 }

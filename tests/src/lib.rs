@@ -38,6 +38,7 @@ pub mod judge;
 pub mod kill_loop;
 pub mod oracle;
 pub mod pgbench;
+pub mod ports;
 pub mod program;
 pub mod rclone;
 pub mod s3_client;

@@ -4,8 +4,8 @@ use anyhow::{Result, bail};
 use tokio::net::TcpStream;
 
 use crate::child::Child;
-use crate::cluster::free_ports;
 use crate::install::rclone_bin;
+use crate::ports::free_ports;
 use crate::s3_server::S3Server;
 use crate::scratch::Scratch;
 use crate::user;

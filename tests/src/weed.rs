@@ -9,8 +9,8 @@ use tokio::net::TcpStream;
 
 use crate::certificates::Certificates;
 use crate::child::Child;
-use crate::cluster::free_ports;
 use crate::install::weed_bin;
+use crate::ports::free_ports;
 use crate::s3_server::S3Server;
 use crate::scratch::Scratch;
 use crate::user;
@@ -88,11 +88,13 @@ impl Weed {
         self.ports.remove_sockets()?;
         let command = self.command()?;
         let mut child = Child::spawn(&self.scratch, "weed", command)?;
-        let port = self.ports.s3;
+        let Ports { s3, filer, .. } = self.ports;
         let mut ended = None;
         wait_until("weed to be healthy", DEADLINE, async || {
             ended = child.ended();
-            ended.is_some() || matches!(http(port, "GET", "/healthz").await, Ok(200))
+            ended.is_some()
+                || (matches!(http(s3, "GET", "/healthz").await, Ok(200))
+                    && matches!(http(filer, "GET", "/").await, Ok(200)))
         })
         .await?;
         if let Some(status) = ended {

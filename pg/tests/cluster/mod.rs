@@ -4,7 +4,9 @@
 //! none is named; a missing server fails the test. As root, the server runs as user `postgres`.
 //! Everything is removed on drop.
 
-use std::net::TcpListener;
+#[path = "../../../tests/src/ports.rs"]
+mod ports;
+
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -12,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use pg::conninfo::{ChannelBinding, ConnectOptions, Host, Password, Server, SslMode, TargetSessionAttrs};
+use ports::free_ports;
 
 pub(crate) struct Cluster {
     pub(crate) directory: tempfile::TempDir,
@@ -85,10 +88,6 @@ fn run(command: &mut Command) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
-}
-
 fn empty_place() -> (tempfile::TempDir, PathBuf) {
     let directory = tempfile::tempdir().unwrap();
     give_to_server(directory.path());
@@ -132,7 +131,7 @@ impl Cluster {
         Cluster {
             directory,
             data,
-            port: free_port(),
+            port: free_ports(1).unwrap()[0],
             major,
             running: false,
         }
@@ -151,7 +150,7 @@ impl Cluster {
         let mut standby = Cluster {
             directory,
             data,
-            port: free_port(),
+            port: free_ports(1).unwrap()[0],
             major: self.major,
             running: false,
         };

@@ -1,10 +1,13 @@
 //! A real S3 server for tests: SeaweedFS on free loopback ports, in a directory of its own, stopped by its child id.
 
-use std::net::TcpListener;
+#[path = "../../../tests/src/ports.rs"]
+mod ports;
+
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
+use ports::free_ports;
 use store::object::Secret;
 use store::object::s3::{S3Options, S3Store};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -38,7 +41,7 @@ impl Weed {
         );
         std::fs::write(at.join("identities.json"), identities).unwrap();
         make_certificate(at);
-        let ports = free_ports(10);
+        let ports = free_ports(9).unwrap();
         let log = std::fs::File::create(at.join("log")).unwrap();
         let mut command = Command::new(binary);
         command
@@ -168,17 +171,6 @@ fn binary() -> PathBuf {
     let path = path.unwrap_or_else(|| panic!("SEAWALL_WEED_BIN is not set\n{HINT}"));
     assert!(path.is_file(), "SEAWALL_WEED_BIN names no file\n{HINT}");
     path
-}
-
-/// Distinct ports that were free a moment ago.
-fn free_ports(count: usize) -> Vec<u16> {
-    let listeners: Vec<_> = (0..count)
-        .map(|_| TcpListener::bind(("127.0.0.1", 0)).unwrap())
-        .collect();
-    listeners
-        .iter()
-        .map(|listener| listener.local_addr().unwrap().port())
-        .collect()
 }
 
 /// A certificate authority (`ca.pem`) and a server certificate of it (`cert.pem`).

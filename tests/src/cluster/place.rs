@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Result, ensure};
 
-use super::{Cluster, free_ports, parse_lsn};
+use super::{Cluster, parse_lsn};
+use crate::ports::free_ports;
 use crate::scratch::Scratch;
 use crate::user;
 use crate::wait::{DEADLINE, wait_until};
