@@ -38,6 +38,8 @@ for text in docs/*.md; do put 644 "$text" "$doc/$(basename "$text")"; done
 for text in docs/decisions/*.md; do put 644 "$text" "$doc/decisions/$(basename "$text")"; done
 put 644 docs/reader/seawall_reader.py "$doc/reader/seawall_reader.py"
 put 644 systemd/seawall.toml.example "$doc/examples/seawall.toml.example"
+put 644 monitoring/grafana-dashboard.json "$doc/examples/grafana-dashboard.json"
+"$programs/wal-agent" alert-rules >"$root/$doc/examples/seawall.rules.yml"
 {
   printf 'Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\nUpstream-Name: seawall\n\n'
   printf 'Files: *\nLicense: Apache-2.0\n On Debian systems: /usr/share/common-licenses/Apache-2.0\n'

@@ -60,10 +60,10 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
             }
         );
         for finding in &findings {
-            let word = if finding.severity == Severity::Error {
-                "ERROR"
-            } else {
-                "WARNING"
+            let word = match finding.severity {
+                Severity::Error => "ERROR",
+                Severity::Warning => "WARNING",
+                Severity::Notice => "NOTICE",
             };
             println!(
                 "server       {word}: {}\n             HINT: {}",

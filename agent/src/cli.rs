@@ -50,11 +50,7 @@ pub enum Command {
         json: bool,
     },
     /// How things are now: RPO, archived LSN, lag, slot, newest backup
-    Status {
-        /// Print JSON
-        #[arg(long)]
-        json: bool,
-    },
+    Status(StatusOptions),
     /// Is what was stored still there, and still what was written? Structure in seconds; --all or --share reads bytes again
     Verify(VerifyOptions),
     /// Make up for damage: from copies of the repository, or from the live cluster. Adds, never deletes
@@ -88,8 +84,16 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Send a test message to everybody in [notify.*]
+    NotifyTest {
+        /// Print JSON
+        #[arg(long)]
+        json: bool,
+    },
     /// Drop the replication slots on every server of the configuration: the last step of an uninstall
     DropSlots(DropSlotsOptions),
+    /// Print alert rules for Prometheus, one for each alarm
+    AlertRules,
     /// Print shell completions
     Completions {
         /// The shell
@@ -103,6 +107,20 @@ pub enum Command {
 }
 
 impl Command {
+    /// True for what may put something into the repository.
+    pub fn writes(&self) -> bool {
+        !matches!(
+            self,
+            Command::List { .. }
+                | Command::Status(_)
+                | Command::NotifyTest { .. }
+                | Command::DropSlots(_)
+                | Command::Completions { .. }
+                | Command::ManPages { .. }
+                | Command::AlertRules
+        )
+    }
+
     /// True for commands that can look at a copy of the repository alone.
     pub fn reads_copies(&self) -> bool {
         matches!(
@@ -114,6 +132,20 @@ impl Command {
                 | Command::Key(KeyCommand::Show { .. } | KeyCommand::Check { .. })
         )
     }
+}
+
+/// Options of `status`.
+#[derive(Debug, Args)]
+pub struct StatusOptions {
+    /// Print JSON
+    #[arg(long, conflicts_with_all = ["watch", "nagios"])]
+    pub json: bool,
+    /// Draw it again and again, every so many seconds
+    #[arg(long, value_name = "SECONDS", num_args = 0..=1, default_missing_value = "5", conflicts_with = "nagios")]
+    pub watch: Option<u64>,
+    /// One line and the exit codes of a Nagios plugin: 0 OK, 1 WARNING, 2 CRITICAL, 3 UNKNOWN
+    #[arg(long)]
+    pub nagios: bool,
 }
 
 #[derive(Debug, Args)]
@@ -155,6 +187,9 @@ pub struct AdoptOptions {
 pub struct CopyOptions {
     /// Names of copies in the configuration; all of them if none is given
     pub names: Vec<String>,
+    /// Make one anew that was there before and is gone: not when it is only not mounted
+    #[arg(long)]
+    pub anew: bool,
     /// Print JSON
     #[arg(long)]
     pub json: bool,
@@ -282,13 +317,35 @@ pub struct KeyExportOptions {
     pub directory: Option<PathBuf>,
 }
 
+/// A point in time.
+#[derive(Debug, Clone, Copy)]
+pub enum Since {
+    /// By the repository's clock.
+    Now,
+    /// This one.
+    Time(jiff::Timestamp),
+}
+
+impl std::str::FromStr for Since {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "now" {
+            return Ok(Since::Now);
+        }
+        let time = text.parse().map(Since::Time);
+        time.map_err(|_| "write a time with its zone, for example \"2026-11-27T05:24:00Z\", or \"now\"".to_owned())
+    }
+}
+
 #[derive(Debug, Args)]
 pub struct KeyRevokeOptions {
     /// Name of the host, or id of the signing key
     pub signer: String,
-    /// From when on it was in wrong hands, RFC 3339: what the repository received later does not count [default: now]
+    /// From when on it was in wrong hands: "2026-11-27T05:24:00Z", or "now". What the repository received later does not count
+    /// [default: in three minutes, so that an agent that signs with it notices and stops first]
     #[arg(long, value_name = "TIME")]
-    pub since: Option<jiff::Timestamp>,
+    pub since: Option<Since>,
     /// Do it; without this it is only said what would happen
     #[arg(long)]
     pub yes: bool,

@@ -7,9 +7,11 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use store::StoreError;
 use store::copy::{Depth, Filled, fill};
+use store::object::ErrorClass;
 use store::object::mirrored::Mirrored;
-use store::repository::Repository;
+use store::repository::{Repository, describe};
 
 use crate::cli::CopyOptions;
 use crate::exit::{DAMAGED, Failure};
@@ -77,6 +79,7 @@ pub async fn run(context: &Context, options: &CopyOptions) -> anyhow::Result<()>
     let mut is_whole = true;
     let is_asked = |name: &String| options.names.is_empty() || options.names.contains(name);
     for (name, place) in config.copies.iter().filter(|(name, _)| is_asked(name)) {
+        refuse_vanished(context, name, place, options.anew).await?;
         let store = config::open::create_object_store(place, requests(backup_policy()))?;
         let bar = bar(name, options.json);
         let filled = fill(&repository, &store, Depth::Needed, |bytes| bar.inc(bytes)).await;
@@ -108,6 +111,37 @@ pub async fn run(context: &Context, options: &CopyOptions) -> anyhow::Result<()>
         message: "not everything could be copied".into(),
         hint: Some("See above; `wal-agent verify` looks at the repository itself.".into()),
     }
+    .into())
+}
+
+/// A place that was filled and is gone is more often not mounted than lost: what was made in its stead would lie on another disk.
+async fn refuse_vanished(
+    context: &Context,
+    name: &str,
+    place: &config::Repository,
+    is_meant: bool,
+) -> anyhow::Result<()> {
+    let was_filled = last_seen(context)
+        .iter()
+        .any(|seen| seen.name == name && seen.looked_us.is_some());
+    if is_meant || !was_filled {
+        return Ok(());
+    }
+    let is_there = match config::open::object_store(place, requests(backup_policy())) {
+        Ok(store) => !matches!(describe(store.as_ref()).await, Err(StoreError::NoRepository { .. })),
+        Err(error) if error.class() == ErrorClass::Misconfigured => false,
+        Err(error) => return Err(error.into()),
+    };
+    if is_there {
+        return Ok(());
+    }
+    Err(Failure::refused(
+        format!(
+            "the copy \"{name}\" was whole before, and is not there now ({})",
+            place.url
+        ),
+        "Mount its file system. If it is lost for good, `wal-agent copy --anew` makes another one there.",
+    )
     .into())
 }
 

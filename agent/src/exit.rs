@@ -53,6 +53,11 @@ pub struct Failure {
     pub hint: Option<String>,
 }
 
+/// Everything was said already; only the code is left.
+#[derive(Debug, thiserror::Error)]
+#[error("exit code {0}")]
+pub struct Said(pub u8);
+
 impl Failure {
     /// A precondition does not hold.
     pub fn refused(message: impl Into<String>, hint: impl Into<String>) -> Self {
@@ -148,6 +153,9 @@ pub fn code(error: &anyhow::Error) -> u8 {
 fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     if let Some(failure) = cause.downcast_ref::<Failure>() {
         return Some(failure.code);
+    }
+    if let Some(Said(code)) = cause.downcast_ref::<Said>() {
+        return Some(*code);
     }
     if cause.downcast_ref::<config::ConfigErrors>().is_some() {
         return Some(USAGE);

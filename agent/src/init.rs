@@ -68,7 +68,8 @@ pub async fn run(context: &Context, options: &InitOptions) -> anyhow::Result<()>
 async fn adopt(context: &Context, options: &InitOptions) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
     let repository = context.repository(command_policy(), &keys).await.context(
-        "this host has keys already, but the repository does not know them; if an earlier init was interrupted, move the keys directory away",
+        "this host has keys already, and its repository cannot be opened with them: is it mounted, and is the url right? Only if an earlier init was interrupted before \
+         anything was backed up, move the keys directory away and run it again",
     )?;
     let (server, connect) = look_at_server(context, options.no_slots).await?;
     match repository

@@ -1,5 +1,8 @@
 //! `wal-agent list`: backups, what can be reached, what is missing.
 
+use std::collections::BTreeMap;
+
+use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
 use serde_json::json;
 use store::catalog::Coverage;
@@ -42,7 +45,7 @@ pub struct Window {
     pub to: pg::lsn::Lsn,
 }
 
-/// For each timeline the stretch from its first usable backup's end to the end of contiguous WAL.
+/// For each timeline the stretches from the end of a usable backup to the end of contiguous WAL behind it.
 pub fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
     let mut out = Vec::new();
     for coverage in coverages {
@@ -55,14 +58,20 @@ pub fn windows(backups: &[Manifest], coverages: &[Coverage]) -> Vec<Window> {
                     let to = coverage.contiguous_end(*timeline, pg::lsn::Lsn::new(backup.start_lsn))?;
                     (to >= end).then_some((end, to))
                 });
-            if let Some((from, to)) = reachable.reduce(|a, b| (a.0.min(b.0), a.1.max(b.1))) {
-                out.push(Window {
-                    lineage: coverage.lineage,
-                    timeline: *timeline,
-                    from,
-                    to,
-                });
+            // Each stretch of contiguous WAL has one end.
+            let mut stretches: BTreeMap<Lsn, Lsn> = BTreeMap::new();
+            for (from, to) in reachable {
+                stretches
+                    .entry(to)
+                    .and_modify(|known| *known = from.min(*known))
+                    .or_insert(from);
             }
+            out.extend(stretches.into_iter().map(|(to, from)| Window {
+                lineage: coverage.lineage,
+                timeline: *timeline,
+                from,
+                to,
+            }));
         }
     }
     out

@@ -3,6 +3,7 @@
 //! parse → config → run → exit code. `run` is the daemon (WAL lane), `backup` the base backup lane, the rest looks or prepares.
 
 mod adopt;
+mod alert_rules;
 mod archive_push;
 mod archiver;
 mod backup;
@@ -11,9 +12,11 @@ mod cli;
 mod copies;
 mod drop_slots;
 mod exit;
+mod health;
 mod init;
 mod key;
 mod list;
+mod notify;
 mod open;
 mod output;
 mod pin;
@@ -32,9 +35,14 @@ use clap::Parser;
 use cli::{Cli, Command};
 
 fn main() -> ExitCode {
+    leave_quietly_when_nobody_reads();
     let cli = Cli::parse();
     if let Command::Completions { shell } = cli.command {
         cli::completions(shell);
+        return ExitCode::from(exit::OK);
+    }
+    if let Command::AlertRules = cli.command {
+        print!("{}", alert_rules::rules());
         return ExitCode::from(exit::OK);
     }
     if let Command::ManPages { directory } = &cli.command {
@@ -70,10 +78,24 @@ fn main() -> ExitCode {
     match runtime.block_on(dispatch(cli)) {
         Ok(()) => ExitCode::from(exit::OK),
         Err(error) => {
-            eprintln!("{}", exit::describe(&error));
+            if error.downcast_ref::<exit::Said>().is_none() {
+                eprintln!("{}", exit::describe(&error));
+            }
             ExitCode::from(exit::code(&error))
         }
     }
+}
+
+/// `wal-agent … | head`: print macros panic when the reader has gone (Rust ignores SIGPIPE). That is no defect to be shown.
+fn leave_quietly_when_nobody_reads() {
+    let usual = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |info| {
+        let said = info.payload_as_str().unwrap_or_default();
+        if said.starts_with("failed printing to stdout") && said.contains("Broken pipe") {
+            std::process::exit(0);
+        }
+        usual(info);
+    }));
 }
 
 async fn dispatch(cli: Cli) -> anyhow::Result<()> {
@@ -94,6 +116,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         .into());
     }
     let context = open::Context::load(&cli.global)?;
+    if cli.command.writes() {
+        context.refuse_root()?;
+    }
     match cli.command {
         Command::Init(options) => init::run(&context, &options).await,
         Command::Run => run::run(context).await,
@@ -101,7 +126,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Adopt(options) => Box::pin(adopt::run(context, &options)).await,
         Command::ArchivePush { path } => archive_push::run(&context, &path).await,
         Command::List { json } => list::run(&context, json).await,
-        Command::Status { json } => status::run(&context, json).await,
+        Command::Status(options) => status::run(&context, &options).await,
         Command::Verify(options) => verify::run(&context, &options).await,
         Command::Repair(options) => Box::pin(repair::run(&context, &options)).await,
         Command::Prune(options) => prune::run(&context, &options).await,
@@ -110,7 +135,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Copy(options) => copies::run(&context, &options).await,
         Command::Key(command) => key::run(&context, command).await,
         Command::Check { json, .. } => check::run(&context, json).await,
+        Command::NotifyTest { json } => notify::test(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
-        Command::Completions { .. } | Command::ManPages { .. } => Ok(()),
+        Command::Completions { .. } | Command::ManPages { .. } | Command::AlertRules => Ok(()),
     }
 }

@@ -1,6 +1,7 @@
 //! From the command line to open things: configuration, log, object store, keys, repository, server.
 
-use std::path::Path;
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -30,6 +31,8 @@ pub struct Context {
     pub cluster: Cluster,
     /// The repository is a copy of the one in the configuration.
     pub is_copy: bool,
+    /// Where the configuration was read.
+    pub path: PathBuf,
     /// Other places that hold the same repository: its copies, and itself when a copy is looked at.
     pub elsewhere: Vec<(String, config::Repository)>,
 }
@@ -47,8 +50,44 @@ fn elsewhere(config: &Config, copy: Option<&str>) -> Vec<(String, config::Reposi
 impl Context {
     /// Loads the configuration and starts the log.
     pub fn load(global: &Global) -> anyhow::Result<Self> {
+        let context = Self::read(global)?;
+        start_log(&context.config);
+        Ok(context)
+    }
+
+    /// Reads the configuration again.
+    ///
+    /// # Errors
+    /// It is wrong, or it says what only a start can do.
+    pub fn reload(&self) -> anyhow::Result<Self> {
+        let read = Self::read(&Global {
+            config: Some(self.path.clone()),
+            cluster: Some(self.cluster.name.clone()),
+            copy: None,
+        })?;
+        if read.cluster.status.state_directory != self.cluster.status.state_directory {
+            return Err(Failure {
+                code: crate::exit::USAGE,
+                message: "state_directory cannot be changed while the agent runs".into(),
+                hint: Some("Restart it.".into()),
+            }
+            .into());
+        }
+        // What a start needs first: else the one that works would end for one that does not begin.
+        read.host_keys()?;
+        Ok(read)
+    }
+
+    /// The same program for another command, with this configuration and cluster.
+    pub fn arguments(&self, command: &[&str]) -> Vec<OsString> {
+        let mut arguments: Vec<OsString> = vec!["--config".into(), self.path.clone().into()];
+        arguments.extend(["--cluster".into(), self.cluster.name.clone().into()]);
+        arguments.extend(command.iter().map(OsString::from));
+        arguments
+    }
+
+    fn read(global: &Global) -> anyhow::Result<Self> {
         let mut config = load_config(global)?;
-        start_log(&config);
         let elsewhere = elsewhere(&config, global.copy.as_deref());
         if let Some(name) = &global.copy {
             config.use_copy(name)?;
@@ -58,8 +97,35 @@ impl Context {
             config,
             cluster,
             is_copy: global.copy.is_some(),
+            path: config_path(global),
             elsewhere,
         })
+    }
+
+    /// Files that root makes in the repository of another user cannot be read by the agent any more.
+    ///
+    /// # Errors
+    /// This is root, and the repository or a copy is somebody else's directory.
+    pub fn refuse_root(&self) -> anyhow::Result<()> {
+        use std::os::unix::fs::MetadataExt as _;
+        if !rustix::process::geteuid().is_root() {
+            return Ok(());
+        }
+        let places = self.elsewhere.iter().map(|(_, place)| place);
+        for place in places.chain([&self.config.repository]) {
+            let config::RepositoryUrl::Local { path } = &place.url else {
+                continue;
+            };
+            let owner = std::fs::metadata(path).map_or(0, |found| found.uid());
+            if owner != 0 {
+                return Err(Failure::refused(
+                    format!("this runs as root, and \"{}\" belongs to the user with id {owner}, who could not read what root puts there", path.display()),
+                    "Run it as that user: `runuser -u postgres -- wal-agent …`.",
+                )
+                .into());
+            }
+        }
+        Ok(())
     }
 
     /// The same, with a copy in the place of the repository.
@@ -71,6 +137,7 @@ impl Context {
             config,
             cluster: self.cluster.clone(),
             is_copy: true,
+            path: self.path.clone(),
             elsewhere,
         })
     }
@@ -248,11 +315,12 @@ pub fn segment_size(lineage: &Lineage) -> anyhow::Result<SegmentSize> {
 
 /// Loads the configuration only.
 pub fn load_config(global: &Global) -> anyhow::Result<Config> {
-    let path = global
-        .config
-        .clone()
-        .unwrap_or_else(|| config::default_path(std::env::vars_os()));
-    Ok(config::load(&path, std::env::vars_os())?)
+    Ok(config::load(&config_path(global), std::env::vars_os())?)
+}
+
+fn config_path(global: &Global) -> PathBuf {
+    let named = global.config.clone();
+    named.unwrap_or_else(|| config::default_path(std::env::vars_os()))
 }
 
 /// Retries of commands that a person waits for.

@@ -1,15 +1,19 @@
 //! `wal-agent run`: the daemon. Supervises the WAL lane, tells systemd, writes its state, ends in order.
 //!
 //! A crash here loses nothing: PostgreSQL keeps what was not confirmed, and the next start goes on from what the repository holds.
-//! `adopt` runs the same for as long as its backup needs it.
+//! `adopt` runs the same for as long as its backup needs it, without what only a daemon does: looking around, telling, schedules.
 
 mod after_loss;
 mod copies;
 mod daemon;
+mod endpoint;
+pub mod health;
 mod holes;
+mod jobs;
 mod lease;
 mod ledger;
 pub mod lineages;
+mod looking;
 mod loss;
 mod others;
 mod retained;
@@ -25,6 +29,7 @@ use std::time::Duration;
 
 use after_loss::Losses;
 use daemon::Daemon;
+use health::{Health, Report, Sources};
 use ledger::{Event, Ledger};
 use state::Supervision;
 use store::keys::SigningKey;
@@ -33,7 +38,8 @@ use store::records::Lineage;
 use store::repository::Writer;
 use store::retry::RetryPolicy;
 use supervise::supervise;
-use tokio::sync::watch;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::{Notify, watch};
 use wal::lag::Lag;
 use wal::receive::{Orders, StreamStatus};
 use watching::{Seen, Watching};
@@ -46,11 +52,46 @@ const COPIES_WAIT: Duration = Duration::from_secs(2);
 /// Runs the command.
 pub async fn run(context: Context) -> anyhow::Result<()> {
     let _alone = state::alone(&context)?;
-    let running = Running::prepare(Arc::new(context), None).await?;
-    let stop = stop_signal()?;
-    // Type=notify: from here on the agent does its work, whether the server is up yet or not.
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
-    running.until_stopped(stop).await
+    let mut context = Arc::new(context);
+    let reload_error = watch::Sender::new(None);
+    let again = Arc::new(Notify::new());
+    let mut signals: Option<Signals> = None;
+    loop {
+        let running = Running::prepare(Arc::clone(&context), None).await?;
+        let signals = match &mut signals {
+            Some(signals) => signals,
+            none => none.insert(Signals::catch()?),
+        };
+        // Type=notify: from here on the agent does its work, whether the server is up yet or not.
+        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        let stop = watch::Sender::new(false);
+        let attended = Attended {
+            reload_error: reload_error.subscribe(),
+            again: Arc::clone(&again),
+        };
+        let ended = running.until_stopped(stop.subscribe(), Some(attended));
+        let mut ended = Box::pin(ended);
+        let next = tokio::select! {
+            result = &mut ended => return result,
+            next = signals.next(&context, &reload_error) => next,
+            () = again.notified() => Next::Reload(Arc::clone(&context)),
+        };
+        let _ = stop.send(true);
+        ended.await?;
+        match next {
+            Next::Stop => return Ok(()),
+            // The stream is taken up again where it was: the server keeps what came in between.
+            Next::Reload(read) => context = read,
+        }
+    }
+}
+
+/// What only who runs as a daemon has.
+pub struct Attended {
+    /// Why a configuration was not read again.
+    reload_error: watch::Receiver<Option<String>>,
+    /// Asks for another beginning: something is there now that was not at the last one.
+    again: Arc<Notify>,
 }
 
 /// The daemon, ready to run. Who makes one must be alone ([`state::alone`]).
@@ -124,8 +165,12 @@ impl Running {
         (self.status.subscribe(), self.supervision.subscribe())
     }
 
-    /// Runs until `stop` is true, or until it must leave; ends in order.
-    pub async fn until_stopped(self, mut stop: watch::Receiver<bool>) -> anyhow::Result<()> {
+    /// Runs until `stop` is true, or until it must leave; ends in order. A daemon is attended to.
+    pub async fn until_stopped(
+        self,
+        mut stop: watch::Receiver<bool>,
+        attended: Option<Attended>,
+    ) -> anyhow::Result<()> {
         let Running {
             context,
             mut daemon,
@@ -133,9 +178,30 @@ impl Running {
             status,
             supervision,
         } = self;
-        let copies = copies::start(&context, &daemon.repository, places.as_ref());
+        let again = attended.as_ref().map(|attended| Arc::clone(&attended.again));
+        let copies = copies::start(&context, &daemon.repository, places.as_ref(), again);
         let seen = watch::Sender::new(Seen::default());
-        let state = state::Keeper::start(&context, status.subscribe(), supervision.subscribe(), seen.subscribe());
+        let start = |Attended { reload_error, .. }| {
+            let sources = Sources {
+                context: Arc::clone(&context),
+                status: status.subscribe(),
+                supervision: supervision.subscribe(),
+                seen: seen.subscribe(),
+                reload_error,
+            };
+            Health::start(sources, &daemon.repository, daemon.server.subscribe(), &daemon.losses)
+        };
+        let health = attended.map(start).transpose()?;
+        let report = health
+            .as_ref()
+            .map_or_else(|| watch::Sender::new(Report::default()).subscribe(), Health::report);
+        let state = state::Keeper::start(
+            &context,
+            status.subscribe(),
+            supervision.subscribe(),
+            seen.subscribe(),
+            report,
+        );
         let overlap = lineages::keep_overlap(
             &context,
             &daemon.lineage,
@@ -166,6 +232,9 @@ impl Running {
         for task in [overlap, watching].into_iter().chain(copies) {
             task.abort();
         }
+        if let Some(health) = health {
+            health.finish(&result).await;
+        }
         crate::copies::settle(places.as_ref(), COPIES_WAIT).await;
         answering.finish();
         daemon.ledger.finish().await;
@@ -174,20 +243,50 @@ impl Running {
     }
 }
 
-/// Turns true on SIGTERM and SIGINT.
-fn stop_signal() -> anyhow::Result<watch::Receiver<bool>> {
-    use tokio::signal::unix::{SignalKind, signal};
-    let (sender, receiver) = watch::channel(false);
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
+/// What a signal asks for.
+enum Next {
+    Stop,
+    Reload(Arc<Context>),
+}
+
+/// SIGTERM and SIGINT end the agent in order, SIGHUP has the configuration read again.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn catch() -> anyhow::Result<Self> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// A configuration that is wrong changes nothing; it is said, and stays an alarm until a right one is read.
+    async fn next(&mut self, context: &Context, reload_error: &watch::Sender<Option<String>>) -> Next {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => {}
+                _ = self.interrupt.recv() => {}
+                _ = self.hangup.recv() => match context.reload() {
+                    Ok(read) => {
+                        tracing::info!("the configuration was read again; going on with it");
+                        reload_error.send_replace(None);
+                        return Next::Reload(Arc::new(read));
+                    }
+                    Err(error) => {
+                        let error = crate::exit::describe(&error);
+                        tracing::error!(%error, "the configuration was not read again; the one before stays in force");
+                        reload_error.send_replace(Some(error));
+                        continue;
+                    }
+                },
+            }
+            tracing::info!("stopping");
+            return Next::Stop;
         }
-        tracing::info!("stopping");
-        let _ = sender.send(true);
-        // Kept open so that waiters see `true`, not a closed channel.
-        std::future::pending::<()>().await;
-    });
-    Ok(receiver)
+    }
 }

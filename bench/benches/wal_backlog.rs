@@ -204,7 +204,7 @@ async fn ship(setting: &Setting, wal: &WalData) -> Result<Shipment, Failed> {
             for piece in pieces.drain(..) {
                 let keep = usize::try_from(assembler.buffered_bytes())?.div_ceil(PERMIT_BYTES);
                 let permit = held.as_mut().and_then(|held| held.split(held.num_permits() - keep));
-                shipper.ship(piece, &setting.clock, permit)?;
+                shipper.ship(piece, &setting.clock, permit, pg::lsn::Lsn::default())?;
             }
             pending = messages.next();
         }

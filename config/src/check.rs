@@ -4,17 +4,19 @@ use std::collections::BTreeMap;
 
 use pg::conninfo::{ConninfoError, parse_servers};
 
-use crate::Passwords;
+use crate::Secrets;
 use crate::checked::{
-    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
-    Postgres, Restore, Retained, Retention, Status, Wal,
+    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, Objectives,
+    OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
 use crate::keys::{CLUSTER, ROOT, Section, join};
+use crate::notify;
 use crate::raw::Raw;
 use crate::reader::{Outcome, Reader};
 use crate::repository;
+use crate::schedule::Schedule;
 
 /// PostgreSQL's names have 63 bytes; a second slot is named like the first with `_overlap`.
 const SLOT_BYTES_MAX: usize = 63 - "_overlap".len();
@@ -23,7 +25,7 @@ const SLOT_BYTES_MAX: usize = 63 - "_overlap".len();
 pub(crate) fn check(
     raw: &Raw,
     env: &Environment,
-    passwords: Passwords,
+    secrets: Secrets,
     problems: Vec<Problem>,
 ) -> Result<Config, ConfigErrors> {
     let mut out = Outcome {
@@ -32,12 +34,13 @@ pub(crate) fn check(
     };
     let repository = repository::check(raw, env, &mut out);
     let confirm = repository::check_confirm(raw, &mut out);
-    let copies = repository::check_copies(raw, env, &mut out);
+    let copies = repository::check_copies(raw, env, repository.as_ref(), &mut out);
     let keys = keys(&mut table(raw, "", &ROOT, "keys", &mut out));
     let mut clusters = BTreeMap::new();
     for name in &raw.clusters {
-        clusters.insert(name.clone(), cluster(raw, name, passwords, &mut out));
+        clusters.insert(name.clone(), cluster(raw, name, secrets, &mut out));
     }
+    let notify = notify::check(raw, secrets, &mut out);
     let log = log(&mut table(raw, "", &ROOT, "log", &mut out));
     match repository {
         Some(repository) if out.problems.is_empty() => Ok(Config {
@@ -46,6 +49,7 @@ pub(crate) fn check(
             confirm,
             keys,
             clusters,
+            notify,
             log,
             origins: out.effective,
         }),
@@ -78,15 +82,20 @@ fn keys(reader: &mut Reader<'_>) -> Keys {
     }
 }
 
-fn cluster(raw: &Raw, name: &str, passwords: Passwords, out: &mut Outcome) -> Cluster {
+fn cluster(raw: &Raw, name: &str, secrets: Secrets, out: &mut Outcome) -> Cluster {
     let above = join("cluster", name);
     Cluster {
         name: name.to_owned(),
-        postgres: postgres(&mut table(raw, &above, &CLUSTER, "postgres", out), passwords),
+        postgres: postgres(&mut table(raw, &above, &CLUSTER, "postgres", out), secrets),
         wal: wal(&mut table(raw, &above, &CLUSTER, "wal", out)),
         backup: backup(&mut table(raw, &above, &CLUSTER, "backup", out)),
         retention: retention(&mut table(raw, &above, &CLUSTER, "retention", out)),
         restore: restore(&mut table(raw, &above, &CLUSTER, "restore", out)),
+        objectives: objectives(&mut table(raw, &above, &CLUSTER, "objectives", out)),
+        schedule: schedule(&mut table(raw, &above, &CLUSTER, "schedule", out)),
+        listen: table(raw, &above, &CLUSTER, "http", out)
+            .text("listen")
+            .and_then(|listen| listen.parse().ok()),
         status: Status {
             state_directory: table(raw, &above, &CLUSTER, "status", out)
                 .path("state_directory")
@@ -95,7 +104,7 @@ fn cluster(raw: &Raw, name: &str, passwords: Passwords, out: &mut Outcome) -> Cl
     }
 }
 
-fn postgres(reader: &mut Reader<'_>, passwords: Passwords) -> Postgres {
+fn postgres(reader: &mut Reader<'_>, secrets: Secrets) -> Postgres {
     let mut options = BTreeMap::new();
     let texts = [
         "host",
@@ -130,9 +139,9 @@ fn postgres(reader: &mut Reader<'_>, passwords: Passwords) -> Postgres {
         };
         reader.complain(name, &format!("does not fit: {error}"), error.hint());
     }
-    let password = match passwords {
-        Passwords::Read => reader.secret("password_file"),
-        Passwords::Leave => {
+    let password = match secrets {
+        Secrets::Read => reader.secret("password_file"),
+        Secrets::Leave => {
             reader.path("password_file");
             None
         }
@@ -245,6 +254,29 @@ fn restore(reader: &mut Reader<'_>) -> Restore {
         jobs: reader.count("jobs"),
         prefetch_segments: reader.count("prefetch_segments").unwrap_or_default(),
         command_path: reader.path("command_path"),
+    }
+}
+
+fn objectives(reader: &mut Reader<'_>) -> Objectives {
+    Objectives {
+        rpo: reader.duration("rpo"),
+        rto: reader.is_set("rto").then(|| reader.duration("rto")),
+        backup_age: reader.duration("backup_age"),
+        verify_age: reader.duration("verify_age"),
+        drill_age: reader.is_set("drill_age").then(|| reader.duration("drill_age")),
+        disk_warn: reader.count("disk_warn").unwrap_or_default() as f64,
+        disk_page: reader.count("disk_page").unwrap_or_default() as f64,
+        look_interval: reader.duration("look_interval"),
+    }
+}
+
+fn schedule(reader: &mut Reader<'_>) -> Schedules {
+    let mut of = |name| reader.text(name).and_then(|text| Schedule::parse(&text).ok());
+    Schedules {
+        backup: of("backup"),
+        verify: of("verify"),
+        prune: of("prune"),
+        verify_share: reader.count("verify_share").unwrap_or_default() as u64,
     }
 }
 

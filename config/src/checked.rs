@@ -8,7 +8,9 @@ use store::object::mirrored::Confirm;
 
 use crate::effective::Effective;
 use crate::error::{ConfigErrors, Problem};
+use crate::notify::Notify;
 use crate::repository::Repository;
+use crate::schedule::Schedule;
 use crate::secret::SecretText;
 use crate::suggest::nearest;
 use crate::units::ByteSize;
@@ -26,6 +28,8 @@ pub struct Config {
     pub keys: Keys,
     /// `[cluster.<name>]`, by name.
     pub clusters: BTreeMap<String, Cluster>,
+    /// `[notify.<name>]`, by name: to whom alarms go.
+    pub notify: BTreeMap<String, Notify>,
     /// `[log]`.
     pub log: Log,
     pub(crate) origins: Vec<Effective>,
@@ -119,6 +123,12 @@ pub struct Cluster {
     pub retention: Retention,
     /// `[cluster.<name>.restore]`.
     pub restore: Restore,
+    /// `[cluster.<name>.objectives]`.
+    pub objectives: Objectives,
+    /// `[cluster.<name>.schedule]`.
+    pub schedule: Schedules,
+    /// `[cluster.<name>.http] listen`; 127.0.0.1:9808, where nobody else can see it. `None`: off.
+    pub listen: Option<std::net::SocketAddr>,
     /// `[cluster.<name>.status]`.
     pub status: Status,
 }
@@ -272,6 +282,41 @@ pub struct Restore {
     pub prefetch_segments: usize,
     /// `command_path`: the wal-restore that restore_command names; the running one when not set.
     pub command_path: Option<PathBuf>,
+}
+
+/// `[cluster.<name>.objectives]`: what was promised. What is worse is an alarm.
+#[derive(Debug, Clone)]
+pub struct Objectives {
+    /// `rpo`; a minute: the age of the oldest commit that is not archived. A second is usual; what lasts a minute is an outage.
+    pub rpo: Duration,
+    /// `rto`: the time that a restore is estimated to take; no alarm when not set.
+    pub rto: Option<Duration>,
+    /// `backup_age`; 36 h: a daily backup that failed once is noticed.
+    pub backup_age: Duration,
+    /// `verify_age`; 8 d: a weekly look that was missed is noticed.
+    pub verify_age: Duration,
+    /// `drill_age`: since a restore was proven last; no alarm when not set.
+    pub drill_age: Option<Duration>,
+    /// `disk_warn`; 60: how full a disk may be, of a hundred, before somebody should look.
+    pub disk_warn: f64,
+    /// `disk_page`; 80: and before somebody must.
+    pub disk_page: f64,
+    /// `look_interval`; 30 s: what the stream does not show (backups, copies, disks) is noticed after that at the latest, for two
+    /// listings of S3 each time, about half a dollar a month.
+    pub look_interval: Duration,
+}
+
+/// `[cluster.<name>.schedule]`: what the daemon does by itself, and when. Nothing when not set.
+#[derive(Debug, Clone)]
+pub struct Schedules {
+    /// `backup`.
+    pub backup: Option<Schedule>,
+    /// `verify`.
+    pub verify: Option<Schedule>,
+    /// `verify_share`; a thirtieth of everything each time.
+    pub verify_share: u64,
+    /// `prune`, where the maintenance key is.
+    pub prune: Option<Schedule>,
 }
 
 /// `[cluster.<name>.status]`: what the agent keeps on this machine.

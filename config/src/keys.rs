@@ -32,6 +32,10 @@ pub(crate) enum Kind {
     },
     Choice(&'static [&'static str]),
     List,
+    /// A cron expression, or an interval.
+    Schedule,
+    /// An address and a port of this machine, or "off".
+    Listen,
     /// One port, or a text with a port for each host.
     Ports,
     /// A secret that people put here and that we do not take; the text is the hint.
@@ -159,7 +163,35 @@ pub(crate) static COPY: Section = Section {
 pub(crate) static CLUSTER: Section = Section {
     name: "",
     keys: &[],
-    children: &[POSTGRES, WAL, BACKUP, RETENTION, RESTORE, STATUS],
+    children: &[
+        POSTGRES, WAL, BACKUP, RETENTION, RESTORE, OBJECTIVES, SCHEDULE, HTTP, STATUS,
+    ],
+};
+
+/// The tables of one place that alarms go to.
+pub(crate) static NOTIFY: Section = Section {
+    name: "",
+    keys: &[
+        key(
+            "type",
+            Kind::Choice(&["webhook", "slack", "pagerduty", "email", "command", "ping"]),
+        ),
+        key("url", Kind::Text),
+        key("url_file", Kind::SecretFile),
+        key("routing_key_file", Kind::SecretFile),
+        key("smtp", Kind::Text),
+        key("from", Kind::Text),
+        key("to", Kind::List),
+        key("user", Kind::Text),
+        key("password_file", Kind::SecretFile),
+        key("command", Kind::List),
+        key("template", Kind::Text),
+        key("ca_file", Kind::Path),
+        key_or("severity", Kind::Choice(&["warning", "page"]), "warning"),
+        key_or("repeat", seconds(60, 365 * 86_400), "4h"),
+        key_or("every", seconds(10, 86_400), "1m"),
+    ],
+    children: &[],
 };
 
 const S3: Section = Section {
@@ -322,6 +354,38 @@ const RESTORE: Section = Section {
         key_or("prefetch_segments", count(0, 64), "8"),
         key("command_path", Kind::Path),
     ],
+    children: &[],
+};
+
+const OBJECTIVES: Section = Section {
+    name: "objectives",
+    keys: &[
+        key_or("rpo", seconds(1, 86_400), "1m"),
+        key("rto", seconds(1, 30 * 86_400)),
+        key_or("backup_age", seconds(60, 365 * 86_400), "36h"),
+        key_or("verify_age", seconds(60, 3650 * 86_400), "8d"),
+        key("drill_age", seconds(60, 3650 * 86_400)),
+        key_or("disk_warn", count(1, 100), "60"),
+        key_or("disk_page", count(1, 100), "80"),
+        key_or("look_interval", seconds(1, 120), "30s"),
+    ],
+    children: &[],
+};
+
+const SCHEDULE: Section = Section {
+    name: "schedule",
+    keys: &[
+        key("backup", Kind::Schedule),
+        key("verify", Kind::Schedule),
+        key_or("verify_share", count(1, 10_000), "30"),
+        key("prune", Kind::Schedule),
+    ],
+    children: &[],
+};
+
+const HTTP: Section = Section {
+    name: "http",
+    keys: &[key_or("listen", Kind::Listen, "127.0.0.1:9808")],
     children: &[],
 };
 

@@ -20,10 +20,12 @@ mod error;
 mod files;
 mod key_command;
 mod keys;
+mod notify;
 mod origin;
 mod raw;
 mod reader;
 mod repository;
+mod schedule;
 mod secret;
 mod suggest;
 mod template;
@@ -36,13 +38,15 @@ use std::path::{Path, PathBuf};
 pub mod open;
 
 pub use checked::{
-    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, OnUnknownHistory,
-    Postgres, Restore, Retained, Retention, Status, Wal,
+    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, Objectives,
+    OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};
+pub use notify::{Channel, Email, Notify};
 pub use origin::Origin;
 pub use repository::{Credentials, Repository, RepositoryUrl, S3};
+pub use schedule::Schedule;
 pub use secret::SecretText;
 pub use template::template;
 pub use units::ByteSize;
@@ -52,9 +56,9 @@ use environment::Environment;
 /// Where the file is when nobody says otherwise.
 pub const DEFAULT_PATH: &str = "/etc/seawall/seawall.toml";
 
-/// Whether the passwords of the PostgreSQL servers are read.
+/// Whether the passwords of the PostgreSQL servers, and the secrets of who is notified, are read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Passwords {
+pub(crate) enum Secrets {
     Read,
     Leave,
 }
@@ -68,10 +72,10 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(path, env, Passwords::Read)
+    load_with(path, env, Secrets::Read)
 }
 
-/// Like [`load`], but leaves the password files of the PostgreSQL servers alone.
+/// Like [`load`], but leaves the password files of the PostgreSQL servers alone, and the secrets of those who are notified.
 ///
 /// A restore often runs on a host that has no such file and needs none.
 pub fn load_for_restore<K, V>(path: &Path, env: impl IntoIterator<Item = (K, V)>) -> Result<Config, ConfigErrors>
@@ -79,7 +83,7 @@ where
     K: Into<OsString>,
     V: Into<OsString>,
 {
-    load_with(path, env, Passwords::Leave)
+    load_with(path, env, Secrets::Leave)
 }
 
 /// The file to read when the command line names none: `SEAWALL_CONFIG`, then [`DEFAULT_PATH`].
@@ -99,7 +103,7 @@ where
 fn load_with<K, V>(
     path: &Path,
     env: impl IntoIterator<Item = (K, V)>,
-    passwords: Passwords,
+    passwords: Secrets,
 ) -> Result<Config, ConfigErrors>
 where
     K: Into<OsString>,

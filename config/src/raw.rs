@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::error::Problem;
-use crate::keys::{CLUSTER, COPY, Key, Kind, ROOT, Section, join};
+use crate::keys::{CLUSTER, COPY, Key, Kind, NOTIFY, ROOT, Section, join};
 use crate::origin::Origin;
 use crate::suggest::nearest;
 
@@ -25,6 +25,8 @@ pub(crate) struct Raw {
     pub(crate) clusters: Vec<String>,
     /// Names of the copies of the repository, in order.
     pub(crate) copies: Vec<String>,
+    /// Names of the places that alarms go to, in order.
+    pub(crate) notify: Vec<String>,
 }
 
 /// Reads TOML. The message has the line, not its text: that may be a secret.
@@ -49,6 +51,7 @@ pub(crate) fn walk(table: &Table, problems: &mut Vec<Problem>) -> Raw {
     for (name, value) in table {
         match name.as_str() {
             "cluster" => raw.clusters = walk_named(name, &CLUSTER, value, &mut raw, problems),
+            "notify" => raw.notify = walk_named(name, &NOTIFY, value, &mut raw, problems),
             "copy" => raw.copies = walk_named(name, &COPY, value, &mut raw, problems),
             _ => walk_item("", &ROOT, name, value, &mut raw, problems),
         }
@@ -169,7 +172,11 @@ fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> 
         return problem.hint(format!("\"{name}\" belongs in [{place}]."));
     }
     let tables = section.children.iter().map(|child| child.name);
-    let named: &[&str] = if path.is_empty() { &["cluster", "copy"] } else { &[] };
+    let named: &[&str] = if path.is_empty() {
+        &["cluster", "copy", "notify"]
+    } else {
+        &[]
+    };
     let tables = tables.chain(named.iter().copied());
     if value.is_table() {
         return match nearest(&name, tables) {

@@ -9,6 +9,7 @@ use store::object::mirrored::Confirm;
 use store::object::{LockMode, ObjectLock};
 
 use crate::environment::Environment;
+use crate::error::Problem;
 use crate::keys::{COPY, ROOT, Section, join};
 use crate::origin::Origin;
 use crate::raw::Raw;
@@ -111,10 +112,24 @@ pub(crate) fn check_confirm(raw: &Raw, out: &mut Outcome) -> Confirm {
 }
 
 /// Reads `[copy.<name>]`.
-pub(crate) fn check_copies(raw: &Raw, env: &Environment, out: &mut Outcome) -> BTreeMap<String, Repository> {
-    let mut copies = BTreeMap::new();
+pub(crate) fn check_copies(
+    raw: &Raw,
+    env: &Environment,
+    first: Option<&Repository>,
+    out: &mut Outcome,
+) -> BTreeMap<String, Repository> {
+    let mut copies: BTreeMap<String, Repository> = BTreeMap::new();
     for name in &raw.copies {
         if let Some(copy) = place(raw, &join("copy", name), &COPY, env, out) {
+            let same = |other: &Repository| other.url == copy.url && other.s3.endpoint == copy.s3.endpoint;
+            if first.is_some_and(same) || copies.values().any(same) {
+                let problem = Problem::new(format!(
+                    "\"copy.{name}.url\" is the place of the repository or of another copy"
+                ));
+                out.problems.push(
+                    problem.hint("A copy there protects nothing. Name another bucket, another disk, another site."),
+                );
+            }
             copies.insert(name.clone(), copy);
         }
     }

@@ -91,6 +91,17 @@ pub(crate) fn read(kind: &Kind, value: &Toml) -> Result<Value, Misfit> {
                 None => misfit("is not a list of texts", "Write [\"one\", \"two\"]."),
             }
         }
+        Kind::Schedule => match crate::schedule::Schedule::parse(text(value)?) {
+            Ok(schedule) => Ok(Value::Text(schedule.to_string())),
+            Err(hint) => misfit("is neither a cron expression nor an interval", hint),
+        },
+        Kind::Listen => match text(value)? {
+            text if text == "off" || text.parse::<std::net::SocketAddr>().is_ok() => Ok(Value::Text(text.to_owned())),
+            _ => misfit(
+                "is not an address with a port",
+                "Write \"127.0.0.1:9808\", \"[::1]:9808\", or \"off\".",
+            ),
+        },
         Kind::Ports => ports(value),
         Kind::Refused(hint) => misfit("is not accepted", *hint),
         Kind::Unsupported(hint) => misfit("is not supported", *hint),
@@ -153,11 +164,12 @@ pub(crate) fn read_default(kind: &Kind, text: &str) -> Option<Value> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::keys::{CLUSTER, ROOT};
+    use crate::keys::{CLUSTER, NOTIFY, ROOT};
 
     #[test]
     fn every_default_fits_its_own_key() {
-        for (path, key) in ROOT.flatten("").into_iter().chain(CLUSTER.flatten("")) {
+        let all = [&ROOT, &CLUSTER, &NOTIFY].map(|section| section.flatten(""));
+        for (path, key) in all.into_iter().flatten() {
             if let Some(default) = key.default {
                 let read = read_default(&key.kind, default);
                 let read = read.unwrap_or_else(|| panic!("{path}.{}", key.name));

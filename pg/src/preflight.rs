@@ -30,6 +30,8 @@ pub const SETTING_NAMES: [&str; 12] = [
 /// How bad a finding is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Severity {
+    /// A choice that has its price, and that cannot be changed in passing.
+    Notice,
     /// It works, with a risk that the operator should know.
     Warning,
     /// It cannot work, or would not protect anything.
@@ -240,11 +242,14 @@ fn check_durability(settings: &Settings, findings: &mut Vec<Finding>) {
         ));
     }
     if !settings.data_checksums {
-        findings.push(warning(
-            "data checksums are off",
-            "Damage on the server's disk can only be found where a page header is broken.",
-            "Run pg_checksums --enable while the server is stopped.",
-        ));
+        findings.push(Finding {
+            severity: Severity::Notice,
+            ..warning(
+                "data checksums are off",
+                "Damage on the server's disk can only be found where a page header is broken.",
+                "Run pg_checksums --enable while the server is stopped.",
+            )
+        });
     }
     // A value that we cannot read may name us.
     let ours = settings

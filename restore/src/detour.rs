@@ -1,7 +1,9 @@
-//! A damaged WAL object is no loss where others hold the same WAL: tails, or the object of another epoch.
+//! A damaged WAL object is no loss where others hold the same WAL: tails, or the object of another epoch. One that nobody who counts has
+//! signed is as if it were not there: else whoever may add objects could stop every restore.
 //!
 //! Law 5 holds: nothing is taken unchecked. What cannot be replaced stays an error.
 
+use store::StoreError;
 use store::catalog::Coverage;
 use store::layout::{WalName, WalRange};
 use store::repository::Repository;
@@ -23,6 +25,14 @@ impl Detours {
         let RestoreError::Store(error) = error else {
             return false;
         };
+        if let StoreError::Untrusted { name, .. } = error
+            && let Some(WalName::Range(range)) = repository.layout().parse_wal(name)
+            && !self.0.contains(&range)
+        {
+            tracing::warn!(%error, "it does not count, and is passed over");
+            self.0.push(range);
+            return true;
+        }
         let name = error.damaged_object();
         let Some(WalName::Range(range)) = name.and_then(|name| repository.layout().parse_wal(name)) else {
             return false;

@@ -5,6 +5,7 @@ mod search;
 use pg::lsn::Lsn;
 use pg::segment::SegmentSize;
 use pg::timeline::TimelineId;
+use store::StoreError;
 use store::catalog::Coverage;
 use store::id::LineageId;
 use store::manifest::Manifest;
@@ -249,7 +250,11 @@ async fn refuse_two_alive(
             continue;
         };
         let size = SegmentSize::new(older.segment_bytes).map_err(|error| RestoreError::damaged(older.id, error))?;
-        let Some(header) = repository.read_wal_header(last, size).await? else {
+        let header = match repository.read_wal_header(last, size).await {
+            Err(StoreError::Untrusted { .. }) => continue,
+            read => read?,
+        };
+        let Some(header) = header else {
             continue;
         };
         if header.written_us > newest.created_us + CLOCKS_MAX_US {

@@ -82,6 +82,27 @@ impl<'a> Scanner<'a> {
         self.facts.get(&key(&piece.range)).cloned().unwrap_or_default()
     }
 
+    /// True when WAL that begins at `at` was durable once, by what the headers of later objects say: then it is not there because it was taken
+    /// away. The newest know most.
+    pub(crate) async fn was_archived(&self, at: Lsn) -> Result<bool> {
+        let archived = self.coverage.timelines.get(&self.route.timeline());
+        let mut later: Vec<&WalRange> = archived
+            .iter()
+            .flat_map(|timeline| &timeline.ranges)
+            .filter(|range| range.start > at)
+            .collect();
+        later.sort_by_key(|range| std::cmp::Reverse((range.start, range.epoch)));
+        for range in later.into_iter().take(HEADERS_IN_FLIGHT) {
+            let Some(header) = self.repository.read_wal_header(range, self.route.size).await? else {
+                continue;
+            };
+            if header.wal.and_then(|facts| facts.archived) > Some(at.as_u64()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The first record from `manifest`'s start on whose time is later than `time_us` (or not earlier, when `exclusive`).
     pub(crate) async fn after_time(
         &mut self,

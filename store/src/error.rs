@@ -180,8 +180,9 @@ impl StoreError {
         Some(match self {
             StoreError::Object(error) => return error.hint().map(str::to_owned),
             StoreError::Damaged { .. } => {
-                "The stored bytes were changed or lost after they were written. Keep the repository as it is and restore from another backup; \
-                 an older backup does not need this object unless both share it."
+                "The stored bytes were changed or lost after they were written. Keep the repository as it is. `wal-agent repair` \
+                 makes up for it from a copy of the repository or from the live cluster; `--copy NAME` restores from a copy; an older backup does not \
+                 need this object unless both share it."
                     .into()
             }
             StoreError::Conflict { .. } => {
@@ -201,7 +202,8 @@ impl StoreError {
                 where_it_belongs(role)
             ),
             StoreError::KeyFile { .. } => "Let this user read it; or, where it is missing, copy it from where it is kept, or name its path under [keys]. \
-                 `wal-agent init` made the key files (host.key, restore.key, maintenance.key) once: new ones open nothing that is stored."
+                 `wal-agent init` made the key files (host.key, restore.key, maintenance.key) once: new ones open nothing that is stored. Where \
+                 there is no repository yet, run `wal-agent init` first."
                 .into(),
             StoreError::KeyMissing { role } => format!(
                 "Copy the {role} key file back into the keys directory, or name it in the config under [keys]."

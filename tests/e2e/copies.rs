@@ -250,3 +250,63 @@ fn by_all_nothing_is_confirmed_that_a_copy_lacks() {
         stage.both_restore(agent).await
     });
 }
+
+#[test]
+fn a_copy_that_is_made_after_the_start_is_found_and_one_that_is_gone_is_not_made_anew_by_mistake() {
+    case("copies_late", async |scratch| {
+        let cluster = Cluster::builder(15)
+            .segment_size_mib(1)
+            .create(&scratch, "main")
+            .await?;
+        let copy = scratch.dir("copy")?.join("repo");
+        let url = format!("file://{}", copy.display());
+        let config = Seawall::local_config(&scratch, &cluster)?.set("copy.away.url", url)?;
+        let seawall = Seawall::configure(config)?;
+        seawall.init().await?;
+        let mut agent = seawall.run().await?;
+        let standing = async |wanted: &str| {
+            wait_until(wanted, DEADLINE, async || {
+                let status = seawall.status().await;
+                let copies = status.map(|status| status["copies"].as_array().cloned().unwrap_or_default());
+                let mut copies = copies.unwrap_or_default().into_iter();
+                copies.any(|seen| seen["name"] == "away" && seen["standing"] == wanted)
+            })
+            .await
+        };
+        standing("not there").await?;
+        let status = seawall.status().await?;
+        ensure!(
+            status["warnings"].to_string().contains("wal-agent copy away"),
+            "{status}"
+        );
+        seawall.agent.run_ok(&["copy", "away"]).await?;
+        agent.wait_for_log("beginning again with it", DEADLINE).await?;
+        standing("whole").await?;
+        cluster.exec("create table t as select 1 as i").await?;
+        seawall.backup().await?;
+        seawall.wait_archived(&cluster).await?;
+        standing("whole").await?;
+        let restored = seawall
+            .restore
+            .run(&[
+                "--copy",
+                "away",
+                "--target",
+                "latest",
+                "--dry-run",
+                "--pgdata",
+                "/nowhere/yet",
+            ])
+            .await?;
+        ensure!(restored.code() == 0, "{}", restored.stderr);
+
+        // Not mounted: what would be made in its stead lies on another disk.
+        std::fs::rename(&copy, copy.with_extension("moved"))?;
+        let refused = seawall.agent.run(&["copy", "away"]).await?;
+        refused.assert_refused(REFUSED, &["was whole before", "--anew"])?;
+        ensure!(!copy.exists());
+        seawall.agent.run_ok(&["copy", "away", "--anew"]).await?;
+        ensure!(copy.exists());
+        agent.stop(DEADLINE).await
+    });
+}

@@ -5,6 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use anyhow::Result;
 use serde_json::Value;
@@ -186,7 +187,7 @@ fn what_a_revoked_host_writes_does_not_count_and_the_next_backup_sends_everythin
         let asked = key(&seawall, &["revoke", &old]).await?;
         assert!(asked.contains("Nothing was changed"), "{asked}");
         assert_eq!(thief.agent.run(&["list"]).await?.code(), 0);
-        key(&seawall, &["revoke", &old, "--yes"]).await?;
+        key(&seawall, &["revoke", &old, "--since", "now", "--yes"]).await?;
         let refused = thief.agent.run(&["backup"]).await?;
         assert_eq!(refused.code(), KEY);
         assert!(refused.stderr.contains("was revoked"), "{}", refused.stderr);
@@ -224,6 +225,86 @@ fn what_a_revoked_host_writes_does_not_count_and_the_next_backup_sends_everythin
             .iter()
             .any(|finding| finding["reason"].as_str().unwrap().contains("revoked"));
         assert!(is_told, "{findings:?}");
+        Ok(())
+    });
+}
+
+/// The id of the key that this host signed with first.
+async fn first_signer(seawall: &Seawall) -> Result<String> {
+    let shown = seawall.agent.run_ok(&["key", "show", "--json"]).await?.json()?;
+    let signers = json_array(&shown, "signers")?;
+    let is_it = |signer: &&Value| signer["role"] == "host" && signer["revoked_us"].is_null();
+    Ok(json_str(signers.iter().find(is_it).unwrap(), "id")?.to_owned())
+}
+
+/// Segments, and the server lets go of what it need not keep.
+async fn write_much(cluster: &Cluster) -> Result<()> {
+    for _ in 0..12 {
+        cluster
+            .exec("insert into t select (select coalesce(max(i), 0) from t) + g from generate_series(1, 10) g; select pg_switch_wal()")
+            .await?;
+        cluster.exec("checkpoint").await?;
+    }
+    Ok(())
+}
+
+#[test]
+fn an_agent_whose_key_is_revoked_ends_before_that_counts_and_its_successor_goes_on() {
+    case("keys_revoke_running", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        let mut agent = seawall.run().await?;
+        seawall.backup().await?;
+        let old = first_signer(&seawall).await?;
+        key(&seawall, &["rotate", "host"]).await?;
+        let said = key(&seawall, &["revoke", &old, "--yes"]).await?;
+        assert!(said.contains("notices within a minute"), "{said}");
+        write_much(&cluster).await?;
+        // It looks whom the repository trusts once a minute.
+        let ended = agent.wait(Duration::from_secs(120)).await?;
+        assert_eq!(ended.code(), Some(KEY), "{}", agent.log());
+        write_much(&cluster).await?;
+        let agent = seawall.run().await?;
+        seawall.wait_archived(&cluster).await?;
+        let listed = seawall.list().await?;
+        assert!(json_array(&listed, "holes")?.is_empty(), "{listed}");
+        assert_eq!(rows(&seawall, "in-time", &["--target", "latest"]).await?, "240");
+        agent.stop(DEADLINE).await
+    });
+}
+
+#[test]
+fn what_was_signed_after_a_revocation_is_passed_over_and_stops_no_restore() {
+    case("keys_revoke_now", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        let mut agent = seawall.run().await?;
+        let before = seawall.backup().await?;
+        cluster.exec("insert into t select generate_series(1, 10)").await?;
+        seawall.wait_archived(&cluster).await?;
+        let old = first_signer(&seawall).await?;
+        key(&seawall, &["rotate", "host"]).await?;
+        key(&seawall, &["revoke", &old, "--since", "now", "--yes"]).await?;
+        // Confirmed, and it does not count: the server keeps it no longer.
+        write_much(&cluster).await?;
+        agent.wait(Duration::from_secs(120)).await?;
+        let agent = seawall.run().await?;
+        let made_up = async || {
+            let listed = seawall.list().await.ok()?;
+            (json_array(&listed, "backups").ok()?.len() >= 2).then_some(())
+        };
+        tests::wait::wait_for("a backup by itself, or none that is needed", DEADLINE, made_up)
+            .await
+            .or(seawall.backup().await.map(drop))?;
+        seawall.wait_archived(&cluster).await?;
+        agent.stop(DEADLINE).await?;
+        assert_eq!(rows(&seawall, "now", &["--target", "latest"]).await?, "130");
+        let id = json_str(&before, "backup")?;
+        let old_end = rows(
+            &seawall,
+            "before",
+            &["--backup", id, "--target", "latest", "--or-latest"],
+        )
+        .await?;
+        assert!(["10", "130"].contains(&old_end.as_str()), "{old_end}");
         Ok(())
     });
 }

@@ -13,7 +13,7 @@ use tests::{install, tree};
 /// `systemd-analyze security`: from 0 (best) to 10.
 const EXPOSURE_MAX: f64 = 2.0;
 
-const FILES: [&str; 14] = [
+const FILES: [&str; 17] = [
     "usr/bin/wal-agent",
     "usr/bin/wal-restore",
     "usr/lib/systemd/system/seawall.service",
@@ -24,7 +24,10 @@ const FILES: [&str; 14] = [
     "usr/lib/tmpfiles.d/seawall.conf",
     "usr/share/doc/seawall/OPERATIONS.md",
     "usr/share/doc/seawall/FORMAT.md",
+    "usr/share/doc/seawall/ALARMS.md",
     "usr/share/doc/seawall/examples/seawall.toml.example",
+    "usr/share/doc/seawall/examples/grafana-dashboard.json",
+    "usr/share/doc/seawall/examples/seawall.rules.yml",
     "usr/share/doc/seawall/reader/seawall_reader.py",
     "usr/share/doc/seawall/copyright",
     "usr/share/doc/seawall/sbom.cdx.json",
@@ -73,6 +76,10 @@ fn the_package_has_what_a_host_needs_and_is_the_same_each_time() {
         let version = run(Command::new(root.join("usr/bin/wal-agent")).arg("--version"))?;
         let field = run(Command::new("dpkg-deb").arg("--field").arg(&first).arg("Version"))?;
         ensure!(version.contains(field.trim()), "{version} {field}");
+
+        let rules = root.join("usr/share/doc/seawall/examples/seawall.rules.yml");
+        let said = run(Command::new("promtool").args(["check", "rules"]).arg(&rules))?;
+        ensure!(said.contains("SUCCESS: 41 rules found"), "{said}");
 
         // Pages and completions.
         let pages = tree::files(&root.join("usr/share/man/man1"))?;

@@ -66,7 +66,11 @@ fn a_thief_of_the_host_reads_changes_and_deletes_nothing_that_was_stored() {
         // Found out: a new key for the host, the old one revoked. The next backup relies on nothing of before.
         let old = stage.signer().await?;
         stage.owner.agent.run_ok(&["key", "rotate", "host"]).await?;
-        stage.owner.agent.run_ok(&["key", "revoke", &old, "--yes"]).await?;
+        stage
+            .owner
+            .agent
+            .run_ok(&["key", "revoke", &old, "--since", "now", "--yes"])
+            .await?;
         let refused = stage.thief.agent.run(&["backup"]).await?;
         ensure!(refused.code() == KEY, "{}", refused.stderr);
         let again = stage.more().await?;

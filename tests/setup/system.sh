@@ -5,6 +5,7 @@ PACKAGES=(
   postgresql-15 postgresql-client-15 python3 python3-venv   # servers
   patchelf file binutils openssl procps util-linux          # set-up and tests themselves
   dpkg-dev systemd man-db                                   # the package, its units and pages
+  prometheus                                                # promtool: metrics and alert rules
 )
 
 system_packages() {

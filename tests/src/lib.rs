@@ -41,6 +41,7 @@ pub mod pgbench;
 pub mod ports;
 pub mod program;
 pub mod rclone;
+pub mod receiver;
 pub mod s3_client;
 pub mod s3_server;
 pub mod scratch;

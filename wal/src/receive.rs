@@ -227,13 +227,18 @@ impl<'a> Receiver<'a> {
         self.progress.receive(self.assembler.position());
         // A stream begins at a segment's start: what was archived before is not measured again.
         let archived = self.progress.archived().lsn();
+        if let Some(newest_us) = commits.iter().map(|commit| commit.time_us).max() {
+            self.status
+                .send_modify(|status| status.last_commit_us = status.last_commit_us.max(newest_us));
+        }
         commits
             .into_iter()
             .filter(|commit| commit.end > archived)
             .for_each(|commit| self.lag.see(commit));
         for piece in pieces {
             let permit = self.release();
-            self.shipper.ship(piece, self.clock, permit)?;
+            self.shipper
+                .ship(piece, self.clock, permit, self.progress.archived().lsn())?;
         }
         if self.assembler.unshipped_bytes() == 0 {
             self.unshipped_since = None;
@@ -274,7 +279,8 @@ impl<'a> Receiver<'a> {
         self.unshipped_since = None;
         let tail = self.assembler.cut_tail();
         for piece in tail.into_iter().chain(self.assembler.join_tails()) {
-            self.shipper.ship(piece, self.clock, None)?;
+            self.shipper
+                .ship(piece, self.clock, None, self.progress.archived().lsn())?;
         }
         Ok(())
     }
@@ -322,7 +328,11 @@ impl<'a> Receiver<'a> {
     }
 
     fn note_server(&mut self, end: Lsn) {
-        self.status.send_modify(|status| status.server = status.server.max(end));
+        let now_us = (self.clock)();
+        self.status.send_modify(|status| {
+            status.server = status.server.max(end);
+            status.contact_us = now_us;
+        });
     }
 
     fn publish(&self) {

@@ -100,7 +100,7 @@ impl Shipper {
         Ok((shipper, reports))
     }
 
-    /// Sends a piece on its way; `permit` is held until it is durable.
+    /// Sends a piece on its way; `permit` is held until it is durable. `archived` is the end of what is contiguously durable now.
     ///
     /// # Errors
     /// A new session key was due and could not be made.
@@ -109,7 +109,9 @@ impl Shipper {
         mut piece: Piece,
         clock: &Clock,
         permit: Option<OwnedSemaphorePermit>,
+        archived: Lsn,
     ) -> Result<(), StoreError> {
+        piece.facts.archived = archived.is_valid().then_some(archived.as_u64());
         let bytes = piece.bytes.len() as u64;
         self.writer.refuse_revoked()?;
         let period = self.writer.repository().period_number();

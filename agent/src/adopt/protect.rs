@@ -67,7 +67,7 @@ pub(super) async fn by_ourselves(
         progress: (!options.no_backup).then_some(progress),
     };
     let (thread, mut done) = work.start(stopped.clone())?;
-    let mut running = Box::pin(running.until_stopped(stopped));
+    let mut running = Box::pin(running.until_stopped(stopped, None));
     let ended = tokio::select! {
         ended = &mut running => Err(ended),
         done = &mut done => Ok(done),

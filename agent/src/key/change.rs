@@ -13,7 +13,7 @@ use store::repository::{NewObject, Period, Repository, Signer, SignerRole, Write
 use store::seal::Secret32;
 
 use super::{Root, root};
-use crate::cli::KeyRevokeOptions;
+use crate::cli::{KeyRevokeOptions, Since};
 use crate::exit::Failure;
 use crate::open::{Context, command_policy, host_name};
 use crate::output;
@@ -26,7 +26,11 @@ const REPLACED: &str = "replaced";
 /// This host signs with another key from its next start on.
 pub(super) async fn rotate_host(context: &Context) -> anyhow::Result<()> {
     let path = &context.config.keys.host_key;
-    let before = context.host_keys()?;
+    // Lost with a host, or still there.
+    let before = match path.exists() {
+        true => Some(context.host_keys()?),
+        false => None,
+    };
     let root = root(context).await?;
     let signing = SigningKey::from_seed(Secret32::generate()?)?;
     let id = signing.verifying().id();
@@ -41,10 +45,15 @@ pub(super) async fn rotate_host(context: &Context) -> anyhow::Result<()> {
     let number = period.await?;
     replace(path, &new, number)?;
     println!("This host signs as {id} once the agent is restarted (period {number}).");
-    println!(
-        "Then revoke the key of before, if it may be in wrong hands: `wal-agent key revoke {}`.",
-        before.signing.verifying().id()
-    );
+    match before {
+        Some(before) => println!(
+            "Restart this host's agent first. Then revoke the key of before, if it may be in wrong hands: `wal-agent key revoke {}`.",
+            before.signing.verifying().id()
+        ),
+        None => println!(
+            "If the key of before may be in wrong hands, revoke it: `wal-agent key show` has its id, `wal-agent key revoke` does it."
+        ),
+    }
     Ok(())
 }
 
@@ -236,13 +245,19 @@ pub(super) async fn add_host(context: &Context, name: &str, output: &Path) -> an
     Ok(())
 }
 
+/// So long after the revocation what an agent still confirms counts: it looks whom the repository trusts once a minute, and ends.
+const NOTICED_AFTER_US: i64 = 180_000_000;
+
 /// A signing key counts no more.
 pub(super) async fn revoke(context: &Context, options: &KeyRevokeOptions) -> anyhow::Result<()> {
     let root = root(context).await?;
     let period = root.repository.period();
     let found = named(&period, &options.signer)?;
-    let since = options.since.map(jiff::Timestamp::as_microsecond);
-    let when = since.map_or_else(|| "now".into(), output::time_us);
+    let when = match options.since {
+        None => "in three minutes".to_owned(),
+        Some(Since::Now) => "now".to_owned(),
+        Some(Since::Time(time)) => output::time_us(time.as_microsecond()),
+    };
     println!(
         "{} signs as {}. What the repository received from it later than {when} will not count.",
         found.0, found.1
@@ -254,9 +269,11 @@ pub(super) async fn revoke(context: &Context, options: &KeyRevokeOptions) -> any
         println!("Nothing was changed: say --yes.");
         return Ok(());
     }
-    let since = match since {
-        Some(since) => since,
-        None => root.store_time_us(&format!("signing key {} revoked", found.1)).await?,
+    let event = format!("signing key {} revoked", found.1);
+    let since = match options.since {
+        None => root.store_time_us(&event).await?.saturating_add(NOTICED_AFTER_US),
+        Some(Since::Now) => root.store_time_us(&event).await?,
+        Some(Since::Time(time)) => time.as_microsecond(),
     };
     let is_host = period
         .signers
@@ -274,7 +291,11 @@ pub(super) async fn revoke(context: &Context, options: &KeyRevokeOptions) -> any
             Ok(())
         })
         .await?;
-    println!("Revoked (period {number}). Restart the agents of the other hosts, and take a backup.");
+    println!(
+        "Revoked (period {number}), by the repository's clock from {} on. An agent that signs with it notices within a minute and ends: \
+         what it has confirmed until then counts if that is earlier. On a host whose key was replaced it starts again with the new one. Take a backup then.",
+        output::time_us(since)
+    );
     Ok(())
 }
 

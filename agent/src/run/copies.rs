@@ -8,12 +8,14 @@ use store::copy::{Copying, Depth, Filled};
 use store::object::list_all;
 use store::object::mirrored::{Confirm, Mirrored, Place, Standing};
 use store::repository::{Repository, describe};
+use store::retry::RetryPolicy;
+use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::copies::{CopySeen, write};
 use crate::exit::{DAMAGED, Failure};
-use crate::open::Context;
+use crate::open::{Context, requests};
 use crate::output;
 
 /// Between two looks at whether somebody has to be filled.
@@ -30,9 +32,11 @@ pub fn start(
     context: &Arc<Context>,
     repository: &Arc<Repository>,
     places: Option<&Arc<Mirrored>>,
+    again: Option<Arc<Notify>>,
 ) -> Option<JoinHandle<()>> {
     let places = Arc::clone(places?);
     let (context, repository) = (Arc::clone(context), Arc::clone(repository));
+    let mut away = Away::of(&context, &places);
     Some(tokio::spawn(async move {
         let mut copies: Vec<Looking> = places
             .places()
@@ -43,11 +47,74 @@ pub fn start(
             for copy in &mut copies {
                 copy.look(&repository, &places).await;
             }
-            let seen: Vec<CopySeen> = copies.iter().map(|copy| copy.seen.clone()).collect();
+            let mut seen: Vec<CopySeen> = copies.iter().map(|copy| copy.seen.clone()).collect();
+            seen.extend(away.seen());
             write(&context, &seen);
+            if away.look(&context).await
+                && let Some(again) = &again
+            {
+                tracing::info!(
+                    "a copy of the repository is there now that was not at the start; beginning again with it"
+                );
+                again.notify_one();
+            }
             tokio::time::sleep(EVERY).await;
         }
     }))
+}
+
+/// Copies that could not be opened at the start: they get nothing until they are.
+struct Away {
+    names: Vec<String>,
+    tried: Instant,
+}
+
+impl Away {
+    fn of(context: &Context, places: &Mirrored) -> Self {
+        let is_open = |name: &String| places.places().iter().any(|place| place.name == *name);
+        Away {
+            names: context
+                .config
+                .copies
+                .keys()
+                .filter(|name| !is_open(name))
+                .cloned()
+                .collect(),
+            tried: Instant::now(),
+        }
+    }
+
+    fn seen(&self) -> impl Iterator<Item = CopySeen> {
+        self.names.iter().map(|name| CopySeen {
+            name: name.clone(),
+            standing: "not there".to_owned(),
+            error: Some(format!(
+                "it could not be opened when the agent started, and gets nothing; a new one is made by `wal-agent copy {name}`"
+            )),
+            ..CopySeen::default()
+        })
+    }
+
+    /// True once, when one of them can be opened.
+    async fn look(&mut self, context: &Context) -> bool {
+        if self.names.is_empty() || self.tried.elapsed() < RETRY {
+            return false;
+        }
+        self.tried = Instant::now();
+        for name in &self.names {
+            let Some(place) = context.config.copies.get(name) else {
+                continue;
+            };
+            let opened = config::open::object_store(place, requests(RetryPolicy::never()));
+            if let Ok(store) = opened
+                && describe(store.as_ref()).await.is_ok()
+            {
+                self.names.clear();
+                return true;
+            }
+        }
+        false
+    }
 }
 
 /// Before anything is read. With `any` the repository itself may lack what was confirmed elsewhere: it is filled from all others first, and an

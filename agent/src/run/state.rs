@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wal::receive::StreamStatus;
 
+use super::health::Report;
 use super::watching::Seen;
 use crate::exit::Failure;
 use crate::open::Context;
@@ -62,6 +63,7 @@ pub struct Keeper {
     status: watch::Receiver<StreamStatus>,
     supervision: watch::Receiver<Supervision>,
     seen: watch::Receiver<Seen>,
+    report: watch::Receiver<Report>,
 }
 
 impl Keeper {
@@ -71,6 +73,7 @@ impl Keeper {
         status: watch::Receiver<StreamStatus>,
         supervision: watch::Receiver<Supervision>,
         seen: watch::Receiver<Seen>,
+        report: watch::Receiver<Report>,
     ) -> Self {
         let path = state_file(context);
         if let Some(directory) = path.parent()
@@ -79,13 +82,11 @@ impl Keeper {
             tracing::warn!(%error, path = %directory.display(), "cannot make the state directory; `status` will know less");
         }
         let (file, stream, supervisor) = (path.clone(), status.clone(), supervision.clone());
-        let server = seen.clone();
+        let (server, health) = (seen.clone(), report.clone());
         let task = tokio::spawn(async move {
             loop {
-                write(
-                    &file,
-                    &describe(&stream.borrow(), &supervisor.borrow(), &server.borrow(), true),
-                );
+                let state = describe(&stream.borrow(), &supervisor.borrow(), &server.borrow(), true);
+                write(&file, &with_alarms(state, &health.borrow()));
                 tokio::time::sleep(EVERY).await;
             }
         });
@@ -95,6 +96,7 @@ impl Keeper {
             status,
             supervision,
             seen,
+            report,
         }
     }
 
@@ -102,15 +104,13 @@ impl Keeper {
     pub async fn finish(self) {
         self.task.abort();
         let _ = self.task.await;
-        write(
-            &self.path,
-            &describe(
-                &self.status.borrow(),
-                &self.supervision.borrow(),
-                &self.seen.borrow(),
-                false,
-            ),
+        let state = describe(
+            &self.status.borrow(),
+            &self.supervision.borrow(),
+            &self.seen.borrow(),
+            false,
         );
+        write(&self.path, &with_alarms(state, &self.report.borrow()));
     }
 }
 
@@ -122,7 +122,17 @@ fn write(path: &std::path::Path, state: &DaemonState) {
     }
 }
 
-fn describe(status: &StreamStatus, supervision: &Supervision, seen: &Seen, running: bool) -> DaemonState {
+fn with_alarms(state: DaemonState, report: &Report) -> DaemonState {
+    DaemonState {
+        rpo_history_ms: report.rpo_history_ms.clone(),
+        alarms: report.open.clone(),
+        jobs: report.facts.jobs.clone(),
+        ..state
+    }
+}
+
+/// What is said of the stream.
+pub fn describe(status: &StreamStatus, supervision: &Supervision, seen: &Seen, running: bool) -> DaemonState {
     DaemonState {
         pid: std::process::id(),
         written_us: if running { output::now_us() } else { 0 },
@@ -133,6 +143,9 @@ fn describe(status: &StreamStatus, supervision: &Supervision, seen: &Seen, runni
         archived_lsn: status.archived.to_string(),
         server_lsn: status.server.to_string(),
         rpo_ms: status.oldest_unarchived_us / 1000,
+        unarchived_bytes: status.server.as_u64().saturating_sub(status.archived.as_u64()),
+        last_commit_us: status.last_commit_us,
+        contact_us: status.contact_us,
         lag: LagState {
             commits: status.lag.commits,
             p50_us: status.lag.p50_us,
@@ -149,5 +162,8 @@ fn describe(status: &StreamStatus, supervision: &Supervision, seen: &Seen, runni
         synchronous: seen.synchronous,
         degraded: seen.degraded,
         remote_apply: seen.remote_apply,
+        rpo_history_ms: Vec::new(),
+        alarms: Vec::new(),
+        jobs: Vec::new(),
     }
 }

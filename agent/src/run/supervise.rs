@@ -36,6 +36,9 @@ pub async fn supervise(
         if status.borrow().archived > before {
             pause = RECONNECT.0;
         }
+        if daemon.control.refuse_revoked().is_err() {
+            return Err(revoked());
+        }
         match end {
             Ok(End::Lane(LaneEnd::Stopped { settled })) => {
                 let archived = status.borrow().archived;
@@ -84,6 +87,19 @@ pub async fn supervise(
         }
     }
     Ok(())
+}
+
+/// What we sign does not count any more. Who starts us again has us read the key file again.
+fn revoked() -> anyhow::Error {
+    Failure {
+        code: exit::KEY,
+        message: "this host's signing key was revoked: nothing is stored under it any more".into(),
+        hint: Some(
+            "The server keeps the WAL. With a host key that counts (`wal-agent key rotate host`, where the restore key is) start the agent again."
+                .into(),
+        ),
+    }
+    .into()
 }
 
 /// How one turn ended.

@@ -133,7 +133,11 @@ fn each_risk_is_one_warning() {
             ..good()
         },
     ] {
-        assert_eq!(only(&settings).severity, Severity::Warning);
+        let expected = match settings.data_checksums {
+            true => Severity::Warning,
+            false => Severity::Notice,
+        };
+        assert_eq!(only(&settings).severity, expected);
     }
 }
 

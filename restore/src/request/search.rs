@@ -1,7 +1,7 @@
 //! Which backup leads to the stop point, and at which record recovery must stop.
 
 use pg::lsn::Lsn;
-use store::catalog::Coverage;
+use store::catalog::{Coverage, Hole};
 use store::manifest::Manifest;
 use store::repository::Repository;
 
@@ -71,6 +71,19 @@ impl Search<'_> {
         let is_last = self.coverage.newest_timeline() == Some(timeline);
         let is_near = self.coverage.newest_end().is_some_and(|archived| archived <= reach);
         is_last && is_near && !self.coverage.undeclared(timeline, start, end).is_empty()
+    }
+
+    /// What became of a stretch of WAL that is not there.
+    fn fate(&self, start: Lsn, end: Lsn) -> &'static str {
+        let timeline = self.route.timeline();
+        let overlaps = |hole: &&Hole| hole.timeline == timeline && hole.start < end && hole.end > start;
+        if self.coverage.given_up.iter().any(|hole| overlaps(&hole)) {
+            "was given up by `wal-agent prune`"
+        } else if self.coverage.declared.iter().any(|hole| overlaps(&hole)) {
+            "was lost"
+        } else {
+            "is missing"
+        }
     }
 
     async fn time(&self, time_us: i64, exclusive: bool) -> Result<(Manifest, StopPoint)> {
@@ -198,13 +211,23 @@ impl Search<'_> {
             if let Some((start, end)) = self.hole_after(manifest)
                 && !self.or_latest
             {
-                if self.was_on_its_way(start, end) {
+                let is_undeclared = !self.coverage.undeclared(self.route.timeline(), start, end).is_empty();
+                let was_archived = is_undeclared && scanner.was_archived(start).await?;
+                if !was_archived && self.was_on_its_way(start, end) {
                     tracing::warn!(from = %start, to = %end, "this WAL was still on its way when the archive ended; restoring up to it");
                     return Ok(((*manifest).clone(), stop));
                 }
-                let message = format!("WAL from {start} to {end} was lost, and later WAL cannot be reached without it");
+                let message = format!(
+                    "WAL from {start} to {end} {}, and later WAL cannot be reached without it",
+                    self.fate(start, end)
+                );
                 let hint = format!(
-                    "Restore up to the hole with --target-lsn {}, or accept it with --or-latest.",
+                    "{}Restore up to the hole with --target-lsn {}, or accept it with --or-latest.",
+                    match was_archived {
+                        true =>
+                            "It was archived: a copy of the repository may have it (--copy NAME, or `wal-agent repair`). ",
+                        false => "",
+                    },
                     last.start
                 );
                 return Err(RestoreError::refused(message, hint));
@@ -287,7 +310,10 @@ impl Search<'_> {
             time_us: last.commit_before_us,
         };
         let message = match self.hole_after(manifest) {
-            Some((start, end)) => format!("{what} cannot be reached: WAL from {start} to {end} was lost"),
+            Some((start, end)) => format!(
+                "{what} cannot be reached: WAL from {start} to {end} {}",
+                self.fate(start, end)
+            ),
             None => match last.commit_before_us {
                 Some(us) => format!(
                     "nothing later than {what} is archived; the last transaction ended at {}",

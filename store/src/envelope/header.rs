@@ -146,6 +146,9 @@ pub struct WalFacts {
     #[n(5)]
     #[cbor(default)]
     pub restore_points: Vec<RestorePoint>,
+    /// End of the contiguous archived WAL of this timeline when this was sealed: all before it was durable, and may have been confirmed.
+    #[n(6)]
+    pub archived: Option<u64>,
 }
 
 /// A named restore point (`pg_create_restore_point`).

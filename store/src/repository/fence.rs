@@ -19,7 +19,7 @@ use crate::records::Lease;
 /// A look that is older than this is made again before anything is written.
 pub const LOOK_AGE_MAX: Duration = Duration::from_secs(30);
 /// Whom to trust is asked again after this: a key may have been revoked, a recipient removed.
-const REFRESH_AGE_MAX: Duration = Duration::from_secs(600);
+const REFRESH_AGE_MAX: Duration = Duration::from_secs(45);
 
 /// Watches one epoch.
 #[derive(Debug)]

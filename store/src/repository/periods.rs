@@ -10,7 +10,7 @@ use crate::keys::SigningKey;
 use crate::session::{Place, Purpose, Session, to_cbor};
 
 impl Repository {
-    /// Looks for a newer period, and for spares. A period that was believed is never exchanged for an older one.
+    /// Looks for a newer period, for what puts it in doubt, and for spares. A period that was believed is never exchanged for an older one.
     ///
     /// # Errors
     /// The store failed; or a newer one is damaged, or not for the key at hand.
@@ -25,9 +25,15 @@ impl Repository {
             Err(StoreError::Untrusted { .. }) => return Ok(()),
             Err(error) => return Err(error),
         };
-        if followed.period.number > known.number {
-            tracing::info!(period = followed.period.number, "the keys of the cluster have changed");
-            let trust = Trust::new(followed.period, self.opening.as_ref(), self.id, &self.cluster);
+        let is_in_doubt = candidates.wrong.is_some() || followed.is_in_doubt;
+        let is_newer = followed.period.number > known.number;
+        if is_newer || is_in_doubt != self.is_trust_in_doubt() {
+            if is_newer {
+                tracing::info!(period = followed.period.number, "the keys of the cluster have changed");
+            }
+            let period = if is_newer { followed.period } else { known };
+            let mut trust = Trust::new(period, self.opening.as_ref(), self.id, &self.cluster);
+            trust.is_in_doubt = is_in_doubt;
             *self.trust.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(trust);
         }
         Ok(())

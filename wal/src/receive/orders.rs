@@ -32,6 +32,10 @@ pub struct StreamStatus {
     pub server: Lsn,
     /// Age of the oldest unprotected commit, microseconds.
     pub oldest_unarchived_us: u64,
+    /// Time of the newest transaction that came in, by the server's clock, microseconds since 1970; 0: none yet.
+    pub last_commit_us: i64,
+    /// When the server said anything last, by ours; 0: never.
+    pub contact_us: i64,
     /// Commit to archived.
     pub lag: LagSummary,
     /// WAL bytes made durable in whole objects by this process.

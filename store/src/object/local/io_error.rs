@@ -15,8 +15,7 @@ const RIGHTS: &str = "Give the user that runs seawall read and write permission 
                       file system is not mounted read-only.";
 const BROKEN: &str =
     "The file system reports a failed device. Check the kernel log, and verify the repository afterwards.";
-const MOUNT: &str =
-    "Mount the repository's file system, or correct the repository path. `wal-agent init` makes a new repository.";
+const MOUNT: &str = "Is its file system mounted? Else correct the path. Where there was none yet, `wal-agent init` makes a repository, `wal-agent copy` a copy.";
 
 /// The error for `error`, which came from `action` on behalf of `operation`.
 pub(super) fn io_error(
