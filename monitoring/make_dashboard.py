@@ -39,7 +39,7 @@ def main():
         panel(7, "timeseries", "RPO", m("rpo_seconds"), "{{cluster}}", "s", (12, 4, 12, 7)),
         panel(8, "timeseries", "WAL archived", f"rate({m('wal_bytes_total')}[5m])", "{{cluster}}", "Bps", (0, 11, 8, 7)),
         panel(9, "timeseries", "WAL kept for us by the server", m("retained_wal_bytes"), "{{cluster}}", "bytes", (8, 11, 8, 7)),
-        panel(10, "timeseries", "Commit to archived", m("archive_lag_seconds"), "{{cluster}} q{{quantile}}", "s", (16, 11, 8, 7)),
+        panel(10, "timeseries", "Commit to archived", m("archive_lag_seconds"), "{{cluster}} {{percentile}} %", "s", (16, 11, 8, 7)),
         panel(11, "timeseries", "Disks", m("disk_used_ratio"), "{{cluster}} {{disk}}", "percentunit", (0, 18, 8, 7)),
         panel(12, "timeseries", "Backups: duration", m("last_backup_duration_seconds"), "{{cluster}}", "s", (8, 18, 8, 7)),
         panel(13, "timeseries", "Backups: bytes added", m("last_backup_stored_bytes"), "{{cluster}}", "bytes", (16, 18, 8, 7)),

@@ -197,6 +197,9 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
         known_good,
     };
     let manifest = manifest(&inputs, facts, outcome, stopped);
+    // Hours may have passed since it was asked whether what this host signs counts.
+    repository.refresh().await?;
+    writer.refuse_revoked()?;
     commit::keep_locked(repository, &manifest).await?;
     commit::put_manifest(&writer, &manifest).await?;
     // By the store's clock: ours may have slept with the host.

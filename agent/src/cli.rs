@@ -84,6 +84,8 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Rehearse a restore: into a directory of its own, proven, measured, removed again. Needs the restore key
+    Drill(DrillOptions),
     /// Send a test message to everybody in [notify.*]
     NotifyTest {
         /// Print JSON
@@ -132,6 +134,23 @@ impl Command {
                 | Command::Key(KeyCommand::Show { .. } | KeyCommand::Check { .. })
         )
     }
+}
+
+/// Options of `drill`.
+#[derive(Debug, Args)]
+pub struct DrillOptions {
+    /// To the latest point, or to any that can be reached [default: as configured]
+    #[arg(long, value_parser = ["latest", "random"])]
+    pub target: Option<String>,
+    /// Leave what was restored, and its server, where they are
+    #[arg(long)]
+    pub keep: bool,
+    /// Say what would be done
+    #[arg(long)]
+    pub dry_run: bool,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// Options of `status`.

@@ -10,6 +10,7 @@ mod backup;
 mod check;
 mod cli;
 mod copies;
+mod drill;
 mod drop_slots;
 mod exit;
 mod health;
@@ -135,6 +136,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Copy(options) => copies::run(&context, &options).await,
         Command::Key(command) => key::run(&context, command).await,
         Command::Check { json, .. } => check::run(&context, json).await,
+        Command::Drill(options) => Box::pin(drill::run(&context, &options)).await,
         Command::NotifyTest { json } => notify::test(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
         Command::Completions { .. } | Command::ManPages { .. } | Command::AlertRules => Ok(()),

@@ -88,9 +88,18 @@ impl Telling {
         States(self.states.clone())
     }
 
+    /// Ends at once.
+    pub fn abandon(self) {
+        for task in self.tasks {
+            task.abort();
+        }
+    }
+
     /// Waits a little until everything was said, then ends.
     pub async fn finish(self, at_most: Duration) {
         let all_said = async {
+            // Until each has seen that there is something to be said.
+            tokio::time::sleep(LOOK_EVERY * 2).await;
             for mut state in self.states {
                 let _ = state.wait_for(|state| state.is_in_line).await;
             }

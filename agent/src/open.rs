@@ -59,7 +59,7 @@ impl Context {
     ///
     /// # Errors
     /// It is wrong, or it says what only a start can do.
-    pub fn reload(&self) -> anyhow::Result<Self> {
+    pub async fn reload(&self) -> anyhow::Result<Self> {
         let read = Self::read(&Global {
             config: Some(self.path.clone()),
             cluster: Some(self.cluster.name.clone()),
@@ -73,8 +73,10 @@ impl Context {
             }
             .into());
         }
-        // What a start needs first: else the one that works would end for one that does not begin.
-        read.host_keys()?;
+        // What a start needs: else the one that works would end for one that does not begin.
+        let keys = read.host_keys()?;
+        read.connect_options()?;
+        Box::pin(read.writing(command_policy(), &keys)).await?;
         Ok(read)
     }
 

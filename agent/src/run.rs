@@ -40,12 +40,15 @@ use store::retry::RetryPolicy;
 use supervise::supervise;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinHandle;
 use wal::lag::Lag;
 use wal::receive::{Orders, StreamStatus};
 use watching::{Seen, Watching};
 
 use crate::open::{Context, current_lineage};
 
+/// Well within `WatchdogSec` of the unit.
+const WAITING_TOLD_EVERY: Duration = Duration::from_secs(10);
 /// How long an end in order waits for copies.
 const COPIES_WAIT: Duration = Duration::from_secs(2);
 
@@ -57,7 +60,23 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
     let again = Arc::new(Notify::new());
     let mut signals: Option<Signals> = None;
     loop {
-        let running = Running::prepare(Arc::clone(&context), None).await?;
+        let waiting = Waiting::begin();
+        let prepared = Box::pin(Running::prepare(Arc::clone(&context), None));
+        let running = match &mut signals {
+            None => prepared.await?,
+            // What the new configuration names may be away by now.
+            Some(signals) => tokio::select! {
+                prepared = prepared => prepared?,
+                next = signals.next(&context, &reload_error) => match next {
+                    Next::Stop => return Ok(()),
+                    Next::Reload(read) => {
+                        context = read;
+                        continue;
+                    }
+                },
+            },
+        };
+        drop(waiting);
         let signals = match &mut signals {
             Some(signals) => signals,
             none => none.insert(Signals::catch()?),
@@ -72,10 +91,16 @@ pub async fn run(context: Context) -> anyhow::Result<()> {
         let ended = running.until_stopped(stop.subscribe(), Some(attended));
         let mut ended = Box::pin(ended);
         let next = tokio::select! {
-            result = &mut ended => return result,
+            result = &mut ended => {
+                let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+                return result;
+            }
             next = signals.next(&context, &reload_error) => next,
             () = again.notified() => Next::Reload(Arc::clone(&context)),
         };
+        if matches!(next, Next::Stop) {
+            let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
+        }
         let _ = stop.send(true);
         ended.await?;
         match next {
@@ -228,7 +253,6 @@ impl Running {
         };
         let answering = answering.start(stop.clone())?;
         let result = supervise(&context, &mut daemon, &status, &supervision, &mut stop).await;
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Stopping]);
         for task in [overlap, watching].into_iter().chain(copies) {
             task.abort();
         }
@@ -240,6 +264,26 @@ impl Running {
         daemon.ledger.finish().await;
         state.finish().await;
         result
+    }
+}
+
+/// While a repository is waited for that is away nothing hangs: systemd's watchdog is told so.
+struct Waiting(JoinHandle<()>);
+
+impl Waiting {
+    fn begin() -> Self {
+        Waiting(tokio::spawn(async {
+            loop {
+                let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Watchdog]);
+                tokio::time::sleep(WAITING_TOLD_EVERY).await;
+            }
+        }))
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.0.abort();
     }
 }
 
@@ -271,7 +315,7 @@ impl Signals {
             tokio::select! {
                 _ = self.terminate.recv() => {}
                 _ = self.interrupt.recv() => {}
-                _ = self.hangup.recv() => match context.reload() {
+                _ = self.hangup.recv() => match context.reload().await {
                     Ok(read) => {
                         tracing::info!("the configuration was read again; going on with it");
                         reload_error.send_replace(None);

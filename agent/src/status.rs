@@ -67,6 +67,8 @@ fn json(context: &Context, view: &View) -> anyhow::Result<serde_json::Value> {
     value["last_proven"] = view.proven_us.map(output::time_us).into();
     value["last_verified"] = view.verified_us.map(output::time_us).into();
     value["recoverable_from"] = view.window_from_us.map(output::time_us).into();
+    value["last_drill"] = serde_json::to_value(&view.drill)?;
+    value["rto_estimate_s"] = view.rto_s.into();
     let slot = view.slot.as_ref().map(|slot| {
         serde_json::json!({
             "name": context.cluster.wal.slot,

@@ -6,7 +6,7 @@ use pg::conninfo::{ConninfoError, parse_servers};
 
 use crate::Secrets;
 use crate::checked::{
-    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, Objectives,
+    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Drill, Keys, Log, LogFormat, LogLevel, Objectives,
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
 use crate::environment::Environment;
@@ -91,6 +91,7 @@ fn cluster(raw: &Raw, name: &str, secrets: Secrets, out: &mut Outcome) -> Cluste
         backup: backup(&mut table(raw, &above, &CLUSTER, "backup", out)),
         retention: retention(&mut table(raw, &above, &CLUSTER, "retention", out)),
         restore: restore(&mut table(raw, &above, &CLUSTER, "restore", out)),
+        drill: drill(&mut table(raw, &above, &CLUSTER, "drill", out)),
         objectives: objectives(&mut table(raw, &above, &CLUSTER, "objectives", out)),
         schedule: schedule(&mut table(raw, &above, &CLUSTER, "schedule", out)),
         listen: table(raw, &above, &CLUSTER, "http", out)
@@ -257,6 +258,19 @@ fn restore(reader: &mut Reader<'_>) -> Restore {
     }
 }
 
+fn drill(reader: &mut Reader<'_>) -> Drill {
+    Drill {
+        directory: reader.path("directory"),
+        is_random: reader.text("target").as_deref() == Some("random"),
+        assertions: reader.list("assertions"),
+        nice: reader
+            .count("nice")
+            .and_then(|nice| i32::try_from(nice).ok())
+            .unwrap_or_default(),
+        timeout: reader.duration("timeout"),
+    }
+}
+
 fn objectives(reader: &mut Reader<'_>) -> Objectives {
     Objectives {
         rpo: reader.duration("rpo"),
@@ -276,6 +290,7 @@ fn schedule(reader: &mut Reader<'_>) -> Schedules {
         backup: of("backup"),
         verify: of("verify"),
         prune: of("prune"),
+        drill: of("drill"),
         verify_share: reader.count("verify_share").unwrap_or_default() as u64,
     }
 }

@@ -123,6 +123,8 @@ pub struct Cluster {
     pub retention: Retention,
     /// `[cluster.<name>.restore]`.
     pub restore: Restore,
+    /// `[cluster.<name>.drill]`.
+    pub drill: Drill,
     /// `[cluster.<name>.objectives]`.
     pub objectives: Objectives,
     /// `[cluster.<name>.schedule]`.
@@ -284,6 +286,21 @@ pub struct Restore {
     pub command_path: Option<PathBuf>,
 }
 
+/// `[cluster.<name>.drill]`: how a restore is rehearsed.
+#[derive(Debug, Clone)]
+pub struct Drill {
+    /// `directory`: restores go into a directory below it, which is removed afterwards; the state directory when not set.
+    pub directory: Option<PathBuf>,
+    /// `target`; latest. `random`: any point that can be reached, so that in time all of them were.
+    pub is_random: bool,
+    /// `assertions`: SQL, each of which must be true of what was restored; asked by `wal-restore --prove` too.
+    pub assertions: Vec<String>,
+    /// `nice`; 19: whoever serves users comes first.
+    pub nice: i32,
+    /// `timeout`; 12 h: one that takes longer has failed.
+    pub timeout: Duration,
+}
+
 /// `[cluster.<name>.objectives]`: what was promised. What is worse is an alarm.
 #[derive(Debug, Clone)]
 pub struct Objectives {
@@ -317,6 +334,8 @@ pub struct Schedules {
     pub verify_share: u64,
     /// `prune`, where the maintenance key is.
     pub prune: Option<Schedule>,
+    /// `drill`, where the restore key is.
+    pub drill: Option<Schedule>,
 }
 
 /// `[cluster.<name>.status]`: what the agent keeps on this machine.

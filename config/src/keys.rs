@@ -164,7 +164,7 @@ pub(crate) static CLUSTER: Section = Section {
     name: "",
     keys: &[],
     children: &[
-        POSTGRES, WAL, BACKUP, RETENTION, RESTORE, OBJECTIVES, SCHEDULE, HTTP, STATUS,
+        POSTGRES, WAL, BACKUP, RETENTION, RESTORE, DRILL, OBJECTIVES, SCHEDULE, HTTP, STATUS,
     ],
 };
 
@@ -372,6 +372,18 @@ const OBJECTIVES: Section = Section {
     children: &[],
 };
 
+const DRILL: Section = Section {
+    name: "drill",
+    keys: &[
+        key("directory", Kind::Path),
+        key_or("target", Kind::Choice(&["latest", "random"]), "latest"),
+        key("assertions", Kind::List),
+        key_or("nice", count(0, 19), "19"),
+        key_or("timeout", seconds(60, 30 * 86_400), "12h"),
+    ],
+    children: &[],
+};
+
 const SCHEDULE: Section = Section {
     name: "schedule",
     keys: &[
@@ -379,6 +391,7 @@ const SCHEDULE: Section = Section {
         key("verify", Kind::Schedule),
         key_or("verify_share", count(1, 10_000), "30"),
         key("prune", Kind::Schedule),
+        key("drill", Kind::Schedule),
     ],
     children: &[],
 };

@@ -38,7 +38,7 @@ use std::path::{Path, PathBuf};
 pub mod open;
 
 pub use checked::{
-    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Keys, Log, LogFormat, LogLevel, Objectives,
+    Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Drill, Keys, Log, LogFormat, LogLevel, Objectives,
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
 pub use effective::Effective;

@@ -315,10 +315,10 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "N")]
     pub(crate) jobs: Option<usize>,
     /// A server for our own eyes: nobody else is let in, and it is thrown away.
-    #[arg(skip)]
+    #[arg(long = "private", hide = true, requires = "start")]
     pub(crate) is_private: bool,
     /// Tablespaces go below this directory, unless they are mapped.
-    #[arg(skip)]
+    #[arg(long, value_name = "DIR", hide = true)]
     pub(crate) tablespaces_below: Option<PathBuf>,
     /// Owner of the files when run as root [default: as recorded]
     #[arg(long, value_name = "USER")]

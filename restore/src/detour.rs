@@ -1,14 +1,21 @@
-//! A damaged WAL object is no loss where others hold the same WAL: tails, or the object of another epoch. One that nobody who counts has
-//! signed is as if it were not there: else whoever may add objects could stop every restore.
+//! A damaged WAL object is no loss where others hold the same WAL: tails, or the object of another epoch. One that a revoked key has signed, and
+//! that came later than that, is as if it were not there: else whoever has stolen a key could stop every restore. Of other strangers' objects
+//! nobody knows: the list of keys that says who they are may be what is missing.
 //!
 //! Law 5 holds: nothing is taken unchecked. What cannot be replaced stays an error.
 
 use store::StoreError;
 use store::catalog::Coverage;
 use store::layout::{WalName, WalRange};
-use store::repository::Repository;
+use store::repository::{Repository, Signer};
 
 use crate::error::RestoreError;
+
+/// A key that is known, and known not to count any more.
+fn is_revoked(repository: &Repository, signer: &str) -> bool {
+    let is_it = |known: &Signer| known.id.to_string() == signer && known.revoked_us.is_some();
+    !repository.is_trust_in_doubt() && repository.period().signers.iter().any(is_it)
+}
 
 /// Objects that a run does without.
 #[derive(Debug, Default)]
@@ -25,7 +32,8 @@ impl Detours {
         let RestoreError::Store(error) = error else {
             return false;
         };
-        if let StoreError::Untrusted { name, .. } = error
+        if let StoreError::Untrusted { name, signer, .. } = error
+            && is_revoked(repository, signer)
             && let Some(WalName::Range(range)) = repository.layout().parse_wal(name)
             && !self.0.contains(&range)
         {

@@ -73,6 +73,14 @@ pub(crate) async fn run(
             ..first.proof(known.query.clone(), begun, asked)
         });
     }
+    for assertion in &server.assertions {
+        let begun = Instant::now();
+        let asked = match &client {
+            Ok(client) => is_true(client, assertion).await,
+            Err(error) => Err(error.clone()),
+        };
+        proofs.push(first.proof(format!("assertion: {assertion}"), begun, asked));
+    }
     for name in databases {
         let database = of(name);
         let begun = Instant::now();
@@ -130,6 +138,27 @@ impl Database<'_> {
     }
 }
 
+/// One row with one column that is true, of a query in a read-only transaction.
+async fn is_true(client: &Client, assertion: &str) -> std::result::Result<String, String> {
+    match ask(client, assertion).await? {
+        Ok(rows) if rows == ["t"] => Ok("true".to_owned()),
+        Ok(rows) => Err(format!("it is not true: {}", rows.join(", "))),
+        Err(error) => Err(error),
+    }
+}
+
+/// Asks in a read-only transaction of its own. The inner error is the query's.
+async fn ask(client: &Client, query: &str) -> std::result::Result<std::result::Result<Vec<String>, String>, String> {
+    let begin = format!(
+        "BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{}ms'; SET LOCAL search_path = \"$user\", public",
+        QUERY_MAX.as_millis()
+    );
+    client.batch_execute(&begin).await.map_err(|error| said(&error))?;
+    let answer = client.simple_query(query).await;
+    client.batch_execute("ROLLBACK").await.map_err(|error| said(&error))?;
+    Ok(answer.map(|answer| rows_of(&answer)).map_err(|error| said(&error)))
+}
+
 /// In a read-only transaction of its own, as the agent asked. What it says now beside what it said then; that it says something else
 /// is no fault: the backup was earlier.
 async fn ask_again(client: &Client, known: &KnownGood) -> std::result::Result<String, String> {
@@ -137,20 +166,10 @@ async fn ask_again(client: &Client, known: &KnownGood) -> std::result::Result<St
         Some(error) => format!("failed: {error}"),
         None => known.rows.join(", "),
     };
-    let begin = format!(
-        "BEGIN TRANSACTION READ ONLY; SET LOCAL statement_timeout = '{}ms'; SET LOCAL search_path = \"$user\", public",
-        QUERY_MAX.as_millis()
-    );
-    client.batch_execute(&begin).await.map_err(|error| said(&error))?;
-    let answer = client.simple_query(&known.query).await;
-    client.batch_execute("ROLLBACK").await.map_err(|error| said(&error))?;
-    match answer {
-        Ok(answer) => Ok(format!(
-            "{} (when the backup was taken: {then})",
-            rows_of(&answer).join(", ")
-        )),
-        Err(error) if known.error.is_some() => Ok(format!("{} (when the backup was taken: {then})", said(&error))),
-        Err(error) => Err(format!("{} (when the backup was taken: {then})", said(&error))),
+    match ask(client, &known.query).await? {
+        Ok(rows) => Ok(format!("{} (when the backup was taken: {then})", rows.join(", "))),
+        Err(error) if known.error.is_some() => Ok(format!("{error} (when the backup was taken: {then})")),
+        Err(error) => Err(format!("{error} (when the backup was taken: {then})")),
     }
 }
 

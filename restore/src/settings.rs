@@ -103,12 +103,13 @@ pub(crate) struct Listen<'a> {
 }
 
 /// Of a server that is thrown away.
-const PRIVATE: [(&str, &str); 9] = [
+const PRIVATE: [(&str, &str); 10] = [
     ("listen_addresses", ""),
     ("ssl", "off"),
     ("shared_buffers", "128MB"),
     ("huge_pages", "off"),
     ("logging_collector", "off"),
+    ("log_destination", "stderr"),
     ("fsync", "off"),
     // Nobody is told that it exists: no publisher, no job, no file of the original.
     ("max_logical_replication_workers", "0"),
@@ -154,6 +155,10 @@ pub(crate) fn block(
     }
     if listen.is_private {
         PRIVATE.iter().for_each(|(name, value)| set(name, value));
+        // 13 and 14 write statistics to files, which Debian has in a directory that the original uses (removed in 15).
+        if manifest.server_version < 150_000 {
+            set("stats_temp_directory", "pg_stat_tmp");
+        }
     }
     out
 }

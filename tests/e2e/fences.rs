@@ -23,7 +23,7 @@ const LAYERS: [(&str, &[&str]); 9] = [
 ];
 
 /// One job, one crate. `bench` has compressor and hash to compare with, and nothing of what it makes is ever stored.
-const FENCED: [(&str, &[&str]); 10] = [
+const FENCED: [(&str, &[&str]); 14] = [
     ("aws-sdk-s3", &["store", "tests"]),
     ("zstd", &["store", "bench", "pg"]),
     ("blake3", &["store", "bench"]),
@@ -32,6 +32,10 @@ const FENCED: [(&str, &[&str]); 10] = [
     ("postgres-protocol", &["pg"]),
     ("rustls-native-certs", &["pg"]),
     ("tokio-postgres", &["agent", "restore", "bench", "loadtest", "tests"]),
+    ("cronexpr", &["config"]),
+    ("prometheus", &["agent"]),
+    ("lettre", &["agent"]),
+    ("hyper-rustls", &["agent"]),
     ("clap", &["agent", "restore", "bench", "loadtest", "tests"]),
     ("anyhow", &["agent", "restore", "bench", "loadtest", "tests"]),
 ];

@@ -112,7 +112,8 @@ async fn give_up_some(seawall: &Seawall, kept: &mut Vec<Generation>, rng: &mut R
     let left = json_array(&seawall.list().await?, "backups")?.len();
     println!("{all} backups, {left} kept, {deleted} packs deleted");
     ensure!(left == kept.len() && left < all, "{left} of {all} backups are left");
-    ensure!(deleted > 0, "nothing was deleted");
+    // Of a few generations it can be that each pack has a page that somebody kept needs.
+    ensure!(deleted > 0 || all < 50, "nothing was deleted");
     Ok(())
 }
 

@@ -118,8 +118,7 @@ fn rules(backup: &str, data: &str, scratch: &Scratch) -> Vec<Rule> {
         rule("agent", "run", &[], "host"),
         rule("agent", "adopt --dry-run --json", &[], "host"),
         // Who says who is trusted.
-        // This needs two.
-        rule("agent", "key rotate host", &[], "host|restore"),
+        rule("agent", "key rotate host", &[], "restore"),
         rule(
             "agent",
             &format!("key add-host other --output {}", file("other.key")),

@@ -210,6 +210,10 @@ impl Encoding {
     }
 }
 
+/// A put that took longer is not taken for stored before it was asked again whether what we sign counts. Well within the three minutes that a
+/// revocation leaves to who signs with the key.
+const LATE: Duration = Duration::from_secs(60);
+
 async fn put_piece(
     encoding: Encoding,
     fence: &Fence,
@@ -225,8 +229,14 @@ async fn put_piece(
     let stored = encoded.bytes.len() as u64;
     fence.pass().await?;
     crash::point(CrashPoint::BeforePut);
+    let begun = Instant::now();
     let put = writer.create(&encoded.name, encoded.bytes, encoded.digest).await?;
     crash::point(CrashPoint::AfterPut);
+    // It came so late (the store was away, we were asleep) that our key may have been revoked before: then it does not count.
+    if begun.elapsed() > LATE {
+        writer.repository().refresh().await?;
+        writer.refuse_revoked()?;
+    }
     match put {
         Put::Created => Ok(stored),
         Put::Same => Ok(0),

@@ -112,6 +112,10 @@ kinds! {
     VerifyFailed = "verify_failed", Warning, 0;
     /// The last pruning on schedule failed.
     PruneFailed = "prune_failed", Warning, 0;
+    /// The last drill failed: a restore would not have been right.
+    DrillFailed = "drill_failed", Page, 0;
+    /// A restore is estimated to take longer than `objectives.rto`.
+    RtoBroken = "rto_broken", Warning, 0;
     /// No restore was proven for longer than `objectives.drill_age`.
     DrillOld = "drill_old", Warning, 0;
     /// Commits no longer wait for the repository.

@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::copies::CopySeen;
+use crate::drill::{Drilled, rto_s};
 use crate::status::DaemonState;
 
 /// Everything that alarms and metrics follow from.
@@ -30,6 +31,16 @@ pub struct Facts {
     pub channels: Vec<Channel>,
     /// Why a configuration that was to be read again was not taken.
     pub reload_error: Option<String>,
+}
+
+impl Facts {
+    /// How long a restore to now would take, in seconds, as far as a drill has measured how fast that goes.
+    pub fn rto_s(&self) -> Option<f64> {
+        let newest = self.repository.newest.as_ref()?;
+        let archived: pg::lsn::Lsn = self.daemon.archived_lsn.parse().ok()?;
+        let wal_bytes = archived.as_u64().saturating_sub(newest.start_lsn);
+        rto_s(self.host.drill.as_ref()?, newest.logical_bytes, wal_bytes)
+    }
 }
 
 /// What the repository says.
@@ -68,6 +79,8 @@ pub struct Backup {
     pub finished_us: i64,
     /// How long it took.
     pub seconds: f64,
+    /// Where its WAL begins.
+    pub start_lsn: u64,
     /// Bytes of its files.
     pub logical_bytes: u64,
     /// Bytes that it added.
@@ -110,6 +123,8 @@ pub struct Host {
     pub state_error: Option<String>,
     /// A backup that is being taken: when it began.
     pub backup_started_us: Option<i64>,
+    /// The last drill.
+    pub drill: Option<Drilled>,
 }
 
 /// A file system.

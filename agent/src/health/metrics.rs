@@ -120,13 +120,13 @@ fn stream(page: &Page, facts: &Facts) -> prometheus::Result<()> {
     page.gauges(
         "archive_lag_seconds",
         "From commit to archived, since the agent started.",
-        &["quantile"],
+        &["percentile"],
         [
-            ("0.5", daemon.lag.p50_us),
-            ("0.99", daemon.lag.p99_us),
-            ("1", daemon.lag.max_us),
+            ("50", daemon.lag.p50_us),
+            ("99", daemon.lag.p99_us),
+            ("100", daemon.lag.max_us),
         ]
-        .map(|(quantile, us)| (vec![quantile.to_owned()], us as f64 / 1e6)),
+        .map(|(percentile, us)| (vec![percentile.to_owned()], us as f64 / 1e6)),
     )?;
     page.counter("commits_total", "Commits whose lag was measured.", daemon.lag.commits)?;
     page.gauge("timeline", "Timeline that is archived.", f64::from(daemon.timeline))?;
@@ -226,6 +226,27 @@ fn repository(page: &Page, facts: &Facts) -> prometheus::Result<()> {
         "last_proof_timestamp_seconds",
         "When a restore was proven last.",
         time(seen.proven_us),
+    )?;
+    page.known(
+        "rto_estimate_seconds",
+        "How long a restore to now would take, by the rates of the last drill.",
+        facts.rto_s(),
+    )?;
+    let drill = facts.host.drill.as_ref();
+    page.known(
+        "last_drill_timestamp_seconds",
+        "When the last drill began.",
+        time(drill.map(|it| it.began_us)),
+    )?;
+    page.known(
+        "last_drill_passed",
+        "1 when everything that it restored was right.",
+        drill.map(|it| f64::from(u8::from(it.passed))),
+    )?;
+    page.known(
+        "last_drill_rto_seconds",
+        "How long it took.",
+        drill.and_then(|it| it.rto_ms).map(|ms| ms as f64 / 1e3),
     )?;
     page.gauges(
         "copy_whole",

@@ -42,6 +42,7 @@ pub fn judge(facts: &Facts, cluster: &Cluster) -> Vec<Alarm> {
         );
     }
     alarms.extend(facts.jobs.iter().filter_map(job));
+    drill(facts, objectives, &mut alarms);
     for channel in &facts.channels {
         if let Some((since_us, error)) = &channel.failing {
             let since = output::time_us(*since_us);
@@ -176,6 +177,14 @@ fn repository(seen: &Repository, facts: &Facts, objectives: &Objectives, alarms:
         )),
         Some(newest) => {
             let age_us = facts.now_us.saturating_sub(newest.finished_us);
+            if age_us < -CLOCKS_APART_MAX_MS * 1000 {
+                let text = format!(
+                    "the newest backup is from the future: {}",
+                    output::time_us(newest.finished_us)
+                );
+                let hint = "The clock of the host was wrong then, or is now: ages and schedules go by it.";
+                alarms.push(Alarm::new(Kind::ClockApart, text, hint).of("backup"));
+            }
             if age_us > us(objectives.backup_age) {
                 alarms.push(Alarm::new(
                     Kind::BackupOld,
@@ -220,7 +229,7 @@ fn repository(seen: &Repository, facts: &Facts, objectives: &Objectives, alarms:
             alarms.push(Alarm::new(
                 Kind::DrillOld,
                 format!("no restore was proven since {}", output::time_us(since)),
-                "Run `wal-restore --target latest --pgdata DIR --start --prove` on a spare machine.",
+                "Run `wal-agent drill` where the restore key is, or set `drill` in [cluster.<name>.schedule].",
             ));
         }
     }
@@ -335,10 +344,32 @@ fn host(seen: &Host, objectives: &Objectives, alarms: &mut Vec<Alarm>) {
     }
 }
 
+fn drill(facts: &Facts, objectives: &Objectives, alarms: &mut Vec<Alarm>) {
+    let is_told = alarms.iter().any(|alarm| alarm.kind == Kind::DrillFailed);
+    if let Some(failed) = facts.host.drill.as_ref().filter(|drill| !drill.passed && !is_told) {
+        let error = failed.error.as_deref().unwrap_or("for no known reason");
+        alarms.push(Alarm::new(
+            Kind::DrillFailed,
+            format!("the drill of {} failed: {error}", output::time_us(failed.began_us)),
+            "`wal-agent drill --keep` leaves what it restored to be looked at; `wal-agent verify --all` names what is damaged.",
+        ));
+    }
+    if let (Some(rto), Some(estimate_s)) = (objectives.rto, facts.rto_s())
+        && estimate_s > rto.as_secs_f64()
+    {
+        alarms.push(Alarm::new(
+            Kind::RtoBroken,
+            format!("a restore to now would take about {estimate_s:.0} s; {} s were promised", rto.as_secs()),
+            "Take backups more often, so that there is less WAL to replay, or use a faster machine; the last drill says which phase is slow.",
+        ));
+    }
+}
+
 fn job(job: &Job) -> Option<Alarm> {
     let kind = match job.name.as_str() {
         "backup" => Kind::BackupFailed,
         "prune" => Kind::PruneFailed,
+        "drill" => Kind::DrillFailed,
         _ => Kind::VerifyFailed,
     };
     let failed = job.ended_us.is_some() && job.succeeded_us != job.ended_us;

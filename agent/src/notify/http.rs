@@ -25,16 +25,24 @@ pub struct Client(Hyper<HttpsConnector<HttpConnector>, Full<Bytes>>);
 impl Client {
     /// Trusts the certificates of a file, or else the system's.
     pub fn new(ca_file: Option<&Path>) -> anyhow::Result<Self> {
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let tls = ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()?
-            .with_root_certificates(roots(ca_file)?)
-            .with_no_client_auth();
-        let connector = HttpsConnectorBuilder::new()
-            .with_tls_config(tls)
-            .https_or_http()
-            .enable_http1()
-            .build();
+        let trusting = |roots| {
+            let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+            let tls = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions()?;
+            let tls = tls.with_root_certificates(roots).with_no_client_auth();
+            anyhow::Ok(HttpsConnectorBuilder::new().with_tls_config(tls))
+        };
+        let native = || {
+            HttpsConnectorBuilder::new().with_provider_and_native_roots(rustls::crypto::aws_lc_rs::default_provider())
+        };
+        let builder = match ca_file {
+            Some(path) => trusting(roots(path)?)?,
+            // Without any certificates plain HTTP works all the same.
+            None => match native() {
+                Ok(builder) => builder,
+                Err(_) => trusting(RootCertStore::empty())?,
+            },
+        };
+        let connector = builder.https_or_http().enable_http1().build();
         Ok(Client(Hyper::builder(TokioExecutor::new()).build(connector)))
     }
 
@@ -69,17 +77,11 @@ impl Client {
     }
 }
 
-fn roots(ca_file: Option<&Path>) -> anyhow::Result<RootCertStore> {
+fn roots(path: &Path) -> anyhow::Result<RootCertStore> {
+    let what = || format!("cannot read the certificates in \"{}\"", path.display());
     let mut roots = RootCertStore::empty();
-    match ca_file {
-        Some(path) => {
-            let what = || format!("cannot read the certificates in \"{}\"", path.display());
-            for certificate in CertificateDer::pem_file_iter(path).with_context(what)? {
-                roots.add(certificate.with_context(what)?).with_context(what)?;
-            }
-        }
-        // Without any, plain HTTP works all the same.
-        None => drop(roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs)),
+    for certificate in CertificateDer::pem_file_iter(path).with_context(what)? {
+        roots.add(certificate.with_context(what)?).with_context(what)?;
     }
     Ok(roots)
 }

@@ -4,7 +4,6 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use config::Cluster;
 use pg::conninfo::ConnectOptions;
 use store::repository::Repository;
 use tokio::sync::watch;
@@ -31,7 +30,7 @@ const EVERY: Duration = Duration::from_secs(1);
 const SPAN: Duration = Duration::from_secs(10);
 const SPANS: usize = 60;
 /// How long an end in order waits for those who are to be told of it.
-const TELL_MAX: Duration = Duration::from_secs(5);
+const TELL_MAX: Duration = Duration::from_secs(8);
 /// A stream in which nothing moved for so long, not even a word of the server, is stuck.
 const STUCK: Duration = Duration::from_secs(180);
 
@@ -63,7 +62,7 @@ pub struct Health {
     jobs: Option<Jobs>,
     report: watch::Receiver<Report>,
     open: watch::Sender<Vec<Open>>,
-    cluster: Cluster,
+    cluster: String,
 }
 
 impl Health {
@@ -107,7 +106,7 @@ impl Health {
             jobs: Some(jobs),
             report: report.subscribe(),
             open,
-            cluster: context.cluster.clone(),
+            cluster: context.cluster.name.clone(),
         })
     }
 
@@ -122,32 +121,35 @@ impl Health {
         if let Some(jobs) = self.jobs.take() {
             jobs.finish().await;
         }
-        if let Err(error) = result {
-            let alarm = Alarm::new(
-                Kind::AgentStopped,
-                format!(
-                    "the agent of cluster \"{}\" has ended: {}",
-                    self.cluster.name,
-                    exit::describe(error)
-                ),
-                "Nothing is archived until it runs again. The text says what a person must decide or mend.",
-            );
-            self.open.send_modify(|open| {
-                open.push(Open {
-                    severity: alarm.kind.severity(),
-                    alarm,
-                    since_us: output::now_us(),
-                    is_raised: true,
-                    gone_us: None,
-                });
-            });
-            if let Some(telling) = self.telling.take() {
+        match (result, self.telling.take()) {
+            (Err(error), Some(telling)) => {
+                self.open.send_modify(|open| open.push(stopped(&self.cluster, error)));
                 telling.finish(TELL_MAX).await;
             }
+            (_, telling) => drop(telling.map(Telling::abandon)),
         }
         for task in self.others {
             task.abort();
         }
+    }
+}
+
+/// The agent leaves for good.
+fn stopped(cluster: &str, error: &anyhow::Error) -> Open {
+    let alarm = Alarm::new(
+        Kind::AgentStopped,
+        format!(
+            "the agent of cluster \"{cluster}\" has ended: {}",
+            exit::describe(error)
+        ),
+        "Nothing is archived until it runs again. The text says what a person must decide or mend.",
+    );
+    Open {
+        severity: alarm.kind.severity(),
+        alarm,
+        since_us: output::now_us(),
+        is_raised: true,
+        gone_us: None,
     }
 }
 

@@ -4,14 +4,16 @@
 //! When something began last is kept in a file, so that a restart does not do it again. A crash while one runs leaves what killing the
 //! command leaves; it is done again when it is due.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
 use config::Schedule;
+use rustix::process::{Pid, Signal, kill_process};
 use tokio::io::{AsyncBufReadExt as _, BufReader};
-use tokio::process::Command;
+use tokio::process::{Child, Command};
 use tokio::sync::{Mutex, watch};
 use tokio::task::JoinHandle;
 
@@ -24,6 +26,8 @@ use crate::{exit, output};
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// What failed is tried again before its next time.
 const AGAIN_US: i64 = 15 * 60 * 1_000_000;
+/// How long a command that is to end may take.
+const END_MAX: Duration = Duration::from_secs(6);
 /// So many of the last lines that a command said are kept.
 const LINES_KEPT: usize = 20;
 
@@ -31,6 +35,7 @@ const LINES_KEPT: usize = 20;
 pub struct Jobs {
     tasks: Vec<JoinHandle<()>>,
     seen: watch::Receiver<Vec<Job>>,
+    running: watch::Receiver<BTreeMap<usize, Pid>>,
 }
 
 impl Jobs {
@@ -46,6 +51,7 @@ impl Jobs {
             ("backup", &schedules.backup, vec!["backup"]),
             ("verify", &schedules.verify, vec!["verify", "--share", share.as_str()]),
             ("prune", &schedules.prune, vec!["prune"]),
+            ("drill", &schedules.drill, vec!["drill"]),
         ];
         let planned: Vec<_> = all
             .into_iter()
@@ -60,7 +66,9 @@ impl Jobs {
         });
         let state = watch::Sender::new(jobs.collect::<Vec<_>>());
         let seen = state.subscribe();
-        // One at a time: they share the disk and the repository.
+        let running = watch::Sender::new(BTreeMap::new());
+        let processes = running.subscribe();
+        // One at a time, but for backups: they share the disk and the repository.
         let turn = Arc::new(Mutex::new(()));
         let tasks = planned.into_iter().enumerate().map(|(at, (_, schedule, arguments))| {
             let task = Task {
@@ -70,6 +78,7 @@ impl Jobs {
                 file: file.clone(),
                 state: state.clone(),
                 turn: Arc::clone(&turn),
+                running: running.clone(),
                 since_us: output::now_us(),
             };
             tokio::spawn(task.run())
@@ -77,6 +86,7 @@ impl Jobs {
         Jobs {
             tasks: tasks.collect(),
             seen,
+            running: processes,
         }
     }
 
@@ -84,8 +94,16 @@ impl Jobs {
         self.seen.clone()
     }
 
-    /// Ends what runs: a backup that is cut short is gone on from.
+    /// Ends what runs, in order if it does so soon: a backup that is cut short is gone on from, a drill takes away what it has made.
     pub async fn finish(self) {
+        let running: Vec<Pid> = self.running.borrow().values().copied().collect();
+        for pid in &running {
+            let _ = kill_process(*pid, Signal::TERM);
+        }
+        let mut left = self.running.clone();
+        if !running.is_empty() {
+            let _ = tokio::time::timeout(END_MAX, left.wait_for(BTreeMap::is_empty)).await;
+        }
         for task in self.tasks {
             task.abort();
             let _ = task.await;
@@ -100,6 +118,7 @@ struct Task {
     file: PathBuf,
     state: watch::Sender<Vec<Job>>,
     turn: Arc<Mutex<()>>,
+    running: watch::Sender<BTreeMap<usize, Pid>>,
     since_us: i64,
 }
 
@@ -111,7 +130,11 @@ impl Task {
             while output::now_us() < due_us {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            let turn = self.turn.lock().await;
+            // A backup waits for nobody.
+            let turn = match self.job().name.as_str() {
+                "backup" => None,
+                _ => Some(self.turn.lock().await),
+            };
             self.change(|job| job.started_us = Some(output::now_us()));
             let name = self.job().name;
             tracing::info!(job = %name, "on schedule");
@@ -166,7 +189,7 @@ impl Task {
     /// Runs the command to its end; what it says goes to the log, and the end of it is kept.
     async fn execute(&self) -> std::io::Result<(ExitStatus, String)> {
         // This very program, also when a newer one lies in its place.
-        let mut child = Command::new("/proc/self/exe")
+        let child = Command::new("/proc/self/exe")
             .args(&self.arguments)
             .env_remove("NOTIFY_SOCKET")
             .env_remove("WATCHDOG_USEC")
@@ -175,6 +198,17 @@ impl Task {
             .stderr(Stdio::piped())
             .kill_on_drop(true)
             .spawn()?;
+        let pid = child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw);
+        self.running
+            .send_modify(|running| running.extend(pid.map(|pid| (self.at, pid))));
+        let ended = self.follow(child).await;
+        self.running.send_modify(|running| {
+            running.remove(&self.at);
+        });
+        ended
+    }
+
+    async fn follow(&self, mut child: Child) -> std::io::Result<(ExitStatus, String)> {
         let mut said = Vec::new();
         if let Some(stderr) = child.stderr.take() {
             let mut lines = BufReader::new(stderr).lines();
@@ -195,12 +229,20 @@ impl Task {
 
 /// When a job is due: by its schedule, or sooner when it failed.
 fn due_us(schedule: &Schedule, job: &Job, since_us: i64) -> i64 {
+    // A time that is still to come was written by a clock that was wrong.
+    let known = |us: Option<i64>| us.filter(|us| *us <= since_us.max(output::now_us()));
+    let job = &Job {
+        started_us: known(job.started_us),
+        ended_us: known(job.ended_us),
+        ..job.clone()
+    };
     let next_us = schedule.due_us(job.started_us, since_us);
     // Started and never ended: the agent ended with it.
     let was_cut = job.started_us.is_some() && job.ended_us < job.started_us;
     let failed = job.error.is_some() && !found_damage(job);
     match (was_cut, failed) {
-        (true, _) => next_us.min(since_us),
+        // Not at once: what ended the agent may have been the job.
+        (true, _) => next_us.min(since_us.saturating_add(AGAIN_US)),
         (false, true) => next_us.min(job.ended_us.unwrap_or(since_us).saturating_add(AGAIN_US)),
         (false, false) => next_us,
     }
@@ -244,7 +286,7 @@ mod tests {
             started_us: Some(3 * HOUR_US),
             ..done
         };
-        assert_eq!(due_us(&daily, &cut, 4 * HOUR_US), 4 * HOUR_US);
+        assert_eq!(due_us(&daily, &cut, 4 * HOUR_US), 4 * HOUR_US + AGAIN_US);
         assert_eq!(due_us(&daily, &Job::default(), 7), 7);
     }
 }

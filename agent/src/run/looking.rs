@@ -32,8 +32,11 @@ use crate::{archiver, exit, output, preflight, sql};
 const LOOK_MAX: Duration = Duration::from_secs(20);
 /// Requests of a look are repeated for so long.
 const RETRY_FOR: Duration = Duration::from_secs(8);
-/// All WAL is listed this often.
+/// All WAL is listed this often: usually, and while WAL is lost that no backup makes up for.
 const COVERAGE_EVERY: Duration = Duration::from_secs(3600);
+const COVERAGE_EVERY_OPEN: Duration = Duration::from_secs(120);
+/// How long that may take.
+const LIST_MAX: Duration = Duration::from_secs(600);
 
 /// What is looked at, and what was seen there before.
 pub struct Looking {
@@ -96,6 +99,13 @@ impl Looking {
             let mut seen = around.borrow().clone();
             self.look_at_server(&mut seen.server).await;
             self.look_at_repository(&mut seen.repository).await;
+            around.send_replace(seen.clone());
+            // Takes as long as the archive is large: what was seen before counts until then.
+            match tokio::time::timeout(LIST_MAX, self.look_for_holes()).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::debug!(%error, "cannot list the WAL"),
+                Err(_) => tracing::warn!("listing all WAL takes too long; holes are seen by `wal-agent verify` only"),
+            }
             seen.host = self.look_at_host();
             around.send_replace(seen);
             tokio::time::sleep(self.context.cluster.objectives.look_interval).await;
@@ -140,6 +150,7 @@ impl Looking {
                     id: id.to_string(),
                     finished_us: manifest.finished_us,
                     seconds: manifest.finished_us.saturating_sub(manifest.started_us) as f64 / 1e6,
+                    start_lsn: manifest.start_lsn,
                     logical_bytes: manifest.totals.logical_bytes,
                     new_stored_bytes: manifest.totals.new_stored_bytes,
                     corrupt_pages: manifest.corrupt_pages.len() as u64,
@@ -149,7 +160,6 @@ impl Looking {
             }
         }
         self.look_at_proofs().await.context("cannot read what was verified")?;
-        self.look_for_holes(lineage).await.context("cannot list the WAL")?;
         let ours = || self.backups.values().filter(|known| known.0 == lineage);
         let makes_up = |hole: &&Hole| ours().any(|known| known.2 >= hole.timeline && known.1 >= hole.end);
         let mut holes: Vec<String> = self
@@ -201,10 +211,16 @@ impl Looking {
         Ok(())
     }
 
-    async fn look_for_holes(&mut self, lineage: LineageId) -> anyhow::Result<()> {
-        if self.listed.is_some_and(|listed| listed.elapsed() < COVERAGE_EVERY) && !self.losses.is_open() {
+    async fn look_for_holes(&mut self) -> anyhow::Result<()> {
+        let lineage = (self.lineage)();
+        let every = match self.losses.is_open() {
+            true => COVERAGE_EVERY_OPEN,
+            false => COVERAGE_EVERY,
+        };
+        if self.listed.is_some_and(|listed| listed.elapsed() < every) {
             return Ok(());
         }
+        self.listed = Some(Instant::now());
         let coverage = self.repository.settled_coverage(lineage).await?;
         let holes = coverage.holes().into_iter().map(|hole| Hole {
             end: hole.end.as_u64(),
@@ -212,7 +228,6 @@ impl Looking {
             text: format!("{} to {} on timeline {}", hole.start, hole.end, hole.timeline),
         });
         self.holes = holes.collect();
-        self.listed = Some(Instant::now());
         Ok(())
     }
 
@@ -292,6 +307,7 @@ impl Looking {
             disks,
             key_error: key.err().map(|error| error.to_string()),
             state_error: written.err().map(|error| error.to_string()),
+            drill: crate::drill::last(&self.context),
             backup_started_us: RunningBackup::read(&self.context).map(|running| running.started_us),
         }
     }

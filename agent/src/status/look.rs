@@ -8,6 +8,7 @@ use super::state::{DaemonState, archived_lineage, last_said};
 use crate::archiver::{self, Archiver};
 use crate::backup::RunningBackup;
 use crate::copies::{self, CopySeen};
+use crate::drill::{self, Drilled};
 use crate::open::{Context, command_policy};
 use crate::{exit, sql};
 
@@ -29,6 +30,9 @@ pub struct View {
     /// When a restore was proven last, and when stored bytes were compared last.
     pub proven_us: Option<i64>,
     pub verified_us: Option<i64>,
+    /// The last drill, and what it lets expect of a restore to now, in seconds.
+    pub drill: Option<Drilled>,
+    pub rto_s: Option<f64>,
     /// Why the repository could not be looked at.
     pub repository_error: Option<String>,
     pub slot: Option<sql::Slot>,
@@ -50,6 +54,7 @@ impl View {
             state,
             backup: RunningBackup::read(context),
             copies: copies::last_seen(context),
+            drill: drill::last(context),
             ..View::default()
         };
         let keys = context.host_keys()?;
@@ -124,6 +129,11 @@ impl View {
             };
             let usable = manifests.iter().filter(is_followed);
             self.window_from_us = usable.map(|manifest| manifest.finished_us).min();
+        }
+        if let (Some(newest), Some(drilled), Some(state)) = (&self.newest, &self.drill, &self.state) {
+            let archived = state.archived_lsn.parse().unwrap_or(Lsn::new(0));
+            let wal_bytes = archived.as_u64().saturating_sub(newest.start_lsn);
+            self.rto_s = drill::rto_s(drilled, newest.totals.logical_bytes, wal_bytes);
         }
         let proofs = repository.proofs().await?;
         let looks = proofs.iter().filter(|proof| proof.backup.is_none());

@@ -217,12 +217,28 @@ fn repository(view: &View) -> Vec<(&'static str, String)> {
         ),
         (
             "restore last tested",
-            time(
-                view.proven_us,
-                "never: `wal-restore --target latest --pgdata DIR --start --prove`",
-            ),
+            time(view.proven_us, "never: `wal-agent drill`, where the restore key is"),
         ),
+        ("time to restore now", expected(view)),
     ]
+}
+
+/// By the last drill.
+fn expected(view: &View) -> String {
+    let Some(drilled) = &view.drill else {
+        return "not measured: no drill has run on this host".to_owned();
+    };
+    let when = output::time_us(drilled.began_us);
+    match (&drilled.error, view.rto_s, drilled.rto_ms) {
+        (Some(_), _, _) => format!("the drill of {when} FAILED"),
+        (None, Some(estimate_s), Some(ms)) => {
+            format!(
+                "about {estimate_s:.0} s (the drill of {when} took {:.0} s)",
+                ms as f64 / 1e3
+            )
+        }
+        _ => format!("not known by the drill of {when}"),
+    }
 }
 
 fn problems(view: &View, state: &DaemonState, painter: &Painter) -> String {

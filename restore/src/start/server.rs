@@ -27,6 +27,8 @@ pub(crate) struct Server {
     pub(crate) limit: Duration,
     /// Nobody else is let in: our own access rules stay.
     pub(crate) is_private: bool,
+    /// SQL that must be true of what was restored.
+    pub(crate) assertions: Vec<String>,
 }
 
 impl Server {
@@ -47,6 +49,7 @@ impl Server {
             configured_database: option("dbname"),
             limit,
             is_private: false,
+            assertions: opened.cluster.drill.assertions.clone(),
         }
     }
 

@@ -38,7 +38,7 @@ pub async fn is_away_or_spoilt(scratch: Scratch) -> Result<()> {
     let middle = rotten.len() / 2;
     rotten[middle] ^= 1;
     fs::write(pack, rotten)?;
-    let planted = ["keys/000000000000ffff", "backups/01ARZ3NDEKTSV4RRFFQ69G5FAV"].map(|name| of_cluster.join(name));
+    let planted = ["keys/99", "backups/01ARZ3NDEKTSV4RRFFQ69G5FAV"].map(|name| of_cluster.join(name));
     for path in &planted {
         tests::scratch::write_private(path, b"junk")?;
     }

@@ -9,6 +9,9 @@ use tokio::time::Instant;
 use super::{ReceiveError, Receiver, StreamEnd, stopped};
 use crate::ship::Shipped;
 
+/// How often a session that waits for the store says that it lives.
+const ALIVE_EVERY: Duration = Duration::from_secs(10);
+
 impl Receiver<'_> {
     /// Ships what there is and waits until all of it is durable; false when the wait ended first.
     pub(super) async fn settle(&mut self, mut wait: Settle<'_>) -> Result<bool, ReceiveError> {
@@ -33,10 +36,14 @@ impl Receiver<'_> {
 
     async fn next_report(&mut self, wait: &mut Settle<'_>) -> Option<Shipped> {
         if let Settle::UntilStopped(stop) = wait {
-            tokio::select! {
-                biased;
-                report = self.reports.recv() => return report,
-                () = stopped(stop) => {}
+            loop {
+                tokio::select! {
+                    biased;
+                    report = self.reports.recv() => return report,
+                    () = stopped(stop) => break,
+                    // Whoever watches sees that this waits, and does not hang.
+                    () = tokio::time::sleep(ALIVE_EVERY) => self.status.send_modify(|_| ()),
+                }
             }
             *wait = Settle::Until(Instant::now() + self.options.shutdown_timeout);
         }

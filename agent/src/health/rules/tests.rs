@@ -1,6 +1,7 @@
 use super::super::facts::{Backup, Channel, Disk};
 use super::*;
 use crate::copies::CopySeen;
+use crate::drill::Drilled;
 use crate::status::DaemonState;
 
 const HOUR_US: i64 = 3_600_000_000;
@@ -132,6 +133,26 @@ fn spoil(kind: Kind, facts: &mut Facts) -> bool {
         Kind::VerifyOld => repository.verified_us = Some(ago(200)),
         Kind::VerifyFailed => facts.jobs = job("verify"),
         Kind::PruneFailed => facts.jobs = job("prune"),
+        Kind::DrillFailed => {
+            host.drill = Some(Drilled {
+                error: Some("no row came back".into()),
+                ..Drilled::default()
+            });
+        }
+        Kind::RtoBroken => {
+            daemon.archived_lsn = "0/0".into();
+            repository.newest = Some(Backup {
+                finished_us: ago(1),
+                logical_bytes: 1000,
+                ..Backup::default()
+            });
+            host.drill = Some(Drilled {
+                passed: true,
+                logical_bytes: 1,
+                phases_ms: serde_json::json!({ "fetch": 60_000 }),
+                ..Drilled::default()
+            });
+        }
         Kind::DrillOld => repository.proven_us = Some(ago(800)),
         Kind::Degraded => daemon.degraded = true,
         Kind::RemoteApply => daemon.remote_apply = true,
@@ -158,6 +179,7 @@ fn spoil(kind: Kind, facts: &mut Facts) -> bool {
 #[test]
 fn each_kind_is_raised_by_its_own_fault_and_by_nothing_else() {
     let mut cluster = cluster();
+    cluster.objectives.rto = Some(std::time::Duration::from_secs(3600));
     cluster.objectives.drill_age = Some(std::time::Duration::from_secs(30 * 86_400));
     for kind in Kind::ALL {
         let mut facts = fine();
