@@ -25,8 +25,6 @@ use place::Place;
 /// Runs the command.
 pub async fn run(context: &Context, options: &DrillOptions) -> anyhow::Result<()> {
     let drill = &context.cluster.drill;
-    // Before anything is made: without this key nothing can be restored.
-    context.opening_key(store::keys::Role::Restore)?;
     let target = restore::choose(context, options.target.as_deref()).await?;
     let place = Place::look(context, &target)?;
     if options.dry_run {

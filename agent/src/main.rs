@@ -10,6 +10,7 @@ mod backup;
 mod check;
 mod cli;
 mod copies;
+mod disk;
 mod drill;
 mod drop_slots;
 mod exit;

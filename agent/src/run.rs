@@ -11,7 +11,7 @@ pub mod health;
 mod holes;
 mod jobs;
 mod lease;
-mod ledger;
+pub mod ledger;
 pub mod lineages;
 mod looking;
 mod loss;

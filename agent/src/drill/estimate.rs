@@ -1,10 +1,13 @@
 //! How long a restore would take now, by the rates that the last drill has measured. Pure.
 
+use pg::lsn::Lsn;
+
 use super::record::Drilled;
 
-/// Seconds to restore files of `logical_bytes` and to replay `wal_bytes`, on a machine like the one of the drill; `None` when no drill has
-/// measured it.
-pub fn rto_s(drilled: &Drilled, logical_bytes: u64, wal_bytes: u64) -> Option<f64> {
+/// Seconds to restore a backup with files of `logical_bytes` and to replay the WAL from its start to the end of the archive, on a machine like
+/// the one of the drill; `None` when no drill has measured it.
+pub fn rto_s(drilled: &Drilled, logical_bytes: u64, (start, archived): (Lsn, Lsn)) -> Option<f64> {
+    let wal_bytes = archived.as_u64().saturating_sub(start.as_u64());
     if !drilled.passed || drilled.logical_bytes == 0 {
         return None;
     }
@@ -31,15 +34,16 @@ mod tests {
             phases_ms: serde_json::json!({ "plan": 1000, "fetch": 10_000, "finish": 0, "replay": 2000, "promote": 1000 }),
             ..Drilled::default()
         };
-        assert_eq!(rto_s(&drilled, 100, 10), Some(14.0));
-        assert_eq!(rto_s(&drilled, 200, 10), Some(24.0));
-        assert_eq!(rto_s(&drilled, 100, 30), Some(18.0));
+        let wal = |bytes: u64| (Lsn::new(1000), Lsn::new(1000 + bytes));
+        assert_eq!(rto_s(&drilled, 100, wal(10)), Some(14.0));
+        assert_eq!(rto_s(&drilled, 200, wal(10)), Some(24.0));
+        assert_eq!(rto_s(&drilled, 100, wal(30)), Some(18.0));
         // Starting takes as long with less WAL.
-        assert_eq!(rto_s(&drilled, 100, 0), Some(14.0));
+        assert_eq!(rto_s(&drilled, 100, wal(0)), Some(14.0));
         let failed = Drilled {
             passed: false,
             ..drilled
         };
-        assert_eq!(rto_s(&failed, 100, 10), None);
+        assert_eq!(rto_s(&failed, 100, wal(10)), None);
     }
 }

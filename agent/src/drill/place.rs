@@ -11,8 +11,8 @@ use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 use super::restore::Target;
 use crate::exit::Failure;
 use crate::open::Context;
-use crate::output;
 use crate::status::state_file;
+use crate::{disk, output};
 
 /// Says that a directory is ours to remove.
 const MARK: &str = "seawall-drill";
@@ -47,12 +47,11 @@ impl Place {
             )
             .into());
         }
-        let statistics =
-            rustix::fs::statvfs(above).with_context(|| format!("cannot look at \"{}\"", above.display()))?;
+        let space = disk::space(above).with_context(|| format!("cannot look at \"{}\"", above.display()))?;
         let parts = [target.logical_bytes, target.wal_bytes, MORE_BYTES];
         Ok(Place {
             needed_bytes: parts.into_iter().fold(0, u64::saturating_add),
-            free_bytes: statistics.f_bavail.saturating_mul(statistics.f_frsize),
+            free_bytes: space.free_bytes,
             root,
         })
     }

@@ -5,14 +5,13 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use store::envelope::Kind;
-use store::id::BackupId;
 use store::records::LedgerEntry;
-use store::repository::{NewObject, Writer};
+use store::repository::Writer;
 
 use super::restore::Target;
 use crate::open::{Context, command_policy, host_name};
 use crate::output;
+use crate::run::ledger;
 use crate::status::state_file;
 
 /// One drill.
@@ -136,15 +135,7 @@ async fn note(context: &Context, drilled: &Drilled) -> anyhow::Result<()> {
         event: if drilled.passed { "drill-passed" } else { "drill-failed" }.to_owned(),
         detail: drilled.to_string(),
     };
-    let id = BackupId::from_parts(
-        u64::try_from(entry.time_us / 1000).unwrap_or(0),
-        store::entropy::bytes()?,
-    );
-    let plain = minicbor::to_vec(&entry)?;
-    let name = repository.layout().ledger(id)?;
     let writer = Writer::new(repository, std::sync::Arc::new(keys.signing), 0);
-    writer
-        .put(&name, NewObject::metadata(Kind::Ledger, &plain, entry.time_us))
-        .await?;
+    ledger::put(&writer, &entry).await?;
     Ok(())
 }

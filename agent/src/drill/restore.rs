@@ -26,7 +26,7 @@ pub struct Target {
     pub segment_bytes: u64,
 }
 
-/// Chooses the point: as asked, or as the configuration says.
+/// Chooses the point: as asked, or as the configuration says. Needs the restore key, as all that follows does.
 pub async fn choose(context: &Context, asked: Option<&str>) -> anyhow::Result<Target> {
     let key = context.opening_key(store::keys::Role::Restore)?;
     let opened = Repository::open_as_restorer(context.object_store(command_policy())?, &key).await;

@@ -38,8 +38,8 @@ impl Facts {
     pub fn rto_s(&self) -> Option<f64> {
         let newest = self.repository.newest.as_ref()?;
         let archived: pg::lsn::Lsn = self.daemon.archived_lsn.parse().ok()?;
-        let wal_bytes = archived.as_u64().saturating_sub(newest.start_lsn);
-        rto_s(self.host.drill.as_ref()?, newest.logical_bytes, wal_bytes)
+        let wal = (pg::lsn::Lsn::new(newest.start_lsn), archived);
+        rto_s(self.host.drill.as_ref()?, newest.logical_bytes, wal)
     }
 }
 

@@ -4,12 +4,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use store::envelope::Kind;
-use store::id::{BackupId, KeyId};
+use store::id::KeyId;
 use store::keys::file::{HostKeys, OpeningKeyFile, write_host, write_opening};
 use store::keys::{OpeningKey, Recipient, Role, SigningKey, key_id};
 use store::records::LedgerEntry;
-use store::repository::{NewObject, Period, Repository, Signer, SignerRole, Writer};
+use store::repository::{Period, Repository, Signer, SignerRole, Writer};
 use store::seal::Secret32;
 
 use super::{Root, root};
@@ -17,6 +16,7 @@ use crate::cli::{KeyRevokeOptions, Since};
 use crate::exit::Failure;
 use crate::open::{Context, command_policy, host_name};
 use crate::output;
+use crate::run::ledger;
 
 /// Ending of a key file until the repository knows it.
 const NEW: &str = "new";
@@ -374,14 +374,9 @@ impl Root {
             event: "key-revoked".into(),
             detail: event.into(),
         };
-        let id = BackupId::from_parts(u64::try_from(now_us / 1000).unwrap_or(0), store::entropy::bytes()?);
-        let name = self.repository.layout().ledger(id)?;
         let signing = SigningKey::from_seed(self.signing.seed().clone())?;
         let writer = Writer::new(Arc::clone(&self.repository), Arc::new(signing), 0);
-        let plain = minicbor::to_vec(&entry)?;
-        writer
-            .put(&name, NewObject::metadata(Kind::Ledger, &plain, now_us))
-            .await?;
+        let name = ledger::put(&writer, &entry).await?;
         let stored = self.repository.store().head(&name).await?;
         let stored = stored.context("what was stored just now is not there")?;
         Ok(stored.modified_unix_ms.saturating_mul(1000))

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use store::envelope::Kind;
 use store::id::BackupId;
+use store::object::ObjectName;
 use store::records::LedgerEntry;
 use store::repository::{NewObject, Writer};
 use tokio::sync::{mpsc, watch};
@@ -105,7 +106,8 @@ impl Ledger {
     }
 }
 
-async fn put(writer: &Writer, entry: &LedgerEntry) -> anyhow::Result<()> {
+/// Stores an entry; gives its name.
+pub async fn put(writer: &Writer, entry: &LedgerEntry) -> anyhow::Result<ObjectName> {
     // A ULID, like a backup's id: names sort by time. A new one for each attempt: half an object cannot be in the way.
     let id = BackupId::from_parts(
         u64::try_from(entry.time_us / 1000).unwrap_or(0),
@@ -116,5 +118,5 @@ async fn put(writer: &Writer, entry: &LedgerEntry) -> anyhow::Result<()> {
     writer
         .put(&name, NewObject::metadata(Kind::Ledger, &plain, entry.time_us))
         .await?;
-    Ok(())
+    Ok(name)
 }

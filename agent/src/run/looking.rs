@@ -47,11 +47,18 @@ pub struct Looking {
     lineage: Box<dyn Fn() -> LineageId + Send + Sync>,
     server: watch::Receiver<Option<ConnectOptions>>,
     losses: Arc<Losses>,
-    backups: BTreeMap<BackupId, (LineageId, u64, u32, facts::Backup)>,
+    backups: BTreeMap<BackupId, Known>,
     proofs: BTreeMap<ObjectName, Proof>,
     holes: Vec<Hole>,
     listed: Option<Instant>,
     pg_wal: Option<PathBuf>,
+}
+
+/// A backup, and the history that it is of.
+struct Known {
+    lineage: LineageId,
+    timeline: u32,
+    backup: facts::Backup,
 }
 
 /// Missing WAL: end, timeline, and how it is said.
@@ -155,13 +162,18 @@ impl Looking {
                     new_stored_bytes: manifest.totals.new_stored_bytes,
                     corrupt_pages: manifest.corrupt_pages.len() as u64,
                 };
-                let known = (manifest.lineage, manifest.start_lsn, manifest.timeline, backup);
+                let known = Known {
+                    lineage: manifest.lineage,
+                    timeline: manifest.timeline,
+                    backup,
+                };
                 self.backups.insert(*id, known);
             }
         }
         self.look_at_proofs().await.context("cannot read what was verified")?;
-        let ours = || self.backups.values().filter(|known| known.0 == lineage);
-        let makes_up = |hole: &&Hole| ours().any(|known| known.2 >= hole.timeline && known.1 >= hole.end);
+        let ours = || self.backups.values().filter(|known| known.lineage == lineage);
+        let makes_up =
+            |hole: &&Hole| ours().any(|known| known.timeline >= hole.timeline && known.backup.start_lsn >= hole.end);
         let mut holes: Vec<String> = self
             .holes
             .iter()
@@ -172,8 +184,8 @@ impl Looking {
             holes.push("of a history that begins anew, until there is a backup of it".to_owned());
         }
         let newest = ours()
-            .max_by_key(|known| known.3.finished_us)
-            .map(|known| known.3.clone());
+            .max_by_key(|known| known.backup.finished_us)
+            .map(|known| known.backup.clone());
         let looks = || self.proofs.values().filter(|proof| proof.backup.is_none());
         let proven = self
             .proofs
@@ -314,13 +326,11 @@ impl Looking {
 }
 
 fn disk(what: &str, path: &Path) -> Option<facts::Disk> {
-    let statistics = rustix::fs::statvfs(path).ok()?;
-    // What only root may use is of no use to us.
-    let used = statistics.f_blocks.saturating_sub(statistics.f_bfree);
+    let space = crate::disk::space(path).ok()?;
     Some(facts::Disk {
         what: what.to_owned(),
-        total_bytes: (used + statistics.f_bavail).saturating_mul(statistics.f_frsize),
-        free_bytes: statistics.f_bavail.saturating_mul(statistics.f_frsize),
+        total_bytes: space.total_bytes,
+        free_bytes: space.free_bytes,
     })
 }
 

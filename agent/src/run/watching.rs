@@ -20,7 +20,7 @@ use super::state::Supervision;
 use super::synchronous::{self, Decision, Degraded, Stall};
 use crate::open::Context;
 use crate::status::state_file;
-use crate::{output, sql};
+use crate::{disk, output, sql};
 
 /// Between two looks: usually, and while commits wait for us.
 const EVERY: (Duration, Duration) = (Duration::from_secs(5), Duration::from_secs(1));
@@ -146,7 +146,8 @@ impl Watching {
     async fn act(&self, look: &Look, memory: &mut Memory) {
         let now = Instant::now();
         let bytes = look.retained_bytes();
-        let free = memory.wal_directory.as_deref().and_then(free_bytes);
+        let free = memory.wal_directory.as_deref().and_then(|path| disk::space(path).ok());
+        let free = free.map(|space| space.free_bytes);
         let full_in = memory.fill.full_in(now, look.flush.as_u64(), free);
         let level = retained::level(bytes, &self.context.cluster.wal.retained);
         retained::say(memory.level, level, bytes, full_in);
@@ -281,12 +282,6 @@ impl Watching {
 fn until_next_look(is_synchronous: bool, full_in: Option<Duration>) -> Duration {
     let usual = if is_synchronous { EVERY.1 } else { EVERY.0 };
     full_in.map_or(usual, |left| usual.min((left / LOOKS_UNTIL_FULL).max(EVERY_LEAST)))
-}
-
-/// Free bytes of the file system of a directory on this machine.
-fn free_bytes(directory: &std::path::Path) -> Option<u64> {
-    let statistics = rustix::fs::statvfs(directory).ok()?;
-    Some(statistics.f_bavail.saturating_mul(statistics.f_frsize))
 }
 
 #[cfg(test)]

@@ -132,8 +132,8 @@ impl View {
         }
         if let (Some(newest), Some(drilled), Some(state)) = (&self.newest, &self.drill, &self.state) {
             let archived = state.archived_lsn.parse().unwrap_or(Lsn::new(0));
-            let wal_bytes = archived.as_u64().saturating_sub(newest.start_lsn);
-            self.rto_s = drill::rto_s(drilled, newest.totals.logical_bytes, wal_bytes);
+            let wal = (Lsn::new(newest.start_lsn), archived);
+            self.rto_s = drill::rto_s(drilled, newest.totals.logical_bytes, wal);
         }
         let proofs = repository.proofs().await?;
         let looks = proofs.iter().filter(|proof| proof.backup.is_none());
