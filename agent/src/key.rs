@@ -15,6 +15,8 @@ use store::keys::file::OpeningKeyFile;
 use store::keys::{Role, SigningKey};
 use store::repository::Repository;
 
+pub use check::check_files;
+
 use crate::cli::{KeyCommand, KeyFile};
 use crate::exit::Failure;
 use crate::open::{Context, command_policy};
@@ -59,6 +61,21 @@ async fn root(context: &Context) -> anyhow::Result<Root> {
     let opened = Repository::open_as_restorer(store, &file).await;
     let repository =
         opened.with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
+    let trusted = repository.period().root().map(|root| root.id());
+    if trusted.is_some_and(|trusted| trusted != signing.verifying().id()) {
+        return Err(Failure {
+            code: crate::exit::KEY,
+            message: format!(
+                "\"{}\" does not say any more who is trusted: it was replaced by another restore key",
+                path.display()
+            ),
+            hint: Some(
+                "Use the file that `wal-agent key rotate restore` made then: name it as restore_key under [keys]."
+                    .into(),
+            ),
+        }
+        .into());
+    }
     Ok(Root {
         repository: Arc::new(repository),
         file,

@@ -1,13 +1,14 @@
 //! `wal-agent list`: backups, what can be reached, what is missing.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
 use serde_json::json;
 use store::catalog::Coverage;
-use store::id::LineageId;
+use store::id::{BackupId, LineageId};
 use store::manifest::{KnownGood, Manifest};
+use store::prune::pinned;
 use store::records::LedgerEntry;
 
 use crate::open::{Context, command_policy};
@@ -18,18 +19,17 @@ const EVENTS_SHOWN: usize = 10;
 
 /// Runs the command.
 pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
-    let keys = context.host_keys()?;
-    let repository = context.repository(command_policy(), &keys).await?;
+    let repository = context.repository_to_look_at(command_policy()).await?;
     let backups = repository.manifests().await?;
     let mut coverages = Vec::new();
     for lineage in repository.readable_lineages().await? {
         coverages.push(repository.settled_coverage(lineage.id).await?);
     }
-    let events = repository.ledger().await?;
+    let (events, pins) = (repository.ledger().await?, pinned(&repository).await?);
     if as_json {
-        print_json(&backups, &coverages, &events)
+        print_json(&backups, &coverages, &events, &pins)
     } else {
-        print_tables(&backups, &coverages, &events)
+        print_tables(&backups, &coverages, &events, &pins)
     }
 }
 
@@ -81,7 +81,12 @@ fn lsn(value: u64) -> String {
     pg::lsn::Lsn::new(value).to_string()
 }
 
-fn print_json(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntry]) -> anyhow::Result<()> {
+fn print_json(
+    backups: &[Manifest],
+    coverages: &[Coverage],
+    events: &[LedgerEntry],
+    pins: &BTreeSet<BackupId>,
+) -> anyhow::Result<()> {
     let backups_json: Vec<_> = backups
         .iter()
         .map(|backup| {
@@ -102,6 +107,7 @@ fn print_json(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntr
                 "server_version": backup.server_version,
                 "parent": backup.parent.map(|parent| parent.to_string()),
                 "label": backup.label,
+                "pinned": pins.contains(&backup.backup),
                 "last_known_good": backup.known_good.iter().map(known_good).collect::<Vec<_>>(),
             })
         })
@@ -130,7 +136,12 @@ fn known_good(known: &KnownGood) -> serde_json::Value {
     json!({ "query": known.query, "rows": known.rows, "error": known.error, "asked": output::time_us(known.asked_us) })
 }
 
-fn print_tables(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEntry]) -> anyhow::Result<()> {
+fn print_tables(
+    backups: &[Manifest],
+    coverages: &[Coverage],
+    events: &[LedgerEntry],
+    pins: &BTreeSet<BackupId>,
+) -> anyhow::Result<()> {
     let mut table = output::table(&[
         "backup",
         "finished",
@@ -154,6 +165,9 @@ fn print_tables(backups: &[Manifest], coverages: &[Coverage], events: &[LedgerEn
         ]);
     }
     println!("{table}");
+    for backup in pins {
+        println!("Pinned: {backup}");
+    }
     for window in windows(backups, coverages) {
         println!(
             "Recoverable on timeline {}: {} to {} (lineage {})",

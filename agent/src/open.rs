@@ -214,6 +214,24 @@ impl Context {
         self.repository_on(self.object_store(policy)?, keys).await
     }
 
+    /// The repository, opened with whichever key is here: names, periods and records can be read with each of them.
+    pub async fn repository_to_look_at(&self, policy: RetryPolicy) -> anyhow::Result<Arc<Repository>> {
+        let keys = &self.config.keys;
+        let opened = if keys.host_key.exists() {
+            return self.repository(policy, &self.host_keys()?).await;
+        } else if keys.has(Role::Maintenance) {
+            let file = self.opening_key(Role::Maintenance)?;
+            Repository::open_as_keeper(self.object_store(policy)?, &file).await
+        } else if keys.has(Role::Restore) {
+            let file = self.opening_key(Role::Restore)?;
+            Repository::open_as_restorer(self.object_store(policy)?, &file).await
+        } else {
+            return self.repository(policy, &self.host_keys()?).await;
+        };
+        let cannot = || format!("cannot open the repository at {}", self.config.repository.url);
+        Ok(Arc::new(opened.with_context(cannot)?))
+    }
+
     /// The same for who writes: with all of its copies, where there are any.
     pub async fn writing(
         &self,

@@ -160,7 +160,7 @@ impl Running {
             taken_over: Arc::new(watch::Sender::new(None)),
             server: watch::Sender::new(None),
             lineage,
-            lag: Lag::default(),
+            lag: Lag::since(crate::output::now_us()),
             has_connected: false,
         };
         tracing::info!(lineage = %daemon.lineage.id, "agent started");

@@ -18,6 +18,8 @@ use crate::reader::{Outcome, Reader};
 use crate::repository;
 use crate::schedule::Schedule;
 
+/// Tables of a cluster that a restore does not read.
+const OF_THE_AGENT: [&str; 7] = ["wal", "backup", "retention", "drill", "objectives", "schedule", "http"];
 /// PostgreSQL's names have 63 bytes; a second slot is named like the first with `_overlap`.
 const SLOT_BYTES_MAX: usize = 63 - "_overlap".len();
 
@@ -42,6 +44,10 @@ pub(crate) fn check(
     }
     let notify = notify::check(raw, secrets, &mut out);
     let log = log(&mut table(raw, "", &ROOT, "log", &mut out));
+    let mut passed_over = Vec::new();
+    if secrets == Secrets::Leave {
+        (passed_over, out.problems) = out.problems.into_iter().partition(is_for_the_agent);
+    }
     match repository {
         Some(repository) if out.problems.is_empty() => Ok(Config {
             repository,
@@ -51,9 +57,20 @@ pub(crate) fn check(
             clusters,
             notify,
             log,
+            passed_over,
             origins: out.effective,
         }),
         _ => Err(ConfigErrors(out.problems)),
+    }
+}
+
+/// True for what says something of the agent's work alone.
+fn is_for_the_agent(problem: &Problem) -> bool {
+    let mut path = problem.place.iter().flat_map(|place| place.split('.'));
+    match path.next() {
+        Some("notify") => true,
+        Some("cluster") => path.nth(1).is_some_and(|table| OF_THE_AGENT.contains(&table)),
+        _ => false,
     }
 }
 

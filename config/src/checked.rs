@@ -9,6 +9,7 @@ use store::object::mirrored::Confirm;
 use crate::effective::Effective;
 use crate::error::{ConfigErrors, Problem};
 use crate::notify::Notify;
+use crate::origin::Origin;
 use crate::repository::Repository;
 use crate::schedule::Schedule;
 use crate::secret::SecretText;
@@ -32,6 +33,8 @@ pub struct Config {
     pub notify: BTreeMap<String, Notify>,
     /// `[log]`.
     pub log: Log,
+    /// What is wrong where nobody looks now: a restore reads the same file, and must not be stopped by what only the agent needs.
+    pub passed_over: Vec<Problem>,
     pub(crate) origins: Vec<Effective>,
 }
 
@@ -83,6 +86,24 @@ impl Config {
         self.repository = copy.clone();
         self.copies.clear();
         Ok(())
+    }
+
+    /// Key files that somebody has named, by the key of the configuration: these are meant to be here.
+    #[must_use]
+    pub fn named_key_files(&self) -> Vec<(&'static str, &std::path::Path)> {
+        let keys = &self.keys;
+        let all = [
+            ("host_key", &keys.host_key),
+            ("maintenance_key", &keys.maintenance_key),
+            ("restore_key", &keys.restore_key),
+        ];
+        let is_named = |name: &str| {
+            let full = format!("keys.{name}");
+            let mut origins = self.origins.iter();
+            origins.any(|effective| effective.key == full && effective.origin != Origin::Default)
+        };
+        let named = all.into_iter().filter(|(name, _)| is_named(name));
+        named.map(|(name, path)| (name, path.as_path())).collect()
     }
 
     /// Every key in force with its origin, secrets redacted, in the order of the tables.

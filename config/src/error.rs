@@ -9,6 +9,8 @@ pub struct Problem {
     pub message: String,
     /// What to do about it.
     pub hint: Option<String>,
+    /// The full name of the key or table that it is about, where it is about one.
+    pub(crate) place: Option<String>,
 }
 
 impl Problem {
@@ -16,11 +18,17 @@ impl Problem {
         Self {
             message: message.into(),
             hint: None,
+            place: None,
         }
     }
 
     pub(crate) fn hint(mut self, hint: impl Into<String>) -> Self {
         self.hint = Some(hint.into());
+        self
+    }
+
+    pub(crate) fn at(mut self, place: &str) -> Self {
+        self.place = Some(place.to_owned());
         self
     }
 }

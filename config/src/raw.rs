@@ -112,7 +112,7 @@ fn walk_item(
                     walk_item(&full, child, name, value, raw, problems);
                 }
             }
-            None => problems.push(not_a_table(&full)),
+            None => problems.push(not_a_table(&full).at(&full)),
         }
     } else if let Some(key) = section.key(name) {
         match refused(key, &full) {
@@ -126,7 +126,7 @@ fn walk_item(
             }
         }
     } else {
-        problems.push(unknown(path, section, name, value));
+        problems.push(unknown(path, section, name, value).at(&full));
     }
 }
 

@@ -75,8 +75,9 @@ impl<'a> Reader<'a> {
 
     /// Adds a problem with one key here.
     pub(crate) fn complain(&mut self, name: &str, what: &str, hint: impl Into<String>) {
-        let message = format!("\"{}\" {what}", self.full(name));
-        self.out.problems.push(Problem::new(message).hint(hint));
+        let full = self.full(name);
+        let message = format!("\"{full}\" {what}");
+        self.out.problems.push(Problem::new(message).hint(hint).at(&full));
     }
 
     /// Records a default that follows from other keys.
@@ -100,7 +101,9 @@ impl<'a> Reader<'a> {
                         Origin::File | Origin::Default => String::new(),
                     };
                     let message = format!("\"{full}\"{from} {}{typed}", misfit.what);
-                    self.out.problems.push(Problem::new(message).hint(misfit.hint));
+                    self.out
+                        .problems
+                        .push(Problem::new(message).hint(misfit.hint).at(&full));
                     return None;
                 }
             },

@@ -161,7 +161,7 @@ fn io_hint(kind: std::io::ErrorKind) -> Option<&'static str> {
     use std::io::ErrorKind;
     match kind {
         ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Some(
-            "Make room and run the same command again: what an interrupted restore left is recognised and removed.",
+            "Make room and run the same command again: what an interrupted restore left is recognised and gone on with.",
         ),
         ErrorKind::PermissionDenied => Some("Run it as the user who may write there, or as root with --owner."),
         _ => None,

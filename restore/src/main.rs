@@ -98,7 +98,8 @@ fn with_runtime(cli: &Cli) -> u8 {
 /// Logs go to standard error: the result has standard output for itself. The configuration's level counts where it can be read.
 fn start_log(cli: &Cli) {
     use tracing_subscriber::filter::LevelFilter;
-    let log = open::load(cli.which()).map(|(_, config, _)| config.log).ok();
+    let config = open::load(cli.which()).map(|(_, config, _)| config).ok();
+    let (log, passed_over) = config.map(|config| (config.log, config.passed_over)).unzip();
     let level: LevelFilter = match log.map(|log| log.level.as_str()) {
         // Changes of state are told by the command itself.
         None | Some("info" | "warn") => LevelFilter::WARN,
@@ -112,6 +113,15 @@ fn start_log(cli: &Cli) {
         builder.json().init();
     } else {
         builder.init();
+    }
+    // For people: a program that PostgreSQL calls for each segment does not repeat it.
+    if !matches!(cli.command, Some(Command::WalGet(_) | Command::WalPrefetch(_))) {
+        for problem in passed_over.into_iter().flatten() {
+            tracing::warn!(
+                problem = problem.message,
+                "the configuration is wrong where a restore does not need it"
+            );
+        }
     }
 }
 

@@ -122,12 +122,41 @@ pub(crate) async fn resolve(repository: &Repository, args: &TargetArgs, asked: A
             or_latest: args.or_latest,
         };
         match search.find(&asked, args.exclusive).await {
-            Ok((manifest, stop)) => return Ok(Choice { manifest, route, stop }),
+            Ok((manifest, stop)) => {
+                refuse_sealed(repository, &coverage, &route, &manifest, &stop).await?;
+                return Ok(Choice { manifest, route, stop });
+            }
             Err(RestoreError::Vanished { .. }) if listing < LISTINGS_MAX => listing += 1,
             Err(error) if detours.around(repository, &coverage, &error) => {}
             Err(error) => return Err(error),
         }
     }
+}
+
+/// The key that is here must open what the restore will read: one that is a recipient no more opens old sessions only. The newest pack and the
+/// newest WAL say it before a file is made.
+async fn refuse_sealed(
+    repository: &Repository,
+    coverage: &Coverage,
+    route: &Route,
+    manifest: &Manifest,
+    stop: &StopPoint,
+) -> Result<()> {
+    let packs = manifest.packs.iter().filter(|need| need.holds_data());
+    if let Some(newest) = packs.map(|need| need.id).max() {
+        repository.opens(&repository.layout().pack(newest)?).await?;
+    }
+    let until = if stop.is_an_end() {
+        stop.record_end_lsn
+    } else {
+        Lsn::new(u64::MAX)
+    };
+    let pieces = route.pieces(coverage, Lsn::new(manifest.start_lsn), until);
+    if let Some(last) = pieces.last() {
+        let name = repository.layout().wal(&last.range, route.size)?;
+        repository.opens(&name).await?;
+    }
+    Ok(())
 }
 
 /// The newest way through the archive, and the backups on it.

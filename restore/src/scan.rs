@@ -7,7 +7,7 @@ mod read;
 
 use std::collections::HashMap;
 
-use futures::{StreamExt as _, TryStreamExt as _, stream};
+use futures::{StreamExt as _, stream};
 use pg::lsn::Lsn;
 use store::StoreError;
 use store::catalog::Coverage;
@@ -37,6 +37,8 @@ pub(crate) struct Scanner<'a> {
     coverage: &'a Coverage,
     route: &'a Route,
     facts: HashMap<(u32, Lsn, Lsn, bool, u64), WalFacts>,
+    /// Heads that could not be read: an error to whoever comes to need them, and to nobody else.
+    unread: HashMap<(u32, Lsn, Lsn, bool, u64), RestoreError>,
 }
 
 fn key(range: &WalRange) -> (u32, Lsn, Lsn, bool, u64) {
@@ -51,6 +53,7 @@ impl<'a> Scanner<'a> {
             coverage,
             route,
             facts: HashMap::new(),
+            unread: HashMap::new(),
         }
     }
 
@@ -62,24 +65,30 @@ impl<'a> Scanner<'a> {
             .map(|piece| piece.range)
             .filter(|range| !self.facts.contains_key(&key(range)))
             .collect();
-        let read: Vec<(WalRange, WalFacts)> = stream::iter(unknown)
-            .map(|range| async move {
-                let header = repository
-                    .read_wal_header(&range, size)
-                    .await?
-                    .ok_or_else(|| vanished(&range))?;
-                Ok::<_, RestoreError>((range, header.wal.unwrap_or_default()))
-            })
-            .buffered(HEADERS_IN_FLIGHT)
-            .try_collect()
-            .await?;
-        self.facts
-            .extend(read.into_iter().map(|(range, facts)| (key(&range), facts)));
+        let mut reads = stream::iter(unknown)
+            .map(|range| async move { (range, repository.read_wal_header(&range, size).await) })
+            .buffered(HEADERS_IN_FLIGHT);
+        while let Some((range, read)) = reads.next().await {
+            let unread = match read {
+                Ok(Some(header)) => {
+                    self.facts.insert(key(&range), header.wal.unwrap_or_default());
+                    continue;
+                }
+                Ok(None) => vanished(&range),
+                Err(error) if error.is_untrusted() => error.into(),
+                Err(error) => return Err(error.into()),
+            };
+            self.unread.insert(key(&range), unread);
+        }
         Ok(())
     }
 
-    fn facts_of(&self, piece: &Piece) -> WalFacts {
-        self.facts.get(&key(&piece.range)).cloned().unwrap_or_default()
+    /// What the head of a piece says, or why it could not be read.
+    fn facts_of(&mut self, piece: &Piece) -> Result<WalFacts> {
+        match self.unread.remove(&key(&piece.range)) {
+            Some(unread) => Err(unread),
+            None => Ok(self.facts.get(&key(&piece.range)).cloned().unwrap_or_default()),
+        }
     }
 
     /// True when WAL that begins at `at` was durable once, by what the headers of later objects say: then it is not there because it was taken
@@ -161,7 +170,7 @@ impl<'a> Scanner<'a> {
         for window in pieces.chunks(HEADER_WINDOW) {
             self.read_facts(window).await?;
             for piece in window {
-                let facts = self.facts_of(piece);
+                let facts = self.facts_of(piece)?;
                 if holds(&facts) || hides_a_record(piece, &facts, known_end) {
                     let seen = self
                         .search(manifest, known_start.max(from), piece.to, from, wanted)
@@ -190,7 +199,7 @@ impl<'a> Scanner<'a> {
         for window in pieces.rchunks(HEADERS_IN_FLIGHT) {
             self.read_facts(window).await?;
             for piece in window.iter().rev() {
-                let facts = self.facts_of(piece);
+                let facts = self.facts_of(piece)?;
                 if let (None, Some(start), true) = (&last, facts.last_record, piece.reaches_end()) {
                     last = Some(Found {
                         start: Lsn::new(start),
@@ -218,7 +227,8 @@ impl<'a> Scanner<'a> {
         Ok(last.filter(|found| found.start >= from))
     }
 
-    /// Time of the last transaction before a backup began, as far as archived WAL tells.
+    /// Time of the last transaction before a backup began, as far as archived WAL tells: what of it is damaged tells nothing, and no restore
+    /// from that backup needs it.
     pub(crate) async fn before(&mut self, manifest: &Manifest) -> Result<Option<i64>> {
         let start = Lsn::new(manifest.start_lsn);
         let segment = self.route.size.start_containing(start);
@@ -227,17 +237,22 @@ impl<'a> Scanner<'a> {
         for window in earlier.chunks(HEADER_WINDOW) {
             self.read_facts(window).await?;
         }
-        let known = earlier
-            .iter()
-            .filter_map(|piece| self.facts_of(piece).time_highest_us)
-            .max();
+        let mut known = None;
+        for piece in &earlier {
+            match self.facts_of(piece) {
+                Ok(facts) => known = known.max(facts.time_highest_us),
+                Err(error) => passed_over(error)?,
+            }
+        }
         let prefix = start.distance_from(segment);
         if prefix > PAGE_BYTES
             && prefix <= LOOK_BACK_BYTES
             && self.route.contiguous_end(self.coverage, segment) >= start
         {
-            let seen = self.search(manifest, segment, start, Lsn::ZERO, &|_| false).await?;
-            return Ok(known.max(seen.last_commit_us));
+            match self.search(manifest, segment, start, Lsn::ZERO, &|_| false).await {
+                Ok(seen) => known = known.max(seen.last_commit_us),
+                Err(error) => passed_over(error)?,
+            }
         }
         Ok(known)
     }
@@ -273,6 +288,17 @@ impl<'a> Scanner<'a> {
 fn hides_a_record(piece: &Piece, facts: &WalFacts, known_end: Option<Lsn>) -> bool {
     let comes_over = known_end.is_some_and(|end| end < piece.from);
     comes_over && facts.first_record.is_none_or(|first| first >= piece.from.as_u64())
+}
+
+/// Damage of what is not needed.
+fn passed_over(error: RestoreError) -> Result<()> {
+    match &error {
+        RestoreError::Store(damage) if damage.is_untrusted() => {
+            tracing::warn!(%error, "WAL from before the backup cannot be read; it is not needed");
+            Ok(())
+        }
+        _ => Err(error),
+    }
 }
 
 /// A tail that was listed and is gone: its whole range has replaced it. Listing again finds it.

@@ -42,6 +42,8 @@ pub struct Filled {
     pub backups: u64,
     /// What does not count in the repository itself, or would not in the copy, with the reason: it is not copied.
     pub left_out: Vec<(ObjectName, String)>,
+    /// How many of these count in the repository: the copy lacks what the repository has.
+    pub lacks: u64,
     /// Names under which the copy has something else.
     pub conflicts: Vec<(ObjectName, String)>,
     /// Backups that have to wait, with the reason.
@@ -61,6 +63,7 @@ impl Filled {
         self.bytes += other.bytes;
         self.backups += other.backups;
         self.left_out.extend(other.left_out);
+        self.lacks += other.lacks;
         self.conflicts.extend(other.conflicts);
         self.waiting.extend(other.waiting);
     }
@@ -247,6 +250,7 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
         if is_revoked {
             let reason = "its signer was revoked since: where it is stored later it would not count";
             filled.left_out.push((name.clone(), reason.to_owned()));
+            filled.lacks = 1;
             return Ok(filled);
         }
         if self.to.put_new(name, bytes.clone()).await? == PutNew::AlreadyExists {

@@ -26,6 +26,14 @@ pub struct PackNeed {
     pub live_bytes: u64,
 }
 
+impl PackNeed {
+    /// True for a data pack: its content opens with the restore key only.
+    #[must_use]
+    pub fn holds_data(&self) -> bool {
+        self.kind == 1
+    }
+}
+
 /// A tablespace.
 #[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
 #[cbor(map)]

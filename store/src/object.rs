@@ -146,6 +146,11 @@ pub trait ObjectStore: fmt::Debug + Send + Sync + 'static {
     /// Sees to it that an object stays locked as long as if it were put now; where nothing is locked, nothing is done.
     async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError>;
 
+    /// Rules by which the place itself deletes our objects or puts them out of reach, in words; `None` where it does not say.
+    async fn expiry_rules(&self) -> Result<Option<Vec<String>>, ObjectError> {
+        Ok(Some(Vec::new()))
+    }
+
     /// What this store can promise.
     fn capabilities(&self) -> Capabilities;
 }
@@ -169,6 +174,9 @@ impl<S: ObjectStore + ?Sized> ObjectStore for Arc<S> {
     }
     async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
         (**self).keep_locked(name).await
+    }
+    async fn expiry_rules(&self) -> Result<Option<Vec<String>>, ObjectError> {
+        (**self).expiry_rules().await
     }
     fn capabilities(&self) -> Capabilities {
         (**self).capabilities()

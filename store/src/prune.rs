@@ -17,7 +17,7 @@ mod tests;
 use std::time::Duration;
 
 pub use carry_out::{Done, carry_out};
-pub use look::{BackupSeen, Looked, mark_time};
+pub use look::{BackupSeen, Looked, mark_time, pinned};
 pub use plan::{Plan, Verdict, plan};
 
 use crate::object::{ObjectMeta, ObjectName};

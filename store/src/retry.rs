@@ -285,6 +285,9 @@ impl<S: ObjectStore> ObjectStore for Retrying<S> {
     async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
         self.repeat(|| self.inner.keep_locked(name)).await
     }
+    async fn expiry_rules(&self) -> Result<Option<Vec<String>>, ObjectError> {
+        self.repeat(|| self.inner.expiry_rules()).await
+    }
     fn capabilities(&self) -> Capabilities {
         self.inner.capabilities()
     }

@@ -1,10 +1,11 @@
 //! Verifying what is stored, from two sides.
 //!
 //! [`structure`] asks whether everything is there and fits together: names, signatures, references, WAL coverage. It reads metadata
-//! only: seconds, whatever the size. [`object`] reads one object, all of it, and hashes it again: whole repositories take as long as
+//! only, and the heads of WAL: seconds, whatever the size. [`object`] reads one object, all of it, and hashes it again: whole repositories take as long as
 //! reading them. What cannot be read because the store fails is an error; what is wrong is a [`Finding`].
 
 mod excuse;
+mod heads;
 mod object;
 mod share;
 mod structure;

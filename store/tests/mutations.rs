@@ -88,6 +88,7 @@ fn watermark(repository: &Repository, objects: &Objects) -> Watermark {
         lineage,
         timeline: TimelineId::new(1).unwrap(),
         archived,
+        may_lag: false,
     }
 }
 

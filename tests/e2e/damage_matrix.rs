@@ -51,6 +51,8 @@ struct Healthy {
     repository: PathBuf,
     lsn: String,
     rows: String,
+    /// A point behind the second backup with several WAL objects behind it, and what is there then.
+    early: (String, String),
 }
 
 const LOOK: &str = "select count(*) || ' ' || sum(i) || ' ' || md5(string_agg(filler, '' order by i)) from t";
@@ -81,6 +83,8 @@ async fn healthy(scratch: &Scratch) -> Result<Healthy> {
     cluster.wait_promoted(DEADLINE).await?;
     insert().await?;
     seawall.backup().await?;
+    insert().await?;
+    let early = (lsn_text(cluster.current_lsn().await?), cluster.query_one(LOOK).await?);
     for _ in 0..4 {
         insert().await?;
         cluster.switch_wal().await?;
@@ -100,6 +104,7 @@ async fn healthy(scratch: &Scratch) -> Result<Healthy> {
         repository,
         lsn,
         rows,
+        early,
     })
 }
 
@@ -206,21 +211,17 @@ impl<'a> Lane<'a> {
     }
 
     async fn restore(&self) -> Result<bool> {
+        self.restore_to(&self.healthy.lsn, &self.healthy.rows).await
+    }
+
+    async fn restore_to(&self, lsn: &str, expected: &str) -> Result<bool> {
         let place = Cluster::place(self.scratch, &format!("target{}", self.number))?;
         if place.data.exists() {
             fs::remove_dir_all(&place.data)?;
         }
         let (data, sockets) = (place.data.display().to_string(), place.sockets.display().to_string());
         let port = place.port.to_string();
-        let args = [
-            "--target-lsn",
-            &self.healthy.lsn,
-            "--pgdata",
-            &data,
-            "--start",
-            "--port",
-            &port,
-        ];
+        let args = ["--target-lsn", lsn, "--pgdata", &data, "--start", "--port", &port];
         let output = self
             .seawall
             .restore
@@ -231,7 +232,7 @@ impl<'a> Lane<'a> {
             let restored = place.adopt(self.scratch)?;
             let rows = restored.query_one(LOOK).await;
             restored.stop(StopMode::Immediate).await?;
-            ensure!(rows? == self.healthy.rows, "another cluster came out");
+            ensure!(rows? == expected, "another cluster came out");
             return Ok(true);
         }
         ensure!(
@@ -317,6 +318,37 @@ fn whatever_is_damaged_is_named_or_made_up_for() {
         let packs = results.iter().filter(|(kind, _)| kind.starts_with("packs"));
         ensure!(packs.map(|(_, (_, refused))| refused).sum::<u32>() > 0, "{results:?}");
         ensure!(results["backups"].1 == 0, "{results:?}");
+        Ok(())
+    });
+}
+
+#[test]
+fn damage_behind_the_stop_point_stops_no_restore() {
+    case_for("damage_behind", Duration::from_secs(600), async |scratch| {
+        let healthy = healthy(&scratch).await?;
+        let lane = Lane::new(&scratch, &healthy, 0).await?;
+        let of_wal = objects(&lane.repository)?.remove("wal").context("no WAL")?;
+        let age = |object: &PathBuf| fs::metadata(healthy.repository.join(object)).and_then(|meta| meta.modified());
+        let mut by_age = Vec::new();
+        for object in of_wal {
+            by_age.push((age(&object)?, object));
+        }
+        by_age.sort();
+        let (_, newest) = by_age.pop().context("no WAL")?;
+        let path = lane.repository.join(&newest);
+        ensure!(damage(&path, Damage::Flipped(0), &[], &lane.repository)?, "not damaged");
+        let (lsn, rows) = &healthy.early;
+        ensure!(lane.restore_to(lsn, rows).await?, "it was refused");
+        ensure!(!lane.restore().await?, "what lies behind the damage was restored");
+
+        // Structure alone sees it: it reads the heads of WAL.
+        let verified = lane.seawall.agent.run(&["verify"]).await?;
+        ensure!(verified.code() == 4, "{}", verified.stdout);
+        ensure!(
+            verified.stdout.contains(&newest.display().to_string()),
+            "{}",
+            verified.stdout
+        );
         Ok(())
     });
 }

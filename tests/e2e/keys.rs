@@ -17,6 +17,8 @@ use tests::{Cluster, Scratch, Seawall};
 
 /// Exit code: a key is missing or wrong.
 const KEY: i32 = 5;
+/// Exit code: nothing was changed.
+const REFUSED: i32 = 3;
 
 async fn stage(scratch: &Scratch) -> Result<(Cluster, Seawall)> {
     let cluster = Cluster::builder(15).segment_size_mib(1).create(scratch, "main").await?;
@@ -142,6 +144,19 @@ fn keys_are_replaced_one_by_one_and_what_was_stored_stays_readable() {
         );
         let checked = before.agent.run(&["key", "check"]).await?;
         assert_eq!(checked.code(), KEY);
+        let rotated = before.agent.run(&["key", "rotate", "host"]).await?;
+        assert_eq!(rotated.code(), KEY, "{}", rotated.stderr);
+        assert!(!keys.join("host.key.new").exists());
+        // Who can restore can look, without a host's key; and a key that is named is missed.
+        let without = seawall
+            .config
+            .clone()
+            .set("keys.host_key", text(&keys.join("none.key")))?;
+        let without = Seawall::configure_as(without, "without")?;
+        without.agent.run_ok(&["list"]).await?;
+        let checked = without.agent.run(&["key", "check"]).await?;
+        assert_eq!(checked.code(), KEY);
+        assert!(checked.stdout.contains("it is not there"), "{}", checked.stdout);
         let changed = before.agent.run(&["key", "remove-recipient", "friend"]).await?;
         assert_eq!(changed.code(), KEY, "{}", changed.stderr);
 
@@ -153,6 +168,7 @@ fn keys_are_replaced_one_by_one_and_what_was_stored_stays_readable() {
         let refused = as_friend.restore.run(&latest).await?;
         assert_ne!(refused.code(), 0, "{}", refused.stdout);
         assert!(refused.stderr.contains("key"), "{}", refused.stderr);
+        assert!(!target.join("PG_VERSION").exists(), "files were made first");
         assert_eq!(
             rows(&as_friend, "friend-again", &["--target-lsn", &first_end]).await?,
             "100"
@@ -184,8 +200,9 @@ fn what_a_revoked_host_writes_does_not_count_and_the_next_backup_sends_everythin
         let signers = json_array(&shown, "signers")?;
         let old = signers.iter().find(|signer| signer["role"] == "host").unwrap();
         let old = json_str(old, "id")?.to_owned();
-        let asked = key(&seawall, &["revoke", &old]).await?;
-        assert!(asked.contains("Nothing was changed"), "{asked}");
+        let asked = seawall.agent.run(&["key", "revoke", &old]).await?;
+        assert_eq!(asked.code(), REFUSED, "{}", asked.stdout);
+        assert!(asked.stderr.contains("nothing was changed"), "{}", asked.stderr);
         assert_eq!(thief.agent.run(&["list"]).await?.code(), 0);
         key(&seawall, &["revoke", &old, "--since", "now", "--yes"]).await?;
         let refused = thief.agent.run(&["backup"]).await?;

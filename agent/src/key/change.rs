@@ -266,8 +266,7 @@ pub(super) async fn revoke(context: &Context, options: &KeyRevokeOptions) -> any
         "What it stored before can be restored; the next backup refers to nothing of it and stores everything anew."
     );
     if !options.yes {
-        println!("Nothing was changed: say --yes.");
-        return Ok(());
+        return Err(Failure::refused("nothing was changed, the key counts as before", "Do it with --yes.").into());
     }
     let event = format!("signing key {} revoked", found.1);
     let since = match options.since {

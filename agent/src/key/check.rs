@@ -1,5 +1,6 @@
 //! Do the key files that are here fit the repository, and open what is in it?
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::Context as _;
@@ -17,10 +18,41 @@ use crate::output;
 /// What is wrong with a key file; nothing when it is good.
 type Problem = Option<String>;
 
+/// A key file, and what is wrong with it.
+pub struct Checked {
+    /// The role.
+    pub word: &'static str,
+    /// Where it is.
+    pub path: PathBuf,
+    /// What is wrong; nothing when it is good.
+    pub problem: Problem,
+}
+
+/// Those that are here, and those that were named and are not.
+pub async fn check_files(context: &Context) -> anyhow::Result<Vec<Checked>> {
+    let mut checked = Vec::new();
+    for file in files(context) {
+        let problem = check(context, &file).await?;
+        checked.push(Checked {
+            word: file.word,
+            path: file.path,
+            problem,
+        });
+    }
+    let named = context.config.named_key_files().into_iter();
+    let missing = named.filter(|(_, path)| !path.exists());
+    checked.extend(missing.map(|(name, path)| Checked {
+        word: name.trim_end_matches("_key"),
+        path: path.to_owned(),
+        problem: Some(format!("keys.{name} names it, and it is not there")),
+    }));
+    Ok(checked)
+}
+
 /// Runs the command.
 pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
-    let files = files(context);
-    if files.is_empty() {
+    let rows = check_files(context).await?;
+    if rows.is_empty() {
         return Err(Failure {
             code: exit::KEY,
             message: "there is no key file here".into(),
@@ -31,21 +63,17 @@ pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         }
         .into());
     }
-    let mut checked = Vec::with_capacity(files.len());
-    for file in &files {
-        checked.push((file, check(context, file).await?));
-    }
-    let bad = checked.iter().filter(|(_, problem)| problem.is_some()).count();
+    let bad = rows.iter().filter(|row| row.problem.is_some()).count();
     if json {
-        let rows: Vec<_> = checked
+        let rows: Vec<_> = rows
             .iter()
-            .map(|(file, problem)| json!({ "key_file": file.word, "path": file.path, "good": problem.is_none(), "problem": problem }))
+            .map(|row| json!({ "key_file": row.word, "path": row.path, "good": row.problem.is_none(), "problem": row.problem }))
             .collect();
         output::print_json(&json!({ "files": rows }))?;
     } else {
-        for (file, problem) in &checked {
-            let state = problem.as_ref().map_or("good", String::as_str);
-            println!("{:12} {}: {state}", file.word, file.path.display());
+        for row in &rows {
+            let state = row.problem.as_ref().map_or("good", String::as_str);
+            println!("{:12} {}: {state}", row.word, row.path.display());
         }
     }
     if bad == 0 {
@@ -53,7 +81,7 @@ pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     }
     Err(Failure {
         code: exit::KEY,
-        message: format!("{bad} of {} key files cannot be used", checked.len()),
+        message: format!("{bad} of {} key files cannot be used", rows.len()),
         hint: Some("`wal-agent key show` says whom the repository trusts.".into()),
     }
     .into())
@@ -116,7 +144,7 @@ async fn opens_the_newest(repository: &Repository) -> anyhow::Result<Problem> {
         return Ok(None);
     };
     let manifest = repository.manifest(newest).await?;
-    let Some(pack) = manifest.packs.iter().find(|pack| pack.kind == 1) else {
+    let Some(pack) = manifest.packs.iter().find(|pack| pack.holds_data()) else {
         return Ok(None);
     };
     let fetched = repository.fetch_chunks(pack.id, &[0]).await;

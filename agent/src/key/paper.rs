@@ -1,6 +1,8 @@
 //! Keys on paper: printed, split, read again.
 
+use std::fs::DirBuilder;
 use std::io::Read as _;
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
@@ -27,6 +29,16 @@ pub(super) fn export(context: &Context, options: &KeyExportOptions) -> anyhow::R
             .into());
         }
     };
+    if let (Some(parts), Some(threshold)) = (options.parts, options.threshold)
+        && parts < threshold
+    {
+        return Err(Failure {
+            code: crate::exit::USAGE,
+            message: format!("{threshold} parts would be needed, and there are {parts}"),
+            hint: Some("Make --threshold no larger than --parts.".into()),
+        }
+        .into());
+    }
     let key = context.opening_key(role)?;
     let texts = match (options.parts, options.threshold) {
         (Some(parts), Some(threshold)) => paper::split(role, &key, parts, threshold)?,
@@ -38,6 +50,11 @@ pub(super) fn export(context: &Context, options: &KeyExportOptions) -> anyhow::R
         }
         return Ok(());
     };
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(directory)
+        .with_context(|| format!("cannot make \"{}\"", directory.display()))?;
     for (number, text) in (1..).zip(&texts) {
         let path = directory.join(format!("seawall-{}-key-{number}.txt", context.cluster.name));
         create_new_with_mode(&path, text.as_bytes(), 0o600)

@@ -1,15 +1,13 @@
 //! Which key files are here, and whom the repository trusts.
 
 use std::path::PathBuf;
-use std::sync::Arc;
 
-use anyhow::Context as _;
 use serde_json::{Value, json};
 use store::StoreError;
 use store::id::KeyId;
 use store::keys::file::{read_host, role_text};
 use store::keys::{Role, key_id};
-use store::repository::{Period, Repository, SignerRole};
+use store::repository::{Period, SignerRole};
 
 use crate::open::{Context, command_policy};
 use crate::output;
@@ -48,27 +46,10 @@ pub(super) fn files(context: &Context) -> Vec<FileHere> {
         .collect()
 }
 
-/// Opens the repository with whichever key is here; all of them read the periods.
-pub(super) async fn open(context: &Context) -> anyhow::Result<Arc<Repository>> {
-    let keys = &context.config.keys;
-    let policy = command_policy();
-    let opened = if keys.host_key.exists() {
-        return context.repository(policy, &context.host_keys()?).await;
-    } else if keys.has(Role::Maintenance) {
-        let file = context.opening_key(Role::Maintenance)?;
-        Repository::open_as_keeper(context.object_store(policy)?, &file).await
-    } else {
-        let file = context.opening_key(Role::Restore)?;
-        Repository::open_as_restorer(context.object_store(policy)?, &file).await
-    };
-    let cannot = || format!("cannot open the repository at {}", context.config.repository.url);
-    Ok(Arc::new(opened.with_context(cannot)?))
-}
-
 /// Runs the command.
 pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     let files = files(context);
-    let repository = open(context).await?;
+    let repository = context.repository_to_look_at(command_policy()).await?;
     let period = repository.period();
     if json {
         return output::print_json(&as_json(&files, &period));

@@ -225,7 +225,9 @@ impl Looking {
         let misses = self.place.misses();
         let copying = Copying::begin(from, self.place.store(), |_| ()).await?;
         let mut filled = copying.records_and_wal().await?;
-        match filled.conflicts.is_empty() {
+        // Who may confirm alone must have everything. To the other policies it is old WAL that a copy lacks for ever, and no reason to hold new back.
+        let may_lead = filled.lacks == 0 || places.confirm() != Confirm::Any;
+        match filled.conflicts.is_empty() && may_lead {
             true => drop(places.found_whole(&self.place, misses)),
             false => places.found_behind(&self.place),
         }
@@ -249,7 +251,8 @@ impl Looking {
                 self.seen.bytes += filled.bytes;
                 self.seen.looked_us = Some(output::now_us());
                 let waits = filled.waiting.first();
-                self.seen.error = waits.map(|(backup, why)| format!("backup {backup}: {why}"));
+                let waits = waits.map(|(backup, why)| format!("backup {backup}: {why}"));
+                self.seen.error = waits.or_else(|| lacks(&filled));
             }
             Err(error) => {
                 let text = crate::exit::describe(&error.into());
@@ -258,4 +261,16 @@ impl Looking {
             }
         }
     }
+}
+
+/// What a copy will never get, for `status`.
+fn lacks(filled: &Filled) -> Option<String> {
+    let first = filled
+        .conflicts
+        .first()
+        .or(filled.left_out.first().filter(|_| filled.lacks > 0));
+    first.map(|(name, why)| {
+        let others = filled.conflicts.len() + filled.left_out.len() - 1;
+        format!("{name} cannot be copied ({why}), nor can {others} others; a backup of now needs none of them")
+    })
 }

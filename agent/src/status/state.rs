@@ -131,6 +131,7 @@ pub fn watermark(context: &Context) -> Option<Watermark> {
         lineage: state.lineage.parse().ok()?,
         timeline: TimelineId::new(state.timeline)?,
         archived: state.archived_lsn.parse().ok().filter(|lsn: &Lsn| lsn.is_valid())?,
+        may_lag: context.is_copy,
     })
 }
 

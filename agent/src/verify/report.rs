@@ -155,7 +155,7 @@ fn print_text(
     points: &[(Window, Option<i64>)],
 ) {
     println!(
-        "Structure: {} objects, {}, {} backups: names, signatures and references looked at, with the {} key",
+        "Structure: {} objects, {}, {} backups: names, signatures, references and heads of WAL looked at, with the {} key",
         structure.inventory.objects.len(),
         output::bytes(structure.inventory.bytes()),
         structure.manifests.len(),
@@ -193,8 +193,10 @@ fn print_text(
     if findings.len() > SHOWN {
         println!("and {} more; --json prints all", findings.len() - SHOWN);
     }
-    if findings.is_empty() {
-        println!("Nothing is wrong.");
+    match (findings.is_empty(), read) {
+        (true, Some(_)) => println!("Nothing is wrong."),
+        (true, None) => println!("Nothing is wrong with the structure."),
+        (false, _) => {}
     }
 }
 

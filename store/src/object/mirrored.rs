@@ -191,6 +191,12 @@ impl Mirrored {
         &self.places
     }
 
+    /// When something counts as stored.
+    #[must_use]
+    pub fn confirm(&self) -> Confirm {
+        self.confirm
+    }
+
     /// The place that leads.
     #[must_use]
     pub fn source(&self) -> &Arc<Place> {
@@ -447,6 +453,10 @@ impl ObjectStore for Mirrored {
 
     async fn keep_locked(&self, name: &ObjectName) -> Result<(), ObjectError> {
         self.source().store.keep_locked(name).await
+    }
+
+    async fn expiry_rules(&self) -> Result<Option<Vec<String>>, ObjectError> {
+        self.source().store.expiry_rules().await
     }
 
     fn capabilities(&self) -> Capabilities {

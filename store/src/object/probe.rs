@@ -5,12 +5,30 @@ use bytes::Bytes;
 use super::lock::LOCK_PROBES;
 use super::{ByteRange, ErrorClass, ObjectError, ObjectName, ObjectStore, Operation, Outcome, PutNew};
 
-/// Writes `probes/<suffix>` twice with different content and reads it back: `true` only if the second was refused and the
-/// first is still there. `suffix` must be fresh and random. The probe object is deleted if that is permitted.
+/// What a store has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Probed {
+    /// The second object of a name was refused, and the first is still there.
+    pub create_only: bool,
+    /// We may delete.
+    pub may_delete: bool,
+    /// When it was written, by the store's clock, in milliseconds since 1970.
+    pub stored_unix_ms: i64,
+}
+
+/// As [`probe`], for who only asks whether nothing is overwritten.
+///
+/// # Errors
+/// As [`probe`].
+pub async fn probe_create_only(store: &dyn ObjectStore, suffix: &str) -> Result<bool, ObjectError> {
+    Ok(probe(store, suffix).await?.create_only)
+}
+
+/// Writes `probes/<suffix>` twice with different content, reads it back, and tries to delete it. `suffix` must be fresh and random.
 ///
 /// # Errors
 /// The store failed, the suffix is no name, or the probe's name is taken.
-pub async fn probe_create_only(store: &dyn ObjectStore, suffix: &str) -> Result<bool, ObjectError> {
+pub async fn probe(store: &dyn ObjectStore, suffix: &str) -> Result<Probed, ObjectError> {
     let broken = |class, detail: String| {
         ObjectError::new(
             Operation::PutNew,
@@ -32,11 +50,17 @@ pub async fn probe_create_only(store: &dyn ObjectStore, suffix: &str) -> Result<
     }
     let answer = store.put_new(&name, second).await?;
     let kept = store.get(&name, ByteRange::All).await? == first;
-    if let Err(error) = store.delete(&name).await {
+    let stored_unix_ms = store.head(&name).await?.map_or(0, |meta| meta.modified_unix_ms);
+    let deleted = store.delete(&name).await;
+    if let Err(error) = &deleted {
         // A host has no right to delete; prune removes old probes.
         tracing::debug!(object = %name, %error, "probe object stays");
     }
-    Ok(answer == PutNew::AlreadyExists && kept)
+    Ok(Probed {
+        create_only: answer == PutNew::AlreadyExists && kept,
+        may_delete: deleted.is_ok(),
+        stored_unix_ms,
+    })
 }
 
 /// Puts a locked object and tries to delete it: `false` if that works. A service can take locks, give them back, and not keep to them. Whoever may

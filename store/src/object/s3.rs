@@ -29,6 +29,7 @@ use super::{
 
 mod answer;
 mod connect;
+mod expiry;
 pub(super) mod hints;
 mod listing;
 mod lock;
@@ -359,6 +360,10 @@ impl ObjectStore for S3Store {
             Some(keep) => self.lock_on(name, keep).await,
             None => Ok(()),
         }
+    }
+
+    async fn expiry_rules(&self) -> Result<Option<Vec<String>>, ObjectError> {
+        self.rules_over_us().await
     }
 
     fn capabilities(&self) -> Capabilities {

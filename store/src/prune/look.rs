@@ -109,7 +109,10 @@ pub(super) async fn put_list(writer: &Writer, list: &Condemned) -> Result<Object
 }
 
 /// Backups that stay because somebody said so. The name alone counts: a pin that was damaged is one all the same.
-pub(super) async fn pinned(repository: &Repository) -> Result<BTreeSet<BackupId>, StoreError> {
+///
+/// # Errors
+/// The store failed.
+pub async fn pinned(repository: &Repository) -> Result<BTreeSet<BackupId>, StoreError> {
     let listed = list_all(repository.store().as_ref(), &repository.layout().prefix("pins")).await?;
     let pins = listed
         .iter()

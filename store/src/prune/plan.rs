@@ -193,7 +193,7 @@ fn refuse_what_times_cannot_judge(looked: &Looked, policy: &Policy) -> Result<()
     let unprotected = newest.filter(|newest| (protected_ms + 1..i64::MAX).contains(&newest.duration_max_ms));
     if let Some(newest) = unprotected {
         return Err(refused(format!(
-            "backup {} was allowed to take {} s, and retention.grace protects it for {} s only",
+            "backup {} was allowed to take {} s, and retention.grace protects it for {} s only: raise it to four thirds of that, or wait for a backup with a lower duration_max",
             newest.backup,
             newest.duration_max_ms / 1000,
             protected_ms / 1000

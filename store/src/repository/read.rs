@@ -63,8 +63,21 @@ impl Repository {
         Err(error)
     }
 
+    /// Sees that an object could be decrypted with the key that is here, without reading its body. What is not there or damaged says nothing.
+    ///
+    /// # Errors
+    /// The store failed, or the key does not open it.
+    pub async fn opens(&self, name: &ObjectName) -> Result<(), StoreError> {
+        match self.read_header(name).await {
+            Ok(Some((head, header))) => self.session_secret(&head, &header).map(|_| ()),
+            Ok(None) => Ok(()),
+            Err(error) if is_wrong(&error) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// As [`Repository::read_header`], from exactly this place.
-    pub(super) async fn read_header_at(
+    pub(crate) async fn read_header_at(
         &self,
         name: &ObjectName,
         at: &ObjectName,

@@ -113,7 +113,8 @@ fn belongs(named: Named, kind: Kind) -> bool {
     }
 }
 
-fn says_the_same(named: Named, header: &Header) -> bool {
+/// True when the header of an object speaks of what its name does.
+pub(super) fn says_the_same(named: Named, header: &Header) -> bool {
     match named {
         Named::Wal(range) => {
             header.lineage == Some(range.lineage)

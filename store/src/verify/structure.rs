@@ -6,6 +6,7 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use pg::lsn::Lsn;
 use pg::timeline::TimelineId;
 
+use super::heads::wal_heads;
 use super::{Finding, judge, object};
 use crate::catalog::{Coverage, TimelineCoverage};
 use crate::chunk::ChunkReference;
@@ -45,6 +46,8 @@ pub struct Watermark {
     pub timeline: TimelineId,
     /// End of the contiguous archived WAL.
     pub archived: Lsn,
+    /// This is a place that is filled later than where it was archived first: to be behind is no damage.
+    pub may_lag: bool,
 }
 
 /// Looks at all names, reads all small objects and follows all references of all backups.
@@ -56,6 +59,7 @@ pub async fn structure(repository: &Repository, remembered: Option<Watermark>) -
     let mut findings = names(&inventory);
     findings.extend(small_objects(repository, &inventory).await?);
     findings.extend(epochs(repository, &inventory).await?);
+    findings.extend(wal_heads(repository, &inventory).await?);
     let manifests = manifests(repository, &inventory).await?;
     let packs = inventory.packs();
     for manifest in &manifests {
@@ -352,6 +356,7 @@ fn fallen_behind(coverages: &[Coverage], remembered: Watermark) -> Option<Findin
         lineage,
         timeline,
         archived,
+        may_lag,
     } = remembered;
     let coverage = coverages.iter().find(|coverage| coverage.lineage == lineage)?;
     // A stream begins at the end of what was archived: of a new timeline that is the end of another one, of a new lineage nothing.
@@ -360,10 +365,11 @@ fn fallen_behind(coverages: &[Coverage], remembered: Watermark) -> Option<Findin
         return None;
     }
     let what = format!("wal/{lineage}/{}", timeline.hex8());
-    Some(Finding::damage(
-        what,
-        format!("ends at {end}; it was archived up to {archived}"),
-    ))
+    let reason = format!("ends at {end}; it was archived up to {archived}");
+    Some(match may_lag {
+        true => Finding::notice(what, format!("{reason}, and this copy is not filled so far")),
+        false => Finding::damage(what, reason),
+    })
 }
 
 /// True for a timeline that others lead to: only the first one of a lineage may be without history.

@@ -126,7 +126,7 @@ impl S3Options {
     }
 
     pub(super) fn credentials(&self) -> Result<Credentials, ObjectError> {
-        const HINT: &str = "Set access_key_id and secret_access_key in [repository], or AWS_ACCESS_KEY_ID and \
+        const HINT: &str = "Set access_key_id and secret_access_key_file in [repository.s3], or AWS_ACCESS_KEY_ID and \
                             AWS_SECRET_ACCESS_KEY in the environment.";
         let configured = match (&self.access_key_id, &self.secret_access_key) {
             (Some(id), Some(secret)) => Some(S3Credentials {

@@ -207,7 +207,7 @@ async fn what_lay_in_a_lost_pack_is_stored_anew() {
     let inputs = fixture.inputs(None).await;
     let jobs = fixture.jobs(&files);
     let (first, full) = fixture.backup(inputs, jobs.clone()).await.unwrap();
-    let lost = full.packs.iter().find(|need| need.kind == 1).unwrap().id;
+    let lost = full.packs.iter().find(|need| need.holds_data()).unwrap().id;
     let name = fixture.host.layout().pack(lost).unwrap();
     fixture.host.store().delete(&name).await.unwrap();
     let mut inputs = fixture.inputs(Some(first)).await;
