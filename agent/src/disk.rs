@@ -2,6 +2,11 @@
 
 use std::path::Path;
 
+use config::RepositoryUrl;
+
+use crate::health::facts::Disk;
+use crate::open::Context;
+
 /// Bytes of a file system.
 #[derive(Debug, Clone, Copy)]
 pub struct Space {
@@ -9,6 +14,25 @@ pub struct Space {
     pub total_bytes: u64,
     /// That are left for us.
     pub free_bytes: u64,
+}
+
+/// The disks of which a full one stops the archive or the server: of `pg_wal`, of a repository in a directory, of our state.
+pub fn disks(context: &Context, pg_wal: Option<&Path>) -> Vec<Disk> {
+    let repository = match &context.config.repository.url {
+        RepositoryUrl::Local { path } => Some(path.as_path()),
+        RepositoryUrl::S3 { .. } => None,
+    };
+    let state = context.cluster.status.state_directory.as_path();
+    let places = [("pg_wal", pg_wal), ("repository", repository), ("state", Some(state))];
+    let disk = |(what, path): (&str, Option<&Path>)| {
+        let space = space(path?).ok()?;
+        Some(Disk {
+            what: what.to_owned(),
+            total_bytes: space.total_bytes,
+            free_bytes: space.free_bytes,
+        })
+    };
+    places.into_iter().filter_map(disk).collect()
 }
 
 /// Asks the file system of a path on this machine.

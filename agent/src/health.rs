@@ -7,7 +7,7 @@ pub mod alarm;
 pub mod board;
 pub mod facts;
 pub mod metrics;
-mod rules;
+pub mod rules;
 
 pub use alarm::{Alarm, Kind, Severity};
 pub use facts::Facts;

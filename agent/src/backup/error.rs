@@ -167,7 +167,7 @@ impl BackupError {
             BackupError::Sql { source, .. } => return Some(sql_hint(source)),
             BackupError::Identity { .. } => {
                 "Check data_directory and the connection settings in the config: both must name one and the same server. \
-                 After initdb or pg_upgrade it is another cluster: give it an entry and keys of its own with `wal-agent init`."
+                 After initdb or pg_upgrade it is another cluster: `wal-agent adopt` goes on with it."
             }
             BackupError::Promoted | BackupError::TimelineChanged { .. } => {
                 "A base backup cannot span a promotion. Take the backup again."

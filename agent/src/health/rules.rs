@@ -9,7 +9,7 @@ use crate::output;
 /// The disk of `pg_wal` is full so soon that somebody must act now.
 const FULL_WITHIN_S: u64 = 3600;
 /// Clocks that are further apart spoil targets by time.
-const CLOCKS_APART_MAX_MS: i64 = 30_000;
+pub const CLOCKS_APART_MAX_MS: i64 = 30_000;
 /// The server's own finding of a corrupt page is said for so long.
 const CHECKSUM_FAILURE_SHOWN_US: i64 = 7 * 86_400_000_000;
 
@@ -385,7 +385,7 @@ fn job(job: &Job) -> Option<Alarm> {
             kind,
             format!("`{}` on schedule failed at {when}: {why}", job.name),
             format!(
-                "Run `wal-agent {}` by hand once that is mended; the schedule tries again the next time.",
+                "Run `wal-agent {}` by hand once that is mended; the schedule tries again a quarter of an hour later.",
                 job.name
             ),
         )

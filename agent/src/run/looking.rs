@@ -8,7 +8,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use config::RepositoryUrl;
 use pg::conninfo::ConnectOptions;
 use pg::preflight::Severity;
 use store::envelope::Kind;
@@ -26,7 +25,7 @@ use crate::health::facts;
 use crate::init::both_slots;
 use crate::open::Context;
 use crate::status::state_file;
-use crate::{archiver, exit, output, preflight, sql};
+use crate::{archiver, disk, exit, output, preflight, sql};
 
 /// A look that takes longer tells that something does not answer.
 const LOOK_MAX: Duration = Duration::from_secs(20);
@@ -300,38 +299,17 @@ impl Looking {
     }
 
     fn look_at_host(&self) -> facts::Host {
-        let state = &self.context.cluster.status.state_directory;
-        let mut disks: Vec<facts::Disk> = Vec::new();
-        let repository = match &self.context.config.repository.url {
-            RepositoryUrl::Local { path } => Some(path.as_path()),
-            RepositoryUrl::S3 { .. } => None,
-        };
-        let places = [
-            ("pg_wal", self.pg_wal.as_deref()),
-            ("repository", repository),
-            ("state", Some(state)),
-        ];
-        disks.extend(places.into_iter().filter_map(|(what, path)| disk(what, path?)));
         let key = store::keys::file::read_host(&self.context.config.keys.host_key);
         let probe = state_file(&self.context).with_extension("probe");
         let written = store::durable::atomic_write(&probe, b"");
         facts::Host {
-            disks,
+            disks: disk::disks(&self.context, self.pg_wal.as_deref()),
             key_error: key.err().map(|error| error.to_string()),
             state_error: written.err().map(|error| error.to_string()),
             drill: crate::drill::last(&self.context),
             backup_started_us: RunningBackup::read(&self.context).map(|running| running.started_us),
         }
     }
-}
-
-fn disk(what: &str, path: &Path) -> Option<facts::Disk> {
-    let space = crate::disk::space(path).ok()?;
-    Some(facts::Disk {
-        what: what.to_owned(),
-        total_bytes: space.total_bytes,
-        free_bytes: space.free_bytes,
-    })
 }
 
 /// Damaged objects of shares that no later look has found whole.
