@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo deb kill-loop faults outage relations churn generations restore-kills bench loadtest
+.PHONY: help setup build lint test demo deb book kill-loop faults outage relations churn generations restore-kills bench loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -60,6 +60,13 @@ demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 deb: ## build a Debian package (target/deb)
 	$(RELEASE)
 	systemd/package.sh $(TARGET)/release $(TARGET)/deb
+
+# A tool of its own, out of the way of everything else.
+MDBOOK := $(SEAWALL_TEST_CACHE)/mdbook
+book: ## the documentation as a book (target/book)
+	[ -x $(MDBOOK)/bin/mdbook ] || CARGO_TARGET_DIR=$(MDBOOK)/build cargo install --quiet --locked --root $(MDBOOK) --no-default-features mdbook@0.4.52
+	rm -rf $(MDBOOK)/build
+	$(MDBOOK)/bin/mdbook build --dest-dir $(abspath $(TARGET))/book docs/book
 
 kill-loop: setup build ## kill agent and server N times, add up what was lost (N=60 SEED=... ARGS="--major 17 --fresh")
 	$(WITH_SERVERS) target/debug/kill_loop --cycles $(N) $(if $(SEED),--seed $(SEED)) $(ARGS)

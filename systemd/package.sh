@@ -32,6 +32,7 @@ for unit in systemd/*.service systemd/*.timer; do
   put 644 "$unit" "usr/lib/systemd/system/$(basename "$unit")"
 done
 put 644 systemd/seawall.tmpfiles usr/lib/tmpfiles.d/seawall.conf
+put 644 systemd/seawall.sysusers usr/lib/sysusers.d/seawall.conf
 doc=usr/share/doc/seawall
 put 644 README.md "$doc/README.md"
 for text in docs/*.md; do put 644 "$text" "$doc/$(basename "$text")"; done

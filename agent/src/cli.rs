@@ -96,6 +96,8 @@ pub enum Command {
     DropSlots(DropSlotsOptions),
     /// Print alert rules for Prometheus, one for each alarm
     AlertRules,
+    /// Print the reference of every key of the configuration, as Markdown
+    ConfigReference,
     /// Print shell completions
     Completions {
         /// The shell
@@ -120,6 +122,7 @@ impl Command {
                 | Command::Completions { .. }
                 | Command::ManPages { .. }
                 | Command::AlertRules
+                | Command::ConfigReference
         )
     }
 

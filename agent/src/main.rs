@@ -43,6 +43,10 @@ fn main() -> ExitCode {
         cli::completions(shell);
         return ExitCode::from(exit::OK);
     }
+    if let Command::ConfigReference = cli.command {
+        print!("{}", config::reference());
+        return ExitCode::from(exit::OK);
+    }
     if let Command::AlertRules = cli.command {
         print!("{}", alert_rules::rules());
         return ExitCode::from(exit::OK);
@@ -140,6 +144,8 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Drill(options) => Box::pin(drill::run(&context, &options)).await,
         Command::NotifyTest { json } => notify::test(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
-        Command::Completions { .. } | Command::ManPages { .. } | Command::AlertRules => Ok(()),
+        Command::Completions { .. } | Command::ManPages { .. } | Command::AlertRules | Command::ConfigReference => {
+            Ok(())
+        }
     }
 }

@@ -24,6 +24,7 @@ mod notify;
 mod origin;
 mod raw;
 mod reader;
+mod reference;
 mod repository;
 mod schedule;
 mod secret;
@@ -45,6 +46,7 @@ pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};
 pub use notify::{Channel, Email, Notify};
 pub use origin::Origin;
+pub use reference::reference;
 pub use repository::{Credentials, Repository, RepositoryUrl, S3};
 pub use schedule::Schedule;
 pub use secret::SecretText;
@@ -77,7 +79,8 @@ where
 
 /// Like [`load`], but leaves the password files of the PostgreSQL servers alone, and the secrets of those who are notified.
 ///
-/// A restore often runs on a host that has no such file and needs none.
+/// A restore often runs on a host that has no such file and needs none. Nor do mistakes in tables that only the agent reads stop it: they are
+/// in [`Config::passed_over`].
 pub fn load_for_restore<K, V>(path: &Path, env: impl IntoIterator<Item = (K, V)>) -> Result<Config, ConfigErrors>
 where
     K: Into<OsString>,

@@ -293,6 +293,28 @@ fn a_restore_needs_no_password_of_the_server() {
 }
 
 #[test]
+fn a_mistake_in_what_only_the_agent_reads_stops_no_restore() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("seawall.toml");
+    let read = |tables: &str| {
+        std::fs::write(&path, format!("{URL}{tables}")).unwrap();
+        let none = BTreeMap::<String, String>::new();
+        assert!(load(&path, none.clone()).is_err());
+        load_for_restore(&path, none)
+    };
+    let tables = "[cluster.main.retention]\nkeep_dayly = 7\nwindow = \"soon\"\n[cluster.main.schedule]\nbackup = \"x\"\n[notify.me]\n";
+    let passed_over = read(tables).unwrap().passed_over;
+    assert_eq!(passed_over.len(), 4, "{passed_over:?}");
+    for tables in [
+        "[cluster.main.restore]\njobs = \"x\"",
+        "[keys]\nrestore = 1",
+        "[cluster.main.postgres]\nhosts = 1",
+    ] {
+        read(tables).unwrap_err();
+    }
+}
+
+#[test]
 fn defaults_follow_from_other_keys() {
     let config = good(
         "[repository.s3]\nendpoint = \"http://127.0.0.1:8333\"\n[keys]\ndirectory = \"/k\"\n",
@@ -314,4 +336,54 @@ fn the_file_is_named_by_a_variable_or_has_its_place() {
     assert_eq!(default_path([("SEAWALL_CONFIG", "/x.toml")]), Path::new("/x.toml"));
     let errors = load(Path::new("/does/not/exist"), [("A", "b")]).unwrap_err();
     assert!(errors.to_string().starts_with("could not read configuration file"));
+}
+
+/// All documents of the project, by their path.
+fn documents(directory: &Path, found: &mut Vec<std::path::PathBuf>) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            documents(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "md") {
+            found.push(path);
+        }
+    }
+}
+
+#[test]
+fn every_piece_of_configuration_in_the_documents_is_accepted() {
+    let project = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut found = vec![project.join("README.md")];
+    documents(&project.join("docs"), &mut found);
+    let scratch = tempfile::tempdir().unwrap();
+    let file = scratch.path().join("seawall.toml");
+    let mut pieces = 0;
+    for document in found {
+        let text = std::fs::read_to_string(&document).unwrap();
+        for piece in text.split("```toml\n").skip(1) {
+            let piece = piece.split("```").next().unwrap();
+            // A piece begins with a table, or is of the server's; what it lacks to be whole is added.
+            let mut whole = match piece.trim_start().starts_with(['[', '#']) {
+                true => piece.to_owned(),
+                false => format!("[cluster.main.postgres]\n{piece}"),
+            };
+            if !whole.contains("[repository]") {
+                whole = format!("{whole}\n{URL}");
+            }
+            if !whole.contains("[cluster.") {
+                whole = format!("{whole}\n[cluster.main.postgres]\n");
+            }
+            std::fs::write(&file, &whole).unwrap();
+            let read = load_for_restore(&file, [("A", "b")]);
+            let read = read.unwrap_or_else(|errors| panic!("{}:\n{whole}\n{errors}", document.display()));
+            assert!(
+                read.passed_over.is_empty(),
+                "{}:\n{whole}\n{:?}",
+                document.display(),
+                read.passed_over
+            );
+            pieces += 1;
+        }
+    }
+    assert!(pieces > 20, "{pieces}");
 }

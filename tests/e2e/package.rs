@@ -13,7 +13,7 @@ use tests::{install, tree};
 /// `systemd-analyze security`: from 0 (best) to 10.
 const EXPOSURE_MAX: f64 = 2.0;
 
-const FILES: [&str; 17] = [
+const FILES: [&str; 19] = [
     "usr/bin/wal-agent",
     "usr/bin/wal-restore",
     "usr/lib/systemd/system/seawall.service",
@@ -22,6 +22,8 @@ const FILES: [&str; 17] = [
     "usr/lib/systemd/system/seawall-verify.timer",
     "usr/lib/systemd/system/seawall-prune.timer",
     "usr/lib/tmpfiles.d/seawall.conf",
+    "usr/lib/sysusers.d/seawall.conf",
+    "usr/share/doc/seawall/FIRST_RESTORE.md",
     "usr/share/doc/seawall/OPERATIONS.md",
     "usr/share/doc/seawall/FORMAT.md",
     "usr/share/doc/seawall/ALARMS.md",
