@@ -186,3 +186,65 @@ fn a_drill_fails_on_everything_that_would_spoil_a_restore() {
         Ok(())
     });
 }
+
+#[test]
+fn a_drill_fails_on_a_lost_history_a_wrong_timeline_and_a_truncated_relation() {
+    case("drill_timelines", async |scratch| {
+        let (cluster, seawall) = stage(&scratch, |config| {
+            config.set("cluster.main.drill.assertions", vec!["SELECT count(*) = 5500 FROM t".to_owned()])
+        })
+        .await?;
+        let agent = seawall.run().await?;
+        cluster.switch_timeline().await?;
+        cluster.wait_promoted(DEADLINE).await?;
+        cluster
+            .exec("insert into t select i, md5(i::text) from generate_series(5001, 5500) i")
+            .await?;
+        seawall.wait_archived(&cluster).await?;
+        agent.stop(DEADLINE).await?;
+        let (code, report, said) = drill(&seawall, &[]).await?;
+        ensure!(code == 0, "{report} {said}");
+        let fails = async |what: &str| -> Result<()> {
+            let (code, report, said) = drill(&seawall, &[]).await?;
+            ensure!(code != 0 && report["passed"] == false, "{what}: {code} {report} {said}");
+            ensure!(left(&scratch)?.is_empty(), "{what}: {:?}", left(&scratch)?);
+            println!("{what}: {}", report["error"]);
+            Ok(())
+        };
+
+        let wal = objects(&seawall, "wal")?;
+        let is_of_second = |path: &&PathBuf| path.iter().any(|part| part == "00000002");
+        let second: Vec<&PathBuf> = wal.iter().filter(is_of_second).collect();
+        let histories: Vec<&PathBuf> = second
+            .iter()
+            .copied()
+            .filter(|path| path.to_string_lossy().contains("history"))
+            .collect();
+        ensure!(histories.len() == 1 && second.len() > 1, "{wal:?}");
+        // Without its history nobody knows how the timeline is reached; with nothing left of it the restore ends on the one before.
+        for (what, taken) in [("a lost history", &histories), ("a wrong timeline", &second)] {
+            let mut kept = Vec::new();
+            for path in taken {
+                kept.push((path, fs::read(path)?));
+                fs::remove_file(path)?;
+            }
+            fails(what).await?;
+            for (path, bytes) in kept {
+                fs::create_dir_all(path.parent().unwrap())?;
+                tests::scratch::write_private(path, &bytes)?;
+            }
+        }
+
+        // A disk that lost the end of a file, unnoticed until it was backed up.
+        let relation = cluster.query_one("select pg_relation_filepath('t')").await?;
+        cluster.stop(tests::StopMode::Fast).await?;
+        let file = fs::OpenOptions::new().write(true).open(cluster.data_directory().join(relation))?;
+        file.set_len(8192 * 10)?;
+        cluster.start().await?;
+        let agent = seawall.run().await?;
+        seawall.backup().await?;
+        seawall.wait_archived(&cluster).await?;
+        agent.stop(DEADLINE).await?;
+        fails("a truncated relation").await
+    });
+}
