@@ -13,7 +13,7 @@ use store::inventory::Named;
 use store::layout::WalName;
 use store::manifest::Manifest;
 use store::object::{ObjectName, list_all};
-use store::repair::{bring_back, whole_in};
+use store::repair::{bring_back, whole_in, would_come_back};
 use store::repository::{MadeUp, Repository};
 use store::verify::{Finding, Severity, Structure, excuse, is_damaged, structure};
 
@@ -227,16 +227,19 @@ async fn from_elsewhere(
                 continue;
             }
         };
-        let lies_at = match dry_run {
-            true => None,
-            false => match bring_back(repository, &broken.name, bytes, output::now_us()).await? {
-                Some(name) => Some(name),
-                None => {
-                    tracing::error!(object = %broken.name, place = %place.name,
+        let comes_back = match dry_run {
+            true => would_come_back(repository, &broken.name, &bytes).await?.then_some(None),
+            false => bring_back(repository, &broken.name, bytes, output::now_us())
+                .await?
+                .map(Some),
+        };
+        let lies_at = match comes_back {
+            Some(lies_at) => lies_at,
+            None => {
+                tracing::error!(object = %broken.name, place = %place.name,
                         "it is whole there, but what is left of it here does not tell that this is the same: whoever may delete takes it away here, and puts what the other place has");
-                    continue;
-                }
-            },
+                continue;
+            }
         };
         return Ok(Some(Mended {
             from: format!("\"{}\"", place.name),

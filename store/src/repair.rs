@@ -69,6 +69,14 @@ pub async fn bring_back(
     add_spare(repository, name, bytes, now_us).await
 }
 
+/// True when [`bring_back`] would: nothing is there, or what is there tells that this is the same.
+///
+/// # Errors
+/// The store failed.
+pub async fn would_come_back(repository: &Repository, name: &ObjectName, bytes: &Bytes) -> Result<bool, StoreError> {
+    Ok(is_missing(repository, name).await? || repository.would_count(name, bytes).await?)
+}
+
 /// Stores a spare of an object, and reads it back. Gives its name; none when it would not count.
 ///
 /// # Errors

@@ -202,7 +202,7 @@ fn a_command_ends_where_the_shell_ends_it() {
         commands(text),
         [
             "wal-agent key show --json ",
-            "wal-agent prune   --dry-run",
+            "wal-agent prune    --dry-run",
             "wal-restore list "
         ]
     );

@@ -191,14 +191,17 @@ fn a_drill_fails_on_everything_that_would_spoil_a_restore() {
 fn a_drill_fails_on_a_lost_history_a_wrong_timeline_and_a_truncated_relation() {
     case("drill_timelines", async |scratch| {
         let (cluster, seawall) = stage(&scratch, |config| {
-            config.set("cluster.main.drill.assertions", vec!["SELECT count(*) = 5500 FROM t".to_owned()])
+            config.set(
+                "cluster.main.drill.assertions",
+                vec!["SELECT count(*) = 5500 FROM t".to_owned()],
+            )
         })
         .await?;
         let agent = seawall.run().await?;
         cluster.switch_timeline().await?;
         cluster.wait_promoted(DEADLINE).await?;
         cluster
-            .exec("insert into t select i, md5(i::text) from generate_series(5001, 5500) i")
+            .exec("insert into t select i, md5(i::text) from generate_series(5001, 5500) i; select pg_switch_wal()")
             .await?;
         seawall.wait_archived(&cluster).await?;
         agent.stop(DEADLINE).await?;
@@ -212,7 +215,8 @@ fn a_drill_fails_on_a_lost_history_a_wrong_timeline_and_a_truncated_relation() {
             Ok(())
         };
 
-        let wal = objects(&seawall, "wal")?;
+        let mut wal = objects(&seawall, "wal")?;
+        wal.extend(objects(&seawall, "tail")?);
         let is_of_second = |path: &&PathBuf| path.iter().any(|part| part == "00000002");
         let second: Vec<&PathBuf> = wal.iter().filter(is_of_second).collect();
         let histories: Vec<&PathBuf> = second
@@ -238,7 +242,9 @@ fn a_drill_fails_on_a_lost_history_a_wrong_timeline_and_a_truncated_relation() {
         // A disk that lost the end of a file, unnoticed until it was backed up.
         let relation = cluster.query_one("select pg_relation_filepath('t')").await?;
         cluster.stop(tests::StopMode::Fast).await?;
-        let file = fs::OpenOptions::new().write(true).open(cluster.data_directory().join(relation))?;
+        let file = fs::OpenOptions::new()
+            .write(true)
+            .open(cluster.data_directory().join(relation))?;
         file.set_len(8192 * 10)?;
         cluster.start().await?;
         let agent = seawall.run().await?;

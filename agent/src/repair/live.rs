@@ -111,8 +111,10 @@ impl Ways {
             return Ok(None);
         };
         let is_all = rebuilt.held == rebuilt.chunks;
+        let is_gone = is_missing(&self.repository, &broken.name).await?;
         let lies_at = match dry_run {
-            true => None,
+            true if self.repository.would_count(&broken.name, &rebuilt.bytes).await? => None,
+            true => return Ok(None),
             false => match add_spare(&self.repository, &broken.name, rebuilt.bytes, output::now_us()).await? {
                 None => return Ok(None),
                 lies_at => lies_at,
@@ -120,7 +122,7 @@ impl Ways {
         };
         // What is left of the pack itself may hold the rest. Of one that is missing nobody knows what else it had.
         let is_whole = match &lies_at {
-            Some(_) if is_missing(&self.repository, &broken.name).await? => false,
+            _ if is_gone => false,
             Some(_) => is_all || self.repository.made_up(&broken.name).await? == MadeUp::Wholly,
             None => is_all,
         };

@@ -167,7 +167,10 @@ impl Repository {
     }
 
     /// True when these bytes would count as a spare.
-    pub(crate) async fn would_count(&self, name: &ObjectName, bytes: &Bytes) -> Result<bool, StoreError> {
+    ///
+    /// # Errors
+    /// The store failed, or they are no such object.
+    pub async fn would_count(&self, name: &ObjectName, bytes: &Bytes) -> Result<bool, StoreError> {
         let (head, header) = self.head_of(name, bytes)?;
         Ok(self.left_of(name).await?.is_made_up_by(&head, &header).is_some())
     }
