@@ -52,10 +52,13 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     report.add(look::clocks(&client, &probed).await?);
     report.add(look::disks(context, &client).await);
     if is_refused {
-        preflight::refuse(findings)?;
+        report.fail(preflight::refuse(findings).map(drop))?;
         return Ok(());
     }
-    let archived = wal::round_trip(&client, &repository, &lineage, pushes).await?;
+    let archived = match wal::round_trip(&client, &repository, &lineage, pushes).await {
+        Ok(archived) => archived,
+        Err(error) => return report.fail(Err(error)),
+    };
     let what = match sql::is_standby(&client).await? {
         true => "what the standby has, up to",
         false => "a record written at",

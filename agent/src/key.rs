@@ -49,6 +49,23 @@ struct Root {
 
 /// Opens the repository with the root key.
 async fn root(context: &Context) -> anyhow::Result<Root> {
+    let root = root_of_now_or_before(context).await?;
+    let trusted = root.repository.period().root().map(|root| root.id());
+    if trusted.is_some_and(|trusted| trusted != root.signing.verifying().id()) {
+        let path = context.config.keys.origin(Role::Restore);
+        return Err(Failure {
+            code: crate::exit::KEY,
+            message: format!("\"{}\" does not say any more who is trusted: it was replaced by another restore key", path.display()),
+            hint: Some("Use the file that `wal-agent key rotate restore` made then: name it as restore_key under [keys]. Where that was interrupted, \
+                        run it again.".into()),
+        }
+        .into());
+    }
+    Ok(root)
+}
+
+/// The same with a root key that has handed over already: a rotation that was interrupted in between goes on with it.
+async fn root_of_now_or_before(context: &Context) -> anyhow::Result<Root> {
     let path = context.config.keys.origin(Role::Restore);
     let file = context.opening_key(Role::Restore)?;
     let signing = file.signing().map_err(|_| {
@@ -61,21 +78,6 @@ async fn root(context: &Context) -> anyhow::Result<Root> {
     let opened = Repository::open_as_restorer(store, &file).await;
     let repository =
         opened.with_context(|| format!("cannot open the repository at {}", context.config.repository.url))?;
-    let trusted = repository.period().root().map(|root| root.id());
-    if trusted.is_some_and(|trusted| trusted != signing.verifying().id()) {
-        return Err(Failure {
-            code: crate::exit::KEY,
-            message: format!(
-                "\"{}\" does not say any more who is trusted: it was replaced by another restore key",
-                path.display()
-            ),
-            hint: Some(
-                "Use the file that `wal-agent key rotate restore` made then: name it as restore_key under [keys]."
-                    .into(),
-            ),
-        }
-        .into());
-    }
     Ok(Root {
         repository: Arc::new(repository),
         file,

@@ -15,7 +15,7 @@ use store::manifest::Manifest;
 use store::object::{ObjectName, list_all};
 use store::repair::{bring_back, whole_in, would_come_back};
 use store::repository::{MadeUp, Repository};
-use store::verify::{Finding, Severity, Structure, excuse, is_damaged, structure};
+use store::verify::{Finding, Severity, Structure, excuse, excuse_covered, is_damaged, structure};
 
 use crate::cli::RepairOptions;
 use crate::exit::Failure;
@@ -82,6 +82,7 @@ async fn look(
         .await?;
         findings.extend(read.findings);
     }
+    excuse_covered(repository.layout(), &structure.coverages, &mut findings);
     excuse(repository, &mut findings).await?;
     let mut wanted = Vec::new();
     for finding in findings.into_iter().filter(|finding| !repaired.has(&finding.object)) {

@@ -5,6 +5,7 @@
 //! Only [`peers`] measures whole programs, and needs a server and those of others.
 
 pub mod dataset;
+pub mod floors;
 pub mod measure;
 pub mod null_store;
 pub mod peers;

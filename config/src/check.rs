@@ -18,8 +18,8 @@ use crate::reader::{Outcome, Reader};
 use crate::repository;
 use crate::schedule::Schedule;
 
-/// Tables of a cluster that a restore does not read.
-const OF_THE_AGENT: [&str; 7] = ["wal", "backup", "retention", "drill", "objectives", "schedule", "http"];
+/// Tables of a cluster that a restore does not read: `--prove` reads the assertions of `drill`.
+const OF_THE_AGENT: [&str; 6] = ["wal", "backup", "retention", "objectives", "schedule", "http"];
 /// PostgreSQL's names have 63 bytes; a second slot is named like the first with `_overlap`.
 const SLOT_BYTES_MAX: usize = 63 - "_overlap".len();
 

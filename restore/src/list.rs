@@ -10,6 +10,7 @@ use store::catalog::Coverage;
 use store::manifest::Manifest;
 use store::records::Lineage;
 use store::repository::Repository;
+use store::verify::is_wrong;
 
 use crate::error::{RestoreError, Result};
 use crate::plan::{bytes_text, lsn_text, time_text};
@@ -172,7 +173,18 @@ async fn windows(
             continue;
         }
         covered_to = contiguous;
-        let last = Scanner::new(repository, coverage, route).last(manifest).await?;
+        let last = match Scanner::new(repository, coverage, route).last(manifest).await {
+            // Everything else can be shown all the same.
+            Err(RestoreError::Store(error)) if is_wrong(&error) => {
+                tracing::warn!(%error, "the end of this stretch cannot be read");
+                None
+            }
+            Err(error @ RestoreError::Vanished { .. }) => {
+                tracing::warn!(%error, "the end of this stretch was just replaced");
+                None
+            }
+            last => last?,
+        };
         out.push(WindowRow {
             lineage: manifest.lineage.to_string(),
             timeline: route.timeline().as_u32(),

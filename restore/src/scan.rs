@@ -12,10 +12,11 @@ use pg::lsn::Lsn;
 use store::StoreError;
 use store::catalog::Coverage;
 use store::envelope::WalFacts;
-use store::layout::WalRange;
+use store::layout::{WalName, WalRange};
 use store::manifest::Manifest;
 use store::object::ErrorClass;
 use store::repository::Repository;
+use store::verify::is_wrong;
 
 use crate::error::{RestoreError, Result};
 use crate::route::{Piece, Route};
@@ -75,7 +76,8 @@ impl<'a> Scanner<'a> {
                     continue;
                 }
                 Ok(None) => vanished(&range),
-                Err(error) if error.is_untrusted() => error.into(),
+                Err(error) if error.is_not_found() => vanished(&range),
+                Err(error) if is_wrong(&error) => error.into(),
                 Err(error) => return Err(error.into()),
             };
             self.unread.insert(key(&range), unread);
@@ -227,9 +229,9 @@ impl<'a> Scanner<'a> {
         Ok(last.filter(|found| found.start >= from))
     }
 
-    /// Time of the last transaction before a backup began, as far as archived WAL tells: what of it is damaged tells nothing, and no restore
-    /// from that backup needs it.
-    pub(crate) async fn before(&mut self, manifest: &Manifest) -> Result<Option<i64>> {
+    /// Time of the last transaction before a backup began, as far as archived WAL tells. What of it is damaged tells nothing, and no restore
+    /// from that backup needs it; where others hold the same it is an error all the same, for who looks there.
+    pub(crate) async fn before(&mut self, manifest: &Manifest) -> Result<Before> {
         let start = Lsn::new(manifest.start_lsn);
         let segment = self.route.size.start_containing(start);
         let reach = Lsn::new(segment.as_u64().saturating_sub(LOOK_BACK_BYTES));
@@ -237,11 +239,11 @@ impl<'a> Scanner<'a> {
         for window in earlier.chunks(HEADER_WINDOW) {
             self.read_facts(window).await?;
         }
-        let mut known = None;
+        let mut before = Before::default();
         for piece in &earlier {
             match self.facts_of(piece) {
-                Ok(facts) => known = known.max(facts.time_highest_us),
-                Err(error) => passed_over(error)?,
+                Ok(facts) => before.commit_us = before.commit_us.max(facts.time_highest_us),
+                Err(error) => before.lacks(error, self.repository, self.coverage)?,
             }
         }
         let prefix = start.distance_from(segment);
@@ -250,11 +252,11 @@ impl<'a> Scanner<'a> {
             && self.route.contiguous_end(self.coverage, segment) >= start
         {
             match self.search(manifest, segment, start, Lsn::ZERO, &|_| false).await {
-                Ok(seen) => known = known.max(seen.last_commit_us),
-                Err(error) => passed_over(error)?,
+                Ok(seen) => before.commit_us = before.commit_us.max(seen.last_commit_us),
+                Err(error) => before.lacks(error, self.repository, self.coverage)?,
             }
         }
-        Ok(known)
+        Ok(before)
     }
 
     async fn search(
@@ -290,14 +292,31 @@ fn hides_a_record(piece: &Piece, facts: &WalFacts, known_end: Option<Lsn>) -> bo
     comes_over && facts.first_record.is_none_or(|first| first >= piece.from.as_u64())
 }
 
-/// Damage of what is not needed.
-fn passed_over(error: RestoreError) -> Result<()> {
-    match &error {
-        RestoreError::Store(damage) if damage.is_untrusted() => {
-            tracing::warn!(%error, "WAL from before the backup cannot be read; it is not needed");
-            Ok(())
+/// What is known of the time before a backup.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Before {
+    /// Of the last transaction.
+    pub(crate) commit_us: Option<i64>,
+    /// Some of it could not be read: there may have been a later one.
+    pub(crate) is_in_doubt: bool,
+}
+
+impl Before {
+    /// Goes on without an object that cannot be read, unless others hold the same: then these are to be read.
+    fn lacks(&mut self, error: RestoreError, repository: &Repository, coverage: &Coverage) -> Result<()> {
+        let store = match &error {
+            RestoreError::Store(store) if is_wrong(store) && !store.is_not_found() => store,
+            _ => return Err(error),
+        };
+        let name = store.damaged_object();
+        let range = name.and_then(|name| repository.layout().parse_wal(name));
+        let is_held_twice = matches!(range, Some(WalName::Range(range)) if coverage.can_do_without(&range));
+        if is_held_twice || matches!(store, StoreError::Untrusted { .. }) {
+            return Err(error);
         }
-        _ => Err(error),
+        tracing::warn!(%error, "WAL from before the backup cannot be read; it is not needed");
+        self.is_in_doubt = true;
+        Ok(())
     }
 }
 

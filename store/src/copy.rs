@@ -8,6 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
 
 use crate::error::StoreError;
@@ -237,7 +238,13 @@ impl<'a, P: Fn(u64) + Sync> Copying<'a, P> {
 
     async fn one(&self, name: &ObjectName) -> Result<Filled, StoreError> {
         let mut filled = Filled::default();
-        let (bytes, is_revoked) = match self.from.read_checked(name).await {
+        let read = match self.from.was_revoked_since(name).await {
+            // Its bytes are of no use there.
+            Ok(true) => Ok((Bytes::new(), true)),
+            Ok(false) => self.from.read_checked(name).await,
+            Err(error) => Err(error),
+        };
+        let (bytes, is_revoked) = match read {
             Ok(read) => read,
             // Deleted since it was listed.
             Err(error) if error.is_not_found() => return Ok(filled),

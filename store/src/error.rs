@@ -169,7 +169,7 @@ impl StoreError {
             StoreError::Damaged { name, .. } | StoreError::Untrusted { name, .. } | StoreError::TooNew { name, .. } => {
                 Some(name)
             }
-            StoreError::Object(error) if self.is_damage() => Some(error.name()),
+            StoreError::Object(error) if self.is_damage() || error.is_unreadable() => Some(error.name()),
             _ => None,
         }
     }

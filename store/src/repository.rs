@@ -20,6 +20,7 @@ pub use fence::{Fence, LOOK_AGE_MAX};
 pub use maps::{Maps, WholeMap};
 pub use parts::{FetchedPack, OpenPack, PackPart, PartRange};
 pub use period::{Period, PeriodRecipient, SealedPeriodKey, Signer, SignerRole};
+pub(crate) use read::REVOKED;
 pub use read::ReadObject;
 pub use spares::MadeUp;
 pub use writer::{NewObject, Put, Writer};

@@ -10,13 +10,14 @@ mod object;
 mod share;
 mod structure;
 
-pub use excuse::excuse;
+pub use excuse::{excuse, excuse_covered};
 pub use object::{Depth, is_damaged, object};
 pub use share::Share;
 pub use structure::{Structure, Watermark, structure};
 
 use crate::error::StoreError;
 use crate::object::{ErrorClass, ObjectName, Operation};
+use crate::repository::REVOKED;
 
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -38,6 +39,8 @@ pub struct Finding {
     pub reason: String,
     /// It is the object itself that cannot be read, or is not there; not something that it leads to.
     pub is_its_own: bool,
+    /// Somebody has signed it who never was one of us.
+    pub is_planted: bool,
 }
 
 impl Finding {
@@ -47,6 +50,7 @@ impl Finding {
             severity: Severity::Damage,
             reason: reason.to_string(),
             is_its_own: false,
+            is_planted: false,
         }
     }
 
@@ -64,6 +68,7 @@ fn judge<T>(name: &ObjectName, result: Result<T, StoreError>) -> Result<Result<T
         Ok(value) => Ok(Ok(value)),
         Err(error) if is_wrong(&error) => Ok(Err(Finding {
             is_its_own: true,
+            is_planted: matches!(&error, StoreError::Untrusted { reason, .. } if *reason != REVOKED),
             ..Finding::damage(name, chain(&error))
         })),
         Err(error) => Err(error),
@@ -71,7 +76,8 @@ fn judge<T>(name: &ObjectName, result: Result<T, StoreError>) -> Result<Result<T
 }
 
 /// True when an object is missing, damaged, planted, foreign or of a version that it cannot be of.
-pub(crate) fn is_wrong(error: &StoreError) -> bool {
+#[must_use]
+pub fn is_wrong(error: &StoreError) -> bool {
     match error {
         // A bad sector is damage of what lies there; a store that is away, or a right that is missing, is not.
         StoreError::Object(error) if error.operation() == Operation::Get && error.class() == ErrorClass::Permanent => {

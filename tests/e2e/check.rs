@@ -46,7 +46,7 @@ fn a_record_is_written_archived_and_read_back_and_what_is_missing_is_named() {
             .collect::<Result<_>>()?;
         assert_eq!(areas, ["server", "keys", "repository", "clocks", "disks", "WAL"]);
 
-        // A key that is named and a copy that is configured are missed.
+        // A copy that is configured is missed; a key that is named may be on another machine.
         let config = seawall
             .config
             .clone()
@@ -57,11 +57,11 @@ fn a_record_is_written_archived_and_read_back_and_what_is_missing_is_named() {
             )?;
         let lacking = Seawall::configure_as(config, "lacking")?;
         let checked = lacking.agent.run(&["check", "--json"]).await?;
-        assert_eq!(checked.code(), REFUSED, "{}", checked.stderr);
+        assert_eq!(checked.code(), 0, "{}", checked.stderr);
         let check = checked.json()?;
-        let (errors, warnings) = (problems(&check, "error")?, problems(&check, "warning")?);
+        let (notices, warnings) = (problems(&check, "notice")?, problems(&check, "warning")?);
         ensure!(
-            errors.len() == 1 && errors[0].contains("/does/not/exist.key"),
+            notices.iter().any(|notice| notice.contains("/does/not/exist.key")),
             "{check}"
         );
         ensure!(warnings.iter().any(|warning| warning.contains("\"second\"")), "{check}");

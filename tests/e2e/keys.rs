@@ -179,6 +179,40 @@ fn keys_are_replaced_one_by_one_and_what_was_stored_stays_readable() {
 }
 
 #[test]
+fn a_rotation_of_the_restore_key_that_was_interrupted_is_gone_on_with() {
+    case("keys_interrupted", async |scratch| {
+        let (cluster, seawall) = stage(&scratch).await?;
+        let keys = keys(&scratch);
+        more(&cluster, &seawall).await?;
+        key(&seawall, &["rotate", "restore"]).await?;
+        // As it was when the new key had signed nothing yet: the root has changed hands, and the old key is a recipient still.
+        let periods = seawall.repository().join("clusters").join(CLUSTER).join("keys");
+        let mut by_age = Vec::new();
+        for entry in fs::read_dir(&periods)? {
+            let path = entry?.path();
+            by_age.push((fs::metadata(&path)?.modified()?, path));
+        }
+        by_age.sort();
+        fs::remove_file(&by_age.pop().unwrap().1)?;
+        fs::rename(keys.join("restore.key"), keys.join("restore.key.new"))?;
+        let replaced = fs::read_dir(&keys)?
+            .map(|entry| Ok(entry?.path()))
+            .collect::<Result<Vec<_>>>()?;
+        let is_replaced = |path: &&PathBuf| path.to_string_lossy().contains("restore.key.replaced-");
+        fs::rename(replaced.iter().find(is_replaced).unwrap(), keys.join("restore.key"))?;
+
+        let refused = seawall.agent.run(&["key", "rotate", "host"]).await?;
+        assert_eq!(refused.code(), KEY, "{}", refused.stderr);
+        key(&seawall, &["rotate", "restore"]).await?;
+        key(&seawall, &["check"]).await?;
+        key(&seawall, &["rotate", "host"]).await?;
+        more(&cluster, &seawall).await?;
+        assert_eq!(rows(&seawall, "after", &["--target", "latest"]).await?, "200");
+        Ok(())
+    });
+}
+
+#[test]
 fn what_a_revoked_host_writes_does_not_count_and_the_next_backup_sends_everything_again() {
     case("keys_revoke", async |scratch| {
         let (cluster, seawall) = stage(&scratch).await?;

@@ -15,6 +15,9 @@ use crate::health::rules::CLOCKS_APART_MAX_MS;
 use crate::open::{Context, command_policy, requests};
 use crate::{disk, key, output, preflight, sql};
 
+const RULE_HINT: &str =
+    "Remove that lifecycle rule, or have it spare this prefix: `wal-agent prune` is what deletes here.";
+
 /// Settings and rights, and whether somebody streams from the slot.
 pub(super) async fn server(
     context: &Context,
@@ -51,8 +54,12 @@ pub(super) async fn keys(context: &Context) -> anyhow::Result<Area> {
     for file in checked {
         if let Some(problem) = file.problem {
             let hint = "`wal-agent key show` says whom the repository trusts.";
+            let severity = match file.is_elsewhere {
+                true => Severity::Notice,
+                false => Severity::Error,
+            };
             area.find(
-                Severity::Error,
+                severity,
                 format!("{} {}: {problem}", file.word, file.path.display()),
                 hint,
             );
@@ -92,7 +99,7 @@ pub(super) async fn repository(context: &Context, repository: &Repository) -> an
         return Ok((area, probed));
     }
     if probed.may_delete && !store.capabilities().locks {
-        let hint = "Take the right to delete from this key: OPERATIONS, \"The repository on S3\"; or lock objects (lock = \"14d\").";
+        let hint = "Take the right to delete from this key: OPERATIONS, \"The repository on S3\"; or lock objects (object_lock and lock_for).";
         area.find(
             Severity::Warning,
             "this host may delete objects: who takes it over can delete all backups".into(),
@@ -104,9 +111,11 @@ pub(super) async fn repository(context: &Context, repository: &Repository) -> an
         Ok(None) => Some(String::new()),
         Ok(Some(rules)) => {
             for rule in rules {
-                let hint =
-                    "Remove that lifecycle rule, or have it spare this prefix: `wal-agent prune` is what deletes here.";
-                area.find(Severity::Error, format!("a lifecycle rule of the bucket {rule}"), hint);
+                area.find(
+                    Severity::Error,
+                    format!("a lifecycle rule of the bucket {rule}"),
+                    RULE_HINT,
+                );
             }
             None
         }
@@ -126,9 +135,9 @@ pub(super) async fn copies(context: &Context, repository: &Repository) -> anyhow
     let mut areas = Vec::new();
     for (name, place) in &context.config.copies {
         let opened = config::open::object_store(place, requests(command_policy())).map_err(StoreError::from);
-        let described = match opened {
-            Ok(store) => describe(store.as_ref()).await,
-            Err(error) => Err(error),
+        let (described, rules) = match opened {
+            Ok(store) => (describe(store.as_ref()).await, store.expiry_rules().await),
+            Err(error) => (Err(error), Ok(None)),
         };
         let mut area = Area::good("copy", format!("\"{name}\" at {}", place.url));
         match described {
@@ -143,6 +152,13 @@ pub(super) async fn copies(context: &Context, repository: &Repository) -> anyhow
                 format!("\"{name}\" cannot be read: {error}"),
                 format!("Where it was never made: `wal-agent copy {name}`."),
             ),
+        }
+        for rule in rules.ok().flatten().unwrap_or_default() {
+            area.find(
+                Severity::Error,
+                format!("a lifecycle rule of \"{name}\" {rule}"),
+                RULE_HINT,
+            );
         }
         areas.push(area);
     }

@@ -73,6 +73,15 @@ impl Report {
         self.areas.push(area);
     }
 
+    /// The end of one that could not be finished: what was found is printed all the same.
+    pub(super) fn fail(self, failed: anyhow::Result<()>) -> anyhow::Result<()> {
+        let error = failed.as_ref().err().map(|error| format!("{error:#}"));
+        match (self.end(json!({ "error": error })), failed) {
+            (_, Err(error)) | (Err(error), Ok(())) => Err(error),
+            (Ok(()), Ok(())) => Ok(()),
+        }
+    }
+
     /// The end: JSON, and an error where something must be mended.
     pub(super) fn end(self, figures: Value) -> anyhow::Result<()> {
         let of = |area: &Area, finding: &Finding| {

@@ -62,13 +62,13 @@ pub(super) async fn round_trip(
 async fn read_back(repository: &Repository, lineage: &Lineage, range: &WalRange) -> anyhow::Result<()> {
     let name = repository.layout().wal(range, segment_size(lineage)?)?;
     let head = repository.store().head(&name).await?;
-    let meta = head.with_context(|| format!("{name} was archived just now, and is not there"))?;
+    let meta = head.with_context(|| format!("{name} has the newest WAL, and is not there"))?;
     match object(repository, Named::Wal(*range), &meta).await? {
         Ok(_) => Ok(()),
         Err(finding) => Err(Failure {
             code: exit::DAMAGED,
             message: format!(
-                "{name} was archived just now, and is not what was written: {}",
+                "{name} has the newest WAL, and is not what was written: {}",
                 finding.reason
             ),
             hint: Some("The store, or the way to it, damages data: do not rely on it.".into()),
@@ -80,6 +80,11 @@ async fn read_back(repository: &Repository, lineage: &Lineage, range: &WalRange)
 /// Writes a record on a primary; on a standby takes what is there.
 async fn write_record(client: &tokio_postgres::Client) -> anyhow::Result<Lsn> {
     if !sql::is_standby(client).await? {
+        // Else it would wait for whoever commits wait for: that he does not answer is what is asked here.
+        client
+            .batch_execute("SET synchronous_commit = local")
+            .await
+            .context("cannot change a setting of the session")?;
         client
             .query_one(
                 "SELECT pg_catalog.pg_logical_emit_message(true, 'seawall', 'check')::text",
@@ -124,10 +129,12 @@ async fn wait_until_archived(
             .and_then(|timeline| coverage.timelines.get(&timeline));
         let contiguous = newest.and_then(|timeline| timeline.contiguous_end(segment));
         let holds = |range: &&WalRange| range.start < target && range.end >= target;
+        // Of several that hold the same the newest, which came now.
+        let newest_of = |ranges: &[WalRange]| ranges.iter().filter(holds).max_by_key(|range| range.epoch).copied();
         if contiguous.is_some_and(|end| end >= target)
-            && let Some(range) = newest.and_then(|timeline| timeline.ranges.iter().find(holds))
+            && let Some(range) = newest.and_then(|timeline| newest_of(&timeline.ranges))
         {
-            return Ok(*range);
+            return Ok(range);
         }
         let end = newest.and_then(TimelineCoverage::end);
         if begun.elapsed() > ARCHIVE_LIMIT {

@@ -11,7 +11,7 @@ use store::records::LedgerEntry;
 use store::repository::{Period, Repository, Signer, SignerRole, Writer};
 use store::seal::Secret32;
 
-use super::{Root, root};
+use super::{Root, root, root_of_now_or_before};
 use crate::cli::{KeyRevokeOptions, Since};
 use crate::exit::Failure;
 use crate::open::{Context, command_policy, host_name};
@@ -116,6 +116,7 @@ pub(super) async fn rotate_restore(context: &Context) -> anyhow::Result<()> {
     let file = if new.exists() {
         context.opening_key_in(&new, Role::Restore)?
     } else {
+        root(context).await?;
         let before = context.opening_key_in(path, Role::Restore)?;
         let file = fresh_root(&before)?;
         write_opening(&new, Role::Restore, &file)?;
@@ -130,7 +131,7 @@ pub(super) async fn rotate_restore(context: &Context) -> anyhow::Result<()> {
             signing: file.signing()?,
             file: file.clone(),
         },
-        Err(_) => root(context).await?,
+        Err(_) => root_of_now_or_before(context).await?,
     };
     let name = root
         .repository

@@ -26,6 +26,8 @@ pub struct Checked {
     pub path: PathBuf,
     /// What is wrong; nothing when it is good.
     pub problem: Problem,
+    /// It is named, and not here: nothing is wrong with that where another machine has this role.
+    pub is_elsewhere: bool,
 }
 
 /// Those that are here, and those that were named and are not.
@@ -37,22 +39,29 @@ pub async fn check_files(context: &Context) -> anyhow::Result<Vec<Checked>> {
             word: file.word,
             path: file.path,
             problem,
+            is_elsewhere: false,
         });
     }
-    let named = context.config.named_key_files().into_iter();
-    let missing = named.filter(|(_, path)| !path.exists());
-    checked.extend(missing.map(|(name, path)| Checked {
-        word: name.trim_end_matches("_key"),
-        path: path.to_owned(),
-        problem: Some(format!("keys.{name} names it, and it is not there")),
-    }));
+    for (name, path) in context.config.named_key_files() {
+        let problem = match path.try_exists() {
+            Ok(true) => continue,
+            Ok(false) => format!("keys.{name} names it, and it is not there"),
+            Err(error) => format!("keys.{name} names it, and it cannot be looked for: {error}"),
+        };
+        checked.push(Checked {
+            word: name.trim_end_matches("_key"),
+            path: path.to_owned(),
+            problem: Some(problem),
+            is_elsewhere: name != "host_key",
+        });
+    }
     Ok(checked)
 }
 
 /// Runs the command.
 pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
     let rows = check_files(context).await?;
-    if rows.is_empty() {
+    if rows.iter().all(|row| row.is_elsewhere) {
         return Err(Failure {
             code: exit::KEY,
             message: "there is no key file here".into(),
@@ -63,7 +72,8 @@ pub(super) async fn run(context: &Context, json: bool) -> anyhow::Result<()> {
         }
         .into());
     }
-    let bad = rows.iter().filter(|row| row.problem.is_some()).count();
+    let is_bad = |row: &&Checked| row.problem.is_some() && !row.is_elsewhere;
+    let bad = rows.iter().filter(is_bad).count();
     if json {
         let rows: Vec<_> = rows
             .iter()

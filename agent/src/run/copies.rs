@@ -1,12 +1,13 @@
 //! Sees to it that the copies of the repository have what it has: at the start, whenever one has missed something, and from time to time.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use store::StoreError;
 use store::copy::{Copying, Depth, Filled};
-use store::object::list_all;
 use store::object::mirrored::{Confirm, Mirrored, Place, Standing};
+use store::object::{ObjectName, list_all};
 use store::repository::{Repository, describe};
 use store::retry::RetryPolicy;
 use tokio::sync::Notify;
@@ -153,6 +154,13 @@ pub async fn begin(repository: &Repository, places: &Mirrored, confirm: Confirm)
             }
             .into());
         }
+        if let Some((name, reason)) = filled.left_out.first().filter(|_| filled.lacks > 0) {
+            return Err(Failure::refused(
+                format!("the copy \"{}\" has \"{name}\" and others, which were confirmed there and cannot come into the repository: {reason}", copy.name),
+                "What they hold can be restored with --copy. With confirm = \"first\" the agent starts without them: take a backup then.",
+            )
+            .into());
+        }
         if filled.objects > 0 {
             tracing::warn!(from = %copy.name, objects = filled.objects, "the repository lacked what was confirmed in a copy; it was filled");
         }
@@ -167,6 +175,10 @@ struct Looking {
     tried: Option<Instant>,
     filled: Option<Instant>,
     compared: Instant,
+    /// It has all that can ever come there, when it had missed so many objects; what it lacks a revoked key has signed.
+    has_all_that_can_come: Option<u64>,
+    /// What was said to be impossible to copy, once each.
+    told: BTreeSet<ObjectName>,
 }
 
 impl Looking {
@@ -180,6 +192,8 @@ impl Looking {
             tried: None,
             filled: None,
             compared: Instant::now(),
+            has_all_that_can_come: None,
+            told: BTreeSet::new(),
         }
     }
 
@@ -197,7 +211,7 @@ impl Looking {
     }
 
     async fn is_due(&mut self, repository: &Repository, source: &Place) -> bool {
-        if self.place.standing() != Standing::Whole {
+        if self.place.standing() != Standing::Whole && self.has_all_that_can_come != Some(self.place.misses()) {
             return self.tried.is_none_or(|tried| tried.elapsed() >= RETRY);
         }
         if self.filled.is_none_or(|filled| filled.elapsed() >= ALL_EVERY) {
@@ -238,14 +252,19 @@ impl Looking {
     async fn fill(&mut self, repository: &Repository, places: &Mirrored, source: &Place) {
         self.tried = Some(Instant::now());
         let from = repository.over(Arc::clone(source.store()));
+        let misses = self.place.misses();
         match Box::pin(self.fill_from(&from, places)).await {
             Ok(filled) => {
                 if filled.objects > 0 {
                     tracing::info!(place = %self.place.name, objects = filled.objects, bytes = filled.bytes, backups = filled.backups, "a copy of the repository was filled");
                 }
                 for (name, reason) in filled.left_out.iter().chain(&filled.conflicts) {
-                    tracing::error!(place = %self.place.name, object = %name, reason, "cannot be copied");
+                    if self.told.insert(name.clone()) {
+                        tracing::error!(place = %self.place.name, object = %name, reason, "cannot be copied");
+                    }
                 }
+                let is_all = filled.lacks > 0 && filled.conflicts.is_empty();
+                self.has_all_that_can_come = is_all.then_some(misses);
                 self.filled = Some(Instant::now());
                 self.seen.objects += filled.objects;
                 self.seen.bytes += filled.bytes;
@@ -263,14 +282,14 @@ impl Looking {
     }
 }
 
-/// What a copy will never get, for `status`.
+/// What a copy cannot get, for `status`.
 fn lacks(filled: &Filled) -> Option<String> {
-    let first = filled
-        .conflicts
-        .first()
-        .or(filled.left_out.first().filter(|_| filled.lacks > 0));
-    first.map(|(name, why)| {
-        let others = filled.conflicts.len() + filled.left_out.len() - 1;
-        format!("{name} cannot be copied ({why}), nor can {others} others; a backup of now needs none of them")
-    })
+    if let Some((name, why)) = filled.conflicts.first() {
+        return Some(format!("{name} cannot be copied: {why}"));
+    }
+    let (name, why) = filled.left_out.first().filter(|_| filled.lacks > 0)?;
+    let others = filled.left_out.len() - 1;
+    Some(format!(
+        "{name} and {others} others cannot come there: {why}; nothing needs them any more once `wal-agent prune` has given them up"
+    ))
 }

@@ -7,7 +7,7 @@ use serde_json::json;
 use store::layout::{WalName, WalRange};
 use store::manifest::Manifest;
 use store::repository::Repository;
-use store::verify::{Finding, Severity, Share, Structure, excuse};
+use store::verify::{Finding, Severity, Share, Structure, excuse, excuse_covered};
 
 use super::{Key, Read, damaged};
 use crate::list::{Window, windows};
@@ -30,6 +30,7 @@ pub(super) async fn print(
     findings.extend(read.iter().flat_map(|read| read.findings.iter().cloned()));
     findings.sort_by(|a, b| (&a.object, &a.reason).cmp(&(&b.object, &b.reason)));
     findings.dedup();
+    excuse_covered(repository.layout(), &structure.coverages, &mut findings);
     excuse(repository, &mut findings).await?;
     findings.sort_by(|a, b| (b.severity, &a.object, &a.reason).cmp(&(a.severity, &b.object, &b.reason)));
     let windows = reachable(repository, &structure, &findings);

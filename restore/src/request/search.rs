@@ -4,6 +4,7 @@ use pg::lsn::Lsn;
 use store::catalog::{Coverage, Hole};
 use store::manifest::Manifest;
 use store::repository::Repository;
+use store::verify::is_wrong;
 
 use super::Asked;
 use crate::error::{RestoreError, Result};
@@ -37,6 +38,35 @@ fn end_of(manifest: &Manifest) -> Point {
 fn holds_later(manifest: &Manifest, time_us: i64, exclusive: bool, commit_before_us: Option<i64>) -> bool {
     let is_late = |commit: i64| if exclusive { commit >= time_us } else { commit > time_us };
     time_us < manifest.started_us || commit_before_us.is_some_and(is_late)
+}
+
+/// Damage behind a backup, while older ones are asked for something that may lie before it.
+#[derive(Debug, Default)]
+struct Damage {
+    first: Option<RestoreError>,
+    /// What lies behind the start of that backup was not looked through.
+    from: Option<Lsn>,
+}
+
+impl Damage {
+    /// What was found behind a backup, unless a newer backup whose WAL is damaged might lead to a later one of that name.
+    fn found(&mut self, found: Result<Option<Found>>, manifest: &Manifest) -> Result<Option<Found>> {
+        match found {
+            Ok(found) => Ok(found.filter(|found| self.from.is_none_or(|from| found.end <= from))),
+            Err(RestoreError::Store(error)) if is_wrong(&error) && !error.is_not_found() => {
+                tracing::warn!(%error, backup = %manifest.backup, "WAL behind this backup cannot be read; looking behind older ones");
+                self.from = Some(Lsn::new(manifest.start_lsn));
+                self.first.get_or_insert(error.into());
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The damage, or else this.
+    fn or(self, error: RestoreError) -> RestoreError {
+        self.first.unwrap_or(error)
+    }
 }
 
 impl Search<'_> {
@@ -91,13 +121,20 @@ impl Search<'_> {
         let what = format!("time {}", time::show(time_us));
         let mut after: Option<&Manifest> = None;
         for manifest in &self.candidates {
-            if holds_later(manifest, time_us, exclusive, None)
-                || holds_later(manifest, time_us, exclusive, scanner.before(manifest).await?)
-            {
+            if holds_later(manifest, time_us, exclusive, None) {
+                after = Some(manifest);
+                continue;
+            }
+            let before = scanner.before(manifest).await?;
+            if holds_later(manifest, time_us, exclusive, before.commit_us) {
                 after = Some(manifest);
                 continue;
             }
             match scanner.after_time(manifest, time_us, exclusive).await? {
+                // By the server's own clock: what came before a transaction that is not late is not late either.
+                Some(found) if before.is_in_doubt && found.commit_before_us.is_none_or(|us| us >= time_us) => {
+                    after = Some(manifest);
+                }
                 Some(found) if found.start.as_u64() >= manifest.end_lsn => {
                     let stop = StopPoint {
                         asked_time_us: Some(time_us),
@@ -165,26 +202,30 @@ impl Search<'_> {
     /// The newest backup before the end of the transaction, and that end.
     async fn xid(&self, xid: u32, exclusive: bool) -> Result<(Manifest, StopPoint)> {
         let mut scanner = self.scanner();
+        let mut damage = Damage::default();
         for manifest in &self.candidates {
-            if let Some(found) = scanner.end_of_transaction(manifest, xid).await? {
+            let found = scanner.end_of_transaction(manifest, xid).await;
+            if let Some(found) = damage.found(found, manifest)? {
                 return Ok((
                     (*manifest).clone(),
                     StopPoint::record(StopKind::Xid, &found, !exclusive),
                 ));
             }
         }
-        Err(self.not_found(&format!("the end of transaction {xid}")))
+        Err(damage.or(self.not_found(&format!("the end of transaction {xid}"))))
     }
 
     /// The newest backup before the restore point, and that point.
     async fn name(&self, name: &str) -> Result<(Manifest, StopPoint)> {
         let mut scanner = self.scanner();
+        let mut damage = Damage::default();
         for manifest in &self.candidates {
-            if let Some(found) = scanner.restore_point(manifest, name).await? {
+            let found = scanner.restore_point(manifest, name).await;
+            if let Some(found) = damage.found(found, manifest)? {
                 return Ok(((*manifest).clone(), StopPoint::record(StopKind::Name, &found, true)));
             }
         }
-        Err(self.not_found(&format!("restore point \"{}\"", name.escape_debug())))
+        Err(damage.or(self.not_found(&format!("restore point \"{}\"", name.escape_debug()))))
     }
 
     /// Nothing tells where it would be: the points at both ends are named.

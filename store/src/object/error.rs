@@ -213,6 +213,12 @@ impl ObjectError {
         self.hint
     }
 
+    /// True when what lies there cannot be read, and will not be when it is asked for again: a bad sector, an object in an archive.
+    #[must_use]
+    pub fn is_unreadable(&self) -> bool {
+        self.operation() == Operation::Get && self.class() == ErrorClass::Permanent
+    }
+
     /// Is it "there is no such object"?
     #[must_use]
     pub fn is_not_found(&self) -> bool {

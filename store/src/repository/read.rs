@@ -133,6 +133,20 @@ impl Repository {
         Ok((bytes, is_revoked))
     }
 
+    /// True when the signer of an object that counts was revoked after it was stored. Reads its head, where anybody was ever revoked.
+    ///
+    /// # Errors
+    /// As [`Repository::read_header`].
+    pub async fn was_revoked_since(&self, name: &ObjectName) -> Result<bool, StoreError> {
+        if self.period().signers.iter().all(|signer| signer.revoked_us.is_none()) {
+            return Ok(false);
+        }
+        match self.read_header(name).await? {
+            Some((head, _)) => Ok(self.trust().admit(&head)?.until_us.is_some()),
+            None => Ok(false),
+        }
+    }
+
     async fn read_with_bytes(&self, name: &ObjectName) -> Result<(Bytes, ReadObject), StoreError> {
         let error = match self.read_at(name, name).await {
             Err(error) if is_wrong(&error) => error,
@@ -240,13 +254,16 @@ impl Repository {
     }
 }
 
+/// Why something does not count that a signer of once has signed.
+pub(crate) const REVOKED: &str = "who had been revoked before it was stored";
+
 /// Refuses what the store received after its signer was revoked.
 fn refuse_after(head: &Head, until_us: Option<i64>, stored_unix_ms: i64) -> Result<(), StoreError> {
     match until_us {
         Some(until_us) if stored_unix_ms.saturating_mul(1000) > until_us => Err(StoreError::Untrusted {
             name: head.name().into(),
             signer: head.writer.to_string(),
-            reason: "who had been revoked before it was stored",
+            reason: REVOKED,
         }),
         _ => Ok(()),
     }

@@ -31,7 +31,10 @@ pub(super) async fn wal_heads(repository: &Repository, inventory: &Inventory) ->
 
 /// What is wrong with one, as it lies there; nothing when it was deleted since it was listed.
 async fn head(repository: &Repository, named: Named, meta: &ObjectMeta) -> Result<Option<Finding>, StoreError> {
-    let read = repository.read_header_at(&meta.name, &meta.name).await;
+    let read = match repository.read_header_at(&meta.name, &meta.name).await {
+        Err(error) if error.is_not_found() => Ok(None),
+        read => read,
+    };
     let fits = read.and_then(|found| match found {
         Some((_, header)) if !says_the_same(named, &header) => Err(StoreError::damaged(
             &meta.name,

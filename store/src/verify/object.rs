@@ -38,6 +38,10 @@ pub async fn object(
         let is_padded = is_padded && read.head.padding_of(&bytes).iter().all(|byte| *byte == 0);
         Ok((check(repository, named, meta, read)?, is_padded))
     });
+    if checked.as_ref().is_err_and(StoreError::is_not_found) && repository.store().head(&meta.name).await?.is_none() {
+        // Whoever needs it all the same is found by his reference.
+        return Ok(Err(Finding::notice(&meta.name, "was deleted while this was verified")));
+    }
     let (depth, is_padded) = match judge(&meta.name, checked)? {
         Ok(read) => read,
         Err(finding) => return Ok(Err(finding)),

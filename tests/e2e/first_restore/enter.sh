@@ -13,6 +13,7 @@ mount -t overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" overl
 root=$layer/root
 mount -t proc proc "$root/proc"
 mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
 mount -t tmpfs -o mode=755 tmpfs "$root/run"
 mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
 mkdir -p "$root/seawall"

@@ -127,6 +127,7 @@ impl Case {
             severity: Severity::Damage,
             reason: "damaged".into(),
             is_its_own: true,
+            is_planted: false,
         }];
         excuse(&self.fixture.restorer, &mut findings).await.unwrap();
         findings[0].severity
@@ -280,6 +281,7 @@ async fn a_copy_makes_up_for_anything_that_has_kept_its_head() {
             severity: Severity::Damage,
             reason: "the WAL that makes it consistent is missing".into(),
             is_its_own: false,
+            is_planted: false,
         }];
         excuse(&case.fixture.restorer, &mut follows).await.unwrap();
         assert_eq!(follows[0].severity, Severity::Damage);
