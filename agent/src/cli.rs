@@ -49,6 +49,10 @@ pub enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// What has happened, in order of time, as a Markdown table for a post-mortem: backups, losses, drills, keys, open alarms
+    Timeline(TimelineOptions),
+    /// Print what to do in a disaster, with the commands of this configuration; works when server and repository are away
+    Runbook(RunbookOptions),
     /// How things are now: RPO, archived LSN, lag, slot, newest backup
     Status(StatusOptions),
     /// Is what was stored still there, and still what was written? Structure in seconds; --all or --share reads bytes again
@@ -116,6 +120,8 @@ impl Command {
         !matches!(
             self,
             Command::List { .. }
+                | Command::Timeline(_)
+                | Command::Runbook(_)
                 | Command::Status(_)
                 | Command::NotifyTest { .. }
                 | Command::DropSlots(_)
@@ -137,6 +143,36 @@ impl Command {
                 | Command::Key(KeyCommand::Show { .. } | KeyCommand::Check { .. })
         )
     }
+}
+
+/// Options of `runbook`.
+#[derive(Debug, Args)]
+pub struct RunbookOptions {
+    /// Only this one [default: all of them, and what they have in common]
+    #[arg(long, value_name = "NAME", value_parser = crate::runbook::NAMES)]
+    pub scenario: Option<String>,
+    /// Write it to this file instead of standard output
+    #[arg(long, short, value_name = "FILE")]
+    pub output: Option<PathBuf>,
+}
+
+/// Options of `timeline`.
+#[derive(Debug, Args)]
+pub struct TimelineOptions {
+    /// From when on, with an offset: "2026-11-27 05:24:00+00" [default: from the beginning]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub since: Option<jiff::Timestamp>,
+    /// Until when [default: until now]
+    #[arg(long, value_name = "TIME", value_parser = time)]
+    pub until: Option<jiff::Timestamp>,
+    /// Print JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn time(text: &str) -> Result<jiff::Timestamp, String> {
+    let time = text.parse();
+    time.map_err(|_| "write a time with its offset, for example \"2026-11-27 05:24:00+00\"".to_owned())
 }
 
 /// Options of `drill`.

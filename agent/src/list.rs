@@ -10,6 +10,7 @@ use store::id::{BackupId, LineageId};
 use store::manifest::{KnownGood, Manifest};
 use store::prune::pinned;
 use store::records::LedgerEntry;
+use store::repository::Repository;
 
 use crate::open::{Context, command_policy};
 use crate::output;
@@ -20,17 +21,22 @@ const EVENTS_SHOWN: usize = 10;
 /// Runs the command.
 pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     let repository = context.repository_to_look_at(command_policy()).await?;
-    let backups = repository.manifests().await?;
+    let (backups, events) = backups_and_events(&repository).await?;
     let mut coverages = Vec::new();
     for lineage in repository.readable_lineages().await? {
         coverages.push(repository.settled_coverage(lineage.id).await?);
     }
-    let (events, pins) = (repository.ledger().await?, pinned(&repository).await?);
+    let pins = pinned(&repository).await?;
     if as_json {
         print_json(&backups, &coverages, &events, &pins)
     } else {
         print_tables(&backups, &coverages, &events, &pins)
     }
+}
+
+/// Complete backups, and what was noted beside them; oldest first.
+pub async fn backups_and_events(repository: &Repository) -> anyhow::Result<(Vec<Manifest>, Vec<LedgerEntry>)> {
+    Ok((repository.manifests().await?, repository.ledger().await?))
 }
 
 /// What can be reached on a timeline.

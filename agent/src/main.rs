@@ -26,9 +26,11 @@ mod preflight;
 mod prune;
 mod repair;
 mod run;
+mod runbook;
 mod sql;
 mod status;
 mod take_backup;
+mod timeline;
 mod verify;
 
 use std::process::ExitCode;
@@ -121,6 +123,9 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         }
         .into());
     }
+    if let Command::Runbook(options) = &cli.command {
+        return runbook::run(&cli.global, options).await;
+    }
     let context = open::Context::load(&cli.global)?;
     if cli.command.writes() {
         context.refuse_root()?;
@@ -132,6 +137,7 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Adopt(options) => Box::pin(adopt::run(context, &options)).await,
         Command::ArchivePush { path } => archive_push::run(&context, &path).await,
         Command::List { json } => list::run(&context, json).await,
+        Command::Timeline(options) => timeline::run(&context, &options).await,
         Command::Status(options) => status::run(&context, &options).await,
         Command::Verify(options) => verify::run(&context, &options).await,
         Command::Repair(options) => Box::pin(repair::run(&context, &options)).await,
@@ -144,8 +150,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
         Command::Drill(options) => Box::pin(drill::run(&context, &options)).await,
         Command::NotifyTest { json } => notify::test(&context, json).await,
         Command::DropSlots(options) => drop_slots::run(&context, &options).await,
-        Command::Completions { .. } | Command::ManPages { .. } | Command::AlertRules | Command::ConfigReference => {
-            Ok(())
-        }
+        Command::Completions { .. }
+        | Command::ManPages { .. }
+        | Command::AlertRules
+        | Command::ConfigReference
+        | Command::Runbook(_) => Ok(()),
     }
 }

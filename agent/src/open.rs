@@ -55,6 +55,32 @@ impl Context {
         Ok(context)
     }
 
+    /// Each cluster of the configuration, or the one that is asked for, for a command that must work when all else is away: where the secrets
+    /// that the file names cannot be read it goes without them. Gives the reason then, too.
+    pub fn load_each(global: &Global) -> anyhow::Result<(Vec<Self>, Option<String>)> {
+        let path = config_path(global);
+        let (config, unread) = match load_config(global) {
+            Ok(config) => (config, None),
+            Err(error) => match config::load_for_restore(&path, std::env::vars_os()) {
+                Ok(config) => (config, Some(error.to_string())),
+                Err(_) => return Err(error),
+            },
+        };
+        start_log(&config);
+        let clusters = match (&global.cluster, config.clusters.is_empty()) {
+            (None, false) => config.clusters.values().cloned().collect(),
+            (name, _) => vec![config.cluster(name.as_deref())?.clone()],
+        };
+        let context = |cluster| Context {
+            elsewhere: elsewhere(&config, None),
+            config: config.clone(),
+            cluster,
+            is_copy: false,
+            path: path.clone(),
+        };
+        Ok((clusters.into_iter().map(context).collect(), unread))
+    }
+
     /// Reads the configuration again.
     ///
     /// # Errors

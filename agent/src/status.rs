@@ -9,13 +9,14 @@ mod state;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::Duration;
 
-pub use state::{DaemonState, LagState, archived_lineage, is_running, state_file, watermark};
+pub use look::View;
+pub use screen::expected;
+pub use state::{DaemonState, LagState, archived_lineage, is_running, last_said, state_file, watermark};
 
 use crate::archiver::Archiver;
 use crate::cli::StatusOptions;
 use crate::open::Context;
 use crate::output;
-use look::View;
 
 /// Clears the screen and begins at its top (ECMA-48: CUP, ED).
 const CLEAR: &str = "\x1b[H\x1b[2J";

@@ -51,7 +51,7 @@ pub use repository::{Credentials, Repository, RepositoryUrl, S3};
 pub use schedule::Schedule;
 pub use secret::SecretText;
 pub use template::template;
-pub use units::ByteSize;
+pub use units::{ByteSize, print_duration};
 
 use environment::Environment;
 

@@ -59,8 +59,9 @@ pub(crate) fn parse_size(text: &str) -> Result<ByteSize, &'static str> {
     parse(text, &SIZE_UNITS).map(ByteSize).ok_or(SIZE_HINT)
 }
 
-/// The shortest text that [`parse_duration`] reads as this duration.
-pub(crate) fn print_duration(duration: Duration) -> String {
+/// The shortest text that would be read as this duration: "90s", "4h".
+#[must_use]
+pub fn print_duration(duration: Duration) -> String {
     let millis = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     print(millis, &DURATION_UNITS, "s")
 }

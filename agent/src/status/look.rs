@@ -43,20 +43,25 @@ pub struct View {
 }
 
 impl View {
-    /// Looks at everything.
-    ///
-    /// # Errors
-    /// The host key does not fit: then this is not the cluster that is asked for.
-    pub async fn look(context: &Context) -> anyhow::Result<Self> {
+    /// What lies on this host. Asks neither server nor repository.
+    pub fn of_this_host(context: &Context) -> Self {
         let state = last_said(context);
-        let mut view = View {
+        View {
             is_running: state.as_ref().is_some_and(DaemonState::is_fresh),
             state,
             backup: RunningBackup::read(context),
             copies: copies::last_seen(context),
             drill: drill::last(context),
             ..View::default()
-        };
+        }
+    }
+
+    /// Looks at everything.
+    ///
+    /// # Errors
+    /// The host key does not fit: then this is not the cluster that is asked for.
+    pub async fn look(context: &Context) -> anyhow::Result<Self> {
+        let mut view = Self::of_this_host(context);
         let keys = context.host_keys()?;
         (view.slot, view.archiver) = ask_server(context).await;
         view.warn_of_agent();

@@ -223,8 +223,8 @@ fn repository(view: &View) -> Vec<(&'static str, String)> {
     ]
 }
 
-/// By the last drill.
-fn expected(view: &View) -> String {
+/// How long a restore to now would take, by the last drill.
+pub fn expected(view: &View) -> String {
     let Some(drilled) = &view.drill else {
         return "not measured: no drill has run on this host".to_owned();
     };
