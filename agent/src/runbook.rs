@@ -1,8 +1,8 @@
 //! `wal-agent runbook`: what to do in each kind of disaster, as Markdown, with the commands of this configuration ready to be pasted.
 //!
 //! Made in quiet times and kept on paper or in a wiki; made at three in the morning it must work too, so everything comes from the
-//! configuration, and server and repository only add to it. Nothing secret is in it: of secrets not even the file's content is known here. The
-//! commands are tried: the end-to-end test `runbook` pastes them.
+//! configuration, and server and repository only add to it. Nothing secret is in it. The end-to-end test
+//! `runbook` pastes what it prints after four kinds of disaster, and sees that every other command parses.
 
 mod known;
 mod overview;

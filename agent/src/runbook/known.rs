@@ -101,7 +101,8 @@ impl<'a> Known<'a> {
         match server.unwrap_or_else(|_| Err(late())) {
             Ok(server) => {
                 known.major = Some(server.version / 10_000);
-                known.tablespaces = Some(server.tablespaces);
+                // Those of the backup, where it is known: a restore refuses to map others.
+                known.tablespaces.get_or_insert(server.tablespaces);
                 known.data_directory.get_or_insert(server.data_directory);
             }
             Err(error) => known.missing.push(format!(

@@ -40,7 +40,8 @@ pub struct Step {
     what: String,
     commands: Vec<String>,
     prints: String,
-    refusals: Vec<(&'static str, String)>,
+    /// What it may say instead, and what to do then.
+    pub refusals: Vec<(&'static str, String)>,
 }
 
 impl Course {

@@ -203,3 +203,45 @@ fn every_alarm_that_is_named_has_its_section() {
         assert!(Kind::ALL.iter().any(|kind| kind.name() == name), "{name}");
     }
 }
+
+/// Sources of our programs, without this module.
+fn sources(directory: &std::path::Path, text: &mut String) {
+    for entry in std::fs::read_dir(directory).unwrap() {
+        let path = entry.unwrap().path();
+        if path.file_stem().is_some_and(|stem| stem == "runbook") {
+            continue;
+        }
+        if path.is_dir() {
+            sources(&path, text);
+        } else {
+            text.push_str(&std::fs::read_to_string(&path).unwrap());
+        }
+    }
+}
+
+#[test]
+fn every_message_that_is_quoted_is_one_of_ours() {
+    let mut all = String::new();
+    for program in ["src", "../restore/src"] {
+        sources(&PathBuf::from(env!("CARGO_MANIFEST_DIR")).join(program), &mut all);
+    }
+    let stage = stage("");
+    let known = Known::offline(&stage.contexts[0]);
+    let scenarios = scenarios::all(&known);
+    let steps = scenarios
+        .iter()
+        .flat_map(|scenario| &scenario.during)
+        .flat_map(|course| &course.steps);
+    let mut quoted = 0;
+    for (message, _) in steps.flat_map(|step| &step.refusals) {
+        // PostgreSQL's own.
+        if message.starts_with("exit code ") || *message == "could not restore file" {
+            continue;
+        }
+        quoted += 1;
+        for part in message.split('…').map(str::trim) {
+            assert!(all.contains(part), "nobody says \"{part}\"");
+        }
+    }
+    assert!(quoted > 20, "{quoted}");
+}

@@ -33,9 +33,9 @@ pub fn host_lost(known: &Known<'_>) -> Scenario {
             .run(restore.restore("--target latest --pgdata \"$DATA\" --dry-run"))
             .prints("Prints backup, WAL, stop point, tablespaces, and how long the files will take. The last transaction at the stop point is what was not lost. Nothing is changed.")
             .refused("directory … is not empty", "a new cluster was made by the package: move it away.")
-            .refused("tablespace", "each needs its old place, empty, or another one: `--tablespace-map OLD=NEW` here and in the next command.")
-            .refused("cannot be reached (exit code 6)", "scenario `repository-away`: restore from a copy with `--copy NAME`.")
-            .refused("key (exit code 5)", "scenario `key-lost`."),
+            .refused("directory … of tablespace … is not empty", "each needs its old place, empty, or another one: `--tablespace-map OLD=NEW` here and in the next command.")
+            .refused("exit code 6", "the repository is away. Scenario `repository-away`: from a copy with `--copy NAME`.")
+            .refused("exit code 5", "a key is missing or does not fit. Scenario `key-lost`."),
         Step::new("Restore, start, and let recovery end.")
             .run(restore.restore("--target latest --pgdata \"$DATA\" --start"))
             .prints("Prints the stop point, the last transaction, timeline, port and socket. A server that sorts text in another way names indexes to `REINDEX`.")
@@ -44,7 +44,7 @@ pub fn host_lost(known: &Known<'_>) -> Scenario {
         Step::new("The key of the host was lost with it: make a new one. (Skip this where `host.key` came along with a copy of /etc.)")
             .run(known.programs.agent("key rotate host"))
             .prints("Prints the id by which this host signs from now on.")
-            .refused("restore key", "only the key that `init` made (or `key rotate restore`) says who is trusted; one of `add-recipient` does not."),
+            .refused("does not say who is trusted", "only the key that `init` made (or `key rotate restore`) says who is trusted; one of `add-recipient` does not."),
     ]);
     steps.extend(adopt(known, true));
     let mut before = ready(known);
@@ -93,7 +93,7 @@ pub fn data_directory(known: &Known<'_>) -> Scenario {
             .refused("is not empty, and no cluster is in it", "`mv \"$DATA\" \"$DATA.damaged\"`, and again.")
             .refused("nobody knows whose cluster is in", "`global/pg_control` is damaged: `mv \"$DATA\" \"$DATA.damaged\"`, and again.")
             .refused("the cluster in the directory is another one", "`$DATA` is wrong, or `--cluster` is.")
-            .refused("is not empty and was not named", "a tablespace that this page does not know: `--tablespace-map PLACE=PLACE` as well."),
+            .refused("directory … of tablespace … is not empty", "one that this page does not know: `--tablespace-map PLACE=PLACE` as well. Where the data directory is gone: move what is left there away."),
         Step::new("Restore over it, start, and let recovery end. Only what differs is fetched.")
             .run(known.programs.restore(&format!("{over} --start")))
             .prints("Prints how much was fetched, the stop point and the last transaction. The old `pg_wal` stays as `seawall.restore/pg_wal.…`: it may hold commits that were never archived.")

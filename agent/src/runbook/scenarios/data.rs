@@ -26,7 +26,7 @@ pub fn table_dropped(known: &Known<'_>) -> Scenario {
         Step::new("When was it? This reads archived WAL, and changes nothing.")
             .run(known.programs.restore("find --database \"$DATABASE\" --table \"$TABLE\""))
             .prints("Prints each drop, truncate, delete and rename of the table with its time, and the options that restore to just before it. A wrong UPDATE it cannot tell from a right one: take the time from the application's log, or look around (below).")
-            .refused("nothing was found", "the table had another name, or the rows were in a partition: ask for that; `--event rewrite` asks for more."),
+            .refused("no … was found", "the table had another name, or the rows were in a partition: ask for that; `--event rewrite` asks for more."),
         Step::new("Choose the time: a second before the accident. (Or replace `--target-time \"$TARGET\"` below by the options that were printed.)").run(TARGET),
         Step::new("Say where the cluster may be restored to meanwhile (as much room as it has), and where the table goes.")
             .run("SCRATCH='/srv/scratch'")
@@ -39,7 +39,7 @@ pub fn table_dropped(known: &Known<'_>) -> Scenario {
             .refused("already exists", "the table is there, with wrong rows: `ALTER TABLE … RENAME TO …`, run it again, and merge by SQL. Or `--to-sql FILE` instead of `--into`.")
             .refused("nothing later than … is archived", "the time is in the future, or the agent is behind: `wal-agent status`.")
             .refused("lies before the first backup", "nothing that old is kept.")
-            .refused("no space", "another `$SCRATCH`."),
+            .refused("not enough space under", "another `$SCRATCH`."),
     ]);
     let look = Course::otherwise(
         "look around, second by second, before you decide",
@@ -115,7 +115,7 @@ pub fn corrupt_pages(known: &Known<'_>) -> Scenario {
         Step::new("Keep it, whatever retention says.")
             .run("BACKUP='01J0000000000000000000000A'")
             .run(known.programs.agent("pin \"$BACKUP\" --reason 'before corrupt pages'"))
-            .refused("is not in the repository", "its id as `list` prints it."),
+            .refused("there is no backup", "its id as `list` prints it."),
         Step::new("Which relation is it? The last number of the file is its `relfilenode`.")
             .run("DATABASE='shop'")
             .run("FILENODE='16384'")
@@ -124,7 +124,7 @@ pub fn corrupt_pages(known: &Known<'_>) -> Scenario {
             ))
             .prints("`relkind` `i` is an index: `REINDEX INDEX …` makes it anew from its table, and that is all. Else go on."),
         Step::new("Find out why: `dmesg`, the disk's own report (`smartctl -a`), the controller. On a disk that goes on failing restore elsewhere: scenario `host-lost`."),
-        Step::new("Stop the agent and the server, as root:").run(format!("systemctl stop {}", known.unit)),
+        Step::new("Stop the agent, as root:").run(format!("systemctl stop {}", known.unit)),
         Step::new(format!(
             "Stop the server: by its own unit where it has one, else {}.{}",
             code(&format!("{} stop --pgdata \"$DATA\" --mode fast", known.pg_ctl())),

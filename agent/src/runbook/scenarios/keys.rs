@@ -14,11 +14,11 @@ pub fn lost(known: &Known<'_>) -> Scenario {
         Step::new("Do the keys that are left fit, and open the newest backup? Never rely on a copy that was not tried.")
             .run(known.programs.agent("key check"))
             .prints("A line for each key file. Exit code 5: one is missing or does not fit.")
-            .refused("restore key", "**no copy of it is left anywhere? Then no backup can be restored, by anyone.** The live server is all there is: scenario `repository-away`, \"it is gone for good\", makes a new repository with new keys."),
+            .refused("exit code 5", "**no copy of it is left anywhere? Then no backup can be restored, by anyone.** The live server is all there is: scenario `repository-away`, \"it is gone for good\", makes a new repository with new keys."),
         Step::new("Is one copy in unknown hands? Replace the key. The old one still opens what was stored under it, and nothing that comes.")
             .run(known.programs.agent("key rotate restore"))
             .prints("Prints where the new key is; the old file stays beside it as `….replaced-N`.")
-            .refused("a command prints", "put the new key behind that command by hand."),
+            .refused("the key comes from", "put the new key behind that command by hand."),
         Step::new("Print it, in parts of which some are needed, and give them to different people.")
             .run("DIRECTORY='/media/paper'")
             .run(known.programs.agent("key export restore --parts 5 --threshold 3 --directory \"$DIRECTORY\""))
@@ -30,7 +30,7 @@ pub fn lost(known: &Known<'_>) -> Scenario {
             Step::new("Nothing new is sealed to her.")
                 .run("NAME='alice'")
                 .run(known.programs.agent("key remove-recipient \"$NAME\""))
-                .refused("no recipient", "`wal-agent key show` lists them."),
+                .refused("no restorer is called", "`wal-agent key show` lists them."),
             Step::new("What she could open she still can: take her way to the objects (credentials of the store), and the restore key anew if she knew that one.")
                 .run(known.programs.agent("key rotate restore")),
             Step::new("Another person restores from now on.")

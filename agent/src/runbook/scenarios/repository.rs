@@ -116,10 +116,6 @@ fn from_copy(known: &Known<'_>, name: &str) -> Course {
                     known
                         .programs
                         .restore(&format!("--copy {copy} --target latest --pgdata \"$DATA\" --start")),
-                )
-                .refused(
-                    "it is behind",
-                    "with `confirm = \"any\"` another place may have more; the message says which.",
                 ),
             Step::new(format!(
                 "Is the repository gone for good? In {} make the copy's url that of `[repository]`, take its `[copy.…]` away, and start the agent. Then make a new copy.",

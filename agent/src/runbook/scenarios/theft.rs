@@ -42,6 +42,7 @@ pub fn stolen_host(known: &Known<'_>) -> Scenario {
         Step::new(format!("Say where the data goes on the clean machine, and look first.{}", known.data_note()))
             .run(known.data())
             .run(known.programs.restore("--target-time \"$TARGET\" --pgdata \"$DATA\" --dry-run"))
+            .refused("nothing later than … is archived", "what came later does not count any more: `--or-latest` in both commands.")
             .refused("lies before the first backup", "nothing that old is kept: take the first time that it names, and look for what the thief has left in the database."),
         Step::new("Restore to before it, start, and prove it.")
             .run(known.programs.restore("--target-time \"$TARGET\" --pgdata \"$DATA\" --start --prove"))
