@@ -2,7 +2,7 @@
 //!
 //! Made in quiet times and kept on paper or in a wiki; made at three in the morning it must work too, so everything comes from the
 //! configuration, and server and repository only add to it. Nothing secret is in it. The end-to-end test
-//! `runbook` pastes what it prints after four kinds of disaster, and sees that every other command parses.
+//! `runbook` pastes what it prints after five kinds of disaster, and sees that every other command parses.
 
 mod known;
 mod overview;

@@ -15,7 +15,6 @@ use anyhow::{Context, Result, ensure};
 use paste::{Page, Pasting};
 use tests::case::case;
 use tests::seawall::{CLUSTER, json_array, json_str};
-use tests::wait::DEADLINE;
 use tests::{Cluster, Scratch, Seawall, StopMode, tree};
 
 /// What must be printed even if nothing answers.
@@ -70,22 +69,61 @@ fn a_destroyed_data_directory_comes_back_in_place() {
     });
 }
 
+/// Everything is gone but the configuration, and the restore key in a safe.
+fn lose_host(scratch: &Scratch, cluster: &Cluster, pasting: &mut Pasting) -> Result<PathBuf> {
+    pasting.kill()?;
+    cluster.kill9()?;
+    cluster.destroy_data_directory()?;
+    let safe = scratch.dir("safe")?.join("restore.key");
+    fs::rename(scratch.join("keys/restore.key"), &safe)?;
+    for directory in ["keys", "state"] {
+        for file in tree::files(&scratch.join(directory))? {
+            fs::remove_file(file)?;
+        }
+    }
+    Ok(safe)
+}
+
+#[test]
+fn what_a_stolen_host_has_signed_does_not_count_and_the_rest_comes_back() {
+    case("runbook_stolen", async |scratch| {
+        let (cluster, seawall, mut pasting) = stage(&scratch).await?;
+        let rows = cluster.query_one(ROWS).await?;
+        let target = cluster.query_one("select clock_timestamp()::text").await?;
+        cluster.exec("insert into far values (9)").await?;
+        seawall.wait_archived(&cluster).await?;
+        let zulu = "select to_char(clock_timestamp() at time zone 'utc', 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"Z\"')";
+        let since = cluster.query_one(zulu).await?;
+        cluster.exec("drop table orders").await?;
+        seawall.wait_archived(&cluster).await?;
+        let safe = lose_host(&scratch, &cluster, &mut pasting)?;
+        let data = scratch.dir("elsewhere")?.join("data");
+        let values = [
+            ("SINCE", since),
+            ("TARGET", target),
+            ("DATA", data.display().to_string()),
+            ("RESTORE_KEY", safe.display().to_string()),
+        ];
+        // What the thief has stored is named.
+        let pasted = pasting.usual("stolen-host", &values, &[("verify --all", 4)]).await;
+        let restored = Cluster::adopt(&scratch, "elsewhere", &data);
+        let said = pasted?;
+        let _restored = restored?;
+        let mut damage = said.lines().filter(|line| line.starts_with("DAMAGE: "));
+        ensure!(damage.all(|line| line.contains("had been revoked before")), "{said}");
+        ensure!(cluster.query_one(ROWS).await? == rows);
+        let timeline = seawall.agent.run_ok(&["timeline"]).await?.stdout;
+        ensure!(timeline.contains("| key revoked |"), "{timeline}");
+        pasting.stop().await
+    });
+}
+
 #[test]
 fn a_lost_host_is_restored_elsewhere_and_is_production_again() {
     case("runbook_host_lost", async |scratch| {
         let (cluster, seawall, mut pasting) = stage(&scratch).await?;
         let rows = cluster.query_one(ROWS).await?;
-        pasting.kill()?;
-        cluster.kill9()?;
-        cluster.destroy_data_directory()?;
-        // What is left is the configuration, and the restore key in a safe.
-        let safe = scratch.dir("safe")?.join("restore.key");
-        fs::rename(scratch.join("keys/restore.key"), &safe)?;
-        for directory in ["keys", "state"] {
-            for file in tree::files(&scratch.join(directory))? {
-                fs::remove_file(file)?;
-            }
-        }
+        let safe = lose_host(&scratch, &cluster, &mut pasting)?;
         let data = scratch.dir("elsewhere")?.join("data");
         let values = [
             ("DATA", data.display().to_string()),

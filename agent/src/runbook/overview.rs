@@ -206,7 +206,7 @@ fn objectives(known: &Known<'_>) -> String {
     let objectives = &known.context.cluster.objectives;
     let or_none = |time: Option<std::time::Duration>| time.map_or_else(|| "none".to_owned(), config::print_duration);
     format!(
-        "RPO {}, RTO {}, backup not older than {}, drill not older than {}",
+        "RPO {}; RTO {}; age of the newest backup {}; age of the last drill {}",
         config::print_duration(objectives.rpo),
         or_none(objectives.rto),
         config::print_duration(objectives.backup_age),

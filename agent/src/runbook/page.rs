@@ -104,7 +104,11 @@ impl Step {
             let _ = writeln!(text, "   {}\n", self.prints);
         }
         for (message, answer) in &self.refusals {
-            let _ = writeln!(text, "   - \"{message}\": {answer}");
+            let says = match message.starts_with("exit code ") {
+                true => format!("Ends with {message}"),
+                false => format!("Says \"{message}\""),
+            };
+            let _ = writeln!(text, "   - {says}: {answer}");
         }
         if !self.refusals.is_empty() {
             text.push('\n');
@@ -180,7 +184,7 @@ mod tests {
         step.markdown(&mut text, 2);
         assert_eq!(
             text,
-            "2. Look.\n\n   ```sh\n   A='b'\n   look \"$A\"\n   ```\n\n   Prints it.\n\n   - \"no\": say yes\n\n"
+            "2. Look.\n\n   ```sh\n   A='b'\n   look \"$A\"\n   ```\n\n   Prints it.\n\n   - Says \"no\": say yes\n\n"
         );
     }
 }

@@ -64,7 +64,7 @@ fn duration(known: &Known<'_>) -> String {
         || "no `objectives.rto` is set".to_owned(),
         |rto| format!("{} by `objectives.rto`", config::print_duration(rto)),
     );
-    format!("{promised}. Measured: {}.", status::expected(&known.view))
+    format!("{promised}. Now: {}.", status::expected(&known.view))
 }
 
 /// What every restore needs long before it.
@@ -110,7 +110,7 @@ fn spare(known: &Known<'_>) -> String {
 
 fn major(known: &Known<'_>) -> String {
     known.major.map_or_else(
-        || "of the same major version (it could not be looked up)".to_owned(),
+        || "of the same major version (which could not be looked up)".to_owned(),
         |major| major.to_string(),
     )
 }

@@ -89,7 +89,7 @@ pub fn dead(known: &Known<'_>) -> Scenario {
             .refused("was not archived within", "all but the agent is well: start it.")
             .refused("exit code 5", "a key is missing or does not fit. Scenario `key-lost`."),
         Step::new("Start it, as root. It goes on where it was: the slot has kept the WAL.").run(format!("systemctl restart {}", known.unit)),
-        Step::new("Exit code 7: another agent has taken over. Find it (`wal-agent list`, the log has its host) and decide which of the two shall run. Exit code 5: scenario `key-lost`. Exit code 3: the server is another one; scenario `failover` or `pg-upgrade`."),
+        Step::new("Exit code 7: another agent has taken over. Find it (the log has its host) and decide which of the two shall run. Exit code 5: scenario `key-lost`. Exit code 3: the server is another one; scenario `failover` or `pg-upgrade`."),
         Step::new("Was the slot lost? The agent makes it again, asks other servers of the configuration for what is missing, declares as a hole what nobody has, and takes a backup. See that it does:")
             .run(known.programs.agent("list"))
             .prints("`HOLE …` with its range; behind it a backup labelled \"after a loss of WAL\"."),

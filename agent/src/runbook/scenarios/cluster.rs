@@ -20,7 +20,7 @@ pub fn host_lost(known: &Known<'_>) -> Scenario {
              production.",
         ),
         Step::new(format!(
-            "Prepare the new host as root: PostgreSQL {} (stopped, its data directory empty), the package of Seawall, and {} with what it \
+            "Prepare the new host as root: PostgreSQL {}, stopped, with an empty data directory; the package of Seawall, and {} with what it \
              names. `postgres` must own the directory of the keys. From here on as the user `postgres`.",
             major(known),
             config_file(known)
@@ -154,7 +154,7 @@ pub fn failover(known: &Known<'_>) -> Scenario {
         alarms: &[Kind::NotStreaming, Kind::SlotMissing, Kind::BackupOfOtherHistory, Kind::AgentStopped],
         signs: "The cluster manager says so; the agent's log says that the timeline has changed, or that the slot is missing.".into(),
         before: vec![
-            "Configuration and a host key on each host that may become primary (`wal-agent key add-host`), the agent's role and `pg_hba.conf` too.".into(),
+            format!("Configuration and a host key on each host that may become primary ({}), the agent's role and `pg_hba.conf` too.", code(&known.programs.agent("key add-host NAME --output FILE"))),
             "`wal_keep_size` on the standbys: what the old primary has not archived, another server may still have.".into(),
         ],
         during: vec![Course::usual(steps)],

@@ -37,7 +37,7 @@ pub fn table_dropped(known: &Known<'_>) -> Scenario {
             ))
             .prints("Prints what was loaded; a foreign key that leads nowhere by now stays `NOT VALID`, and is named. The scratch directory is removed.")
             .refused("already exists", "the table is there, with wrong rows: `ALTER TABLE … RENAME TO …`, run it again, and merge by SQL. Or `--to-sql FILE` instead of `--into`.")
-            .refused("nothing later than … is archived", "the time is in the future, or the agent is behind: `wal-agent status`.")
+            .refused("nothing later than … is archived", format!("the time is in the future, or the agent is behind: {}.", code(&known.programs.agent("status"))))
             .refused("lies before the first backup", "nothing that old is kept.")
             .refused("not enough space under", "another `$SCRATCH`."),
     ]);
@@ -94,7 +94,7 @@ pub fn table_dropped(known: &Known<'_>) -> Scenario {
 
 /// Where a second server goes.
 fn beside() -> Step {
-    Step::new("Say where it goes. `$SOCKETS` must be short, and closed to others.")
+    Step::new("With the restore key here, as above: say where it goes. `$SOCKETS` must be short, and closed to others.")
         .run("PLACE='/srv/restored'")
         .run("SOCKETS='/srv/run'")
         .run("PORT='5433'")

@@ -30,7 +30,7 @@ pub fn lost(known: &Known<'_>) -> Scenario {
             Step::new("Nothing new is sealed to her.")
                 .run("NAME='alice'")
                 .run(known.programs.agent("key remove-recipient \"$NAME\""))
-                .refused("no restorer is called", "`wal-agent key show` lists them."),
+                .refused("no restorer is called", format!("{} lists them.", code(&known.programs.agent("key show")))),
             Step::new("What she could open she still can: take her way to the objects (credentials of the store), and the restore key anew if she knew that one.")
                 .run(known.programs.agent("key rotate restore")),
             Step::new("Another person restores from now on.")

@@ -54,10 +54,15 @@ pub fn away(known: &Known<'_>) -> Scenario {
     let mut before = ready(known);
     match config.copies.is_empty() {
         true => before.push(format!(
-            "**Missing:** a second place, in another region or at another provider: `[copy.NAME]` in {}, then `wal-agent copy NAME`.",
-            config_file(known)
+            "**Missing:** a second place, in another region or at another provider: `[copy.NAME]` in {}, then {}.",
+            config_file(known),
+            code(&known.programs.agent("copy NAME"))
         )),
-        false => before.push(format!("The copies ({}) are whole: {}.", names(known), code(&known.programs.agent("status")))),
+        false => before.push(format!(
+            "The copies ({}) are whole: {}.",
+            names(known),
+            code(&known.programs.agent("status"))
+        )),
     }
     Scenario {
         name: "repository-away",

@@ -4,6 +4,7 @@ use super::super::known::Known;
 use super::super::page::{Course, Scenario, Step, code};
 use super::{adopt, aftermath, bring_restore_key, duration, ready, spare};
 use crate::health::Kind;
+use crate::open::host_name;
 
 pub fn stolen_host(known: &Known<'_>) -> Scenario {
     let keys = &known.context.config.keys;
@@ -30,7 +31,7 @@ pub fn stolen_host(known: &Known<'_>) -> Scenario {
     steps.extend([
         Step::new("Whose signature does the repository trust?")
             .run(known.programs.agent("key show"))
-            .prints("Lists signing keys with their hosts. (When this page was printed, this host's key had the id below.)"),
+            .prints(match &known.signing_id { Some(id) => format!("Lists signing keys with their hosts. When this page was printed, this host ({}) had {}.", host_name(), code(id)), None => "Lists signing keys with their hosts.".to_owned() }),
         Step::new("What that key has signed since then must not count.")
             .run(signer)
             .run(known.programs.agent("key revoke \"$SIGNER\" --since \"$SINCE\" --yes"))
@@ -38,7 +39,7 @@ pub fn stolen_host(known: &Known<'_>) -> Scenario {
             .refused("no signer is called", "take the id that `key show` has printed."),
         Step::new(format!("Is what is stored still whole? {locked}"))
             .run(known.programs.agent("verify --all"))
-            .prints("Exit code 0: all is whole. 4: names what is not; scenario `repository-damaged`. Objects that were deleted may still be there as versions of the bucket."),
+            .prints("Exit code 0: all is whole. 4: names what is not. \"had been revoked before it was stored\" is as it must be: what the thief has stored does not count. Anything else: scenario `repository-damaged`. Objects that were deleted may still be there as versions of the bucket."),
         Step::new(format!("Say where the data goes on the clean machine, and look first.{}", known.data_note()))
             .run(known.data())
             .run(known.programs.restore("--target-time \"$TARGET\" --pgdata \"$DATA\" --dry-run"))
