@@ -37,8 +37,7 @@ struct Row<'a> {
 
 /// Runs the command.
 pub async fn run(context: &Context, options: &TimelineOptions) -> anyhow::Result<()> {
-    let keys = context.host_keys()?;
-    let repository = context.repository(command_policy(), &keys).await?;
+    let repository = context.repository_to_look_at(command_policy()).await?;
     let mut entries = stored(&repository).await?;
     let said = status::last_said(context).unwrap_or_default();
     entries.extend(said.alarms.iter().map(of_alarm));
