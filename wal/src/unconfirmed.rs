@@ -34,6 +34,10 @@ pub(crate) async fn drop_damaged(
                 Ok(()) => Ok(None),
                 // A tail that its whole range has replaced meanwhile.
                 Err(StoreError::Object(error)) if error.class() == ErrorClass::NotFound => Ok(Some(range)),
+                Err(error @ StoreError::Untrusted { .. }) => {
+                    tracing::warn!(%error, "an object does not count; its WAL is archived again when it is streamed");
+                    Ok(Some(range))
+                }
                 Err(error) if error.damaged_object().is_some() => {
                     tracing::error!(%error, "an object that was never confirmed is damaged; its WAL is archived again");
                     Ok(Some(range))

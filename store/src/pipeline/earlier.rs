@@ -74,7 +74,7 @@ pub async fn load(repository: &Repository) -> Result<Earlier, StoreError> {
     if !lost.is_empty() {
         tracing::error!(
             packs = lost.len(),
-            "packs that earlier backups need are missing from the repository, or cut short; this backup stores their content anew"
+            "packs that earlier backups need are missing, damaged, or whole only together with what repaired them; this backup stores their content anew"
         );
     }
     // The intent is stored already: who writes a list after this gives us the grace.
