@@ -385,5 +385,5 @@ fn every_piece_of_configuration_in_the_documents_is_accepted() {
             pieces += 1;
         }
     }
-    assert!(pieces > 20, "{pieces}");
+    assert!(pieces >= 10, "{pieces}");
 }

@@ -154,7 +154,10 @@ fn what_is_damaged_missing_or_rolled_back_is_named_and_nothing_else() {
             Ok(fs::write(path, bytes)?)
         };
         with_damage(wal.last().unwrap(), head, async || {
-            assert_eq!(verify(&seawall, &[]).await?.0, 0);
+            let (code, report) = verify(&seawall, &[]).await?;
+            assert_eq!(code, DAMAGED, "{report}");
+            let name = wal.last().unwrap().file_name().unwrap().to_str().unwrap();
+            assert!(is_said(&report, name), "{report}");
             assert_eq!(verify(&seawall, &["--all"]).await?.0, DAMAGED);
             Ok(())
         })
