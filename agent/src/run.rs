@@ -4,6 +4,7 @@
 //! `adopt` runs the same for as long as its backup needs it, without what only a daemon does: looking around, telling, schedules.
 
 mod after_loss;
+mod behind;
 mod copies;
 mod daemon;
 mod endpoint;

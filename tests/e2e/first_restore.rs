@@ -98,7 +98,8 @@ fn package(scratch: &Scratch, into: &Path) -> Result<()> {
 
 /// What a host has before the page begins: a running server, and something that stands for systemd.
 const BEFORE: &str = "set -e\nexec 2>&1 </dev/null\ncd /seawall\ninstall -m 755 systemctl /usr/local/bin/systemctl\n\
-    { pg_dropcluster --stop 15 main || true; pg_createcluster 15 main -p 5432 -o listen_addresses= --start; } >/dev/null 2>&1\n\
+    { pg_dropcluster --stop 15 main || true; pg_createcluster 15 main -p 5432 -o listen_addresses= --start; } >/tmp/before 2>&1 \\\n\
+    || { cat /tmp/before /var/log/postgresql/*-15-main.log; exit 1; }\n\
     export DEBIAN_FRONTEND=noninteractive\n";
 
 #[test]

@@ -100,7 +100,7 @@ fn rules(backup: &str, data: &str, scratch: &Scratch) -> Vec<Rule> {
         rule("agent", "verify --json", ANY, "host"),
         rule("agent", "verify --all --json", ANY, "host"),
         rule("agent", "repair --dry-run --json", ANY, "host"),
-        rule("agent", "list --json", HOST, "host"),
+        rule("agent", "list --json", ANY, "host"),
         // Who decides what is deleted.
         rule("agent", "prune --dry-run --json", KEEPER, "maintenance"),
         rule("agent", "prune --json", KEEPER, "maintenance"),

@@ -3,7 +3,7 @@
 PACKAGES=(
   build-essential cmake pkg-config ca-certificates git      # build
   postgresql-15 postgresql-client-15 python3 python3-venv   # servers
-  patchelf file binutils openssl procps util-linux curl     # set-up and tests themselves
+  patchelf file binutils openssl procps util-linux curl iproute2   # set-up and tests themselves
   dpkg-dev systemd man-db                                   # the package, its units and pages
   prometheus                                                # promtool: metrics and alert rules
 )

@@ -15,6 +15,8 @@ pub struct Facts {
     pub started_us: i64,
     /// The stream and what the server said beside it.
     pub daemon: DaemonState,
+    /// How long WAL that came in has waited to be archived; 0 when that is as long as uploads take.
+    pub behind_ms: u64,
     /// How far WAL in `pg_wal` has come: 0 fine, 1 warn, 2 page, 3 drop.
     pub retained_level: u8,
     /// The last look at the repository.

@@ -80,8 +80,10 @@ fn stream(facts: &Facts, objectives: &Objectives, alarms: &mut Vec<Alarm>) {
             "What is committed from now on is lost with the host. The text above says what must be mended; the agent tries again by itself.",
         ));
     }
-    // Without a stream nobody knows; that is an alarm of its own.
-    if daemon.streaming && daemon.rpo_ms > u64::try_from(objectives.rpo.as_millis()).unwrap_or(u64::MAX) {
+    // Without a stream nobody knows, unless WAL waits that came in before; that there is none is an alarm of its own.
+    if (daemon.streaming || facts.behind_ms > 0)
+        && daemon.rpo_ms > u64::try_from(objectives.rpo.as_millis()).unwrap_or(u64::MAX)
+    {
         alarms.push(Alarm::new(
             Kind::RpoBroken,
             format!(

@@ -11,6 +11,7 @@ use tokio::task::JoinHandle;
 use wal::receive::StreamStatus;
 
 use super::after_loss::Losses;
+use super::behind::Behind;
 use super::endpoint;
 use super::jobs::Jobs;
 use super::looking::{Around, Looking};
@@ -168,11 +169,13 @@ struct Judging {
 impl Judging {
     async fn run(mut self) {
         let mut watchdog = Watchdog::new(self.sources.status.clone());
-        let mut history = History::default();
+        let (mut history, mut behind) = (History::default(), Behind::default());
         // A state directory that cannot be written now may be well a moment later.
         let mut is_kept = true;
         loop {
-            let facts = self.facts();
+            let mut facts = self.facts();
+            facts.behind_ms = behind.look(&self.sources.status.borrow(), facts.now_us);
+            facts.daemon.rpo_ms = facts.daemon.rpo_ms.max(facts.behind_ms);
             let changes = self
                 .board
                 .update(facts.now_us, judge(&facts, &self.sources.context.cluster));
@@ -214,6 +217,7 @@ impl Judging {
             now_us: output::now_us(),
             started_us: self.started_us,
             daemon: describe(&status.borrow(), &supervision.borrow(), &seen, true),
+            behind_ms: 0,
             retained_level: retained::level(seen.retained_bytes, &context.cluster.wal.retained) as u8,
             repository: around.repository,
             server: around.server,

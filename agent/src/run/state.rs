@@ -124,6 +124,7 @@ fn write(path: &std::path::Path, state: &DaemonState) {
 
 fn with_alarms(state: DaemonState, report: &Report) -> DaemonState {
     DaemonState {
+        rpo_ms: state.rpo_ms.max(report.facts.behind_ms),
         rpo_history_ms: report.rpo_history_ms.clone(),
         alarms: report.open.clone(),
         jobs: report.facts.jobs.clone(),

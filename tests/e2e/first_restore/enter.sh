@@ -5,8 +5,9 @@ set -euo pipefail
 layer=$1 script=$2
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 if [ "${ENTERED:-}" != yes ]; then
-  exec env ENTERED=yes unshare --mount --pid --ipc --fork --kill-child --propagation private "$here/enter.sh" "$layer" "$script"
+  exec env ENTERED=yes unshare --mount --pid --ipc --net --fork --kill-child --propagation private "$here/enter.sh" "$layer" "$script"
 fi
+ip link set lo up
 mount -t tmpfs -o mode=755 tmpfs "$layer"
 mkdir "$layer/upper" "$layer/work" "$layer/root"
 mount -t overlay -o "lowerdir=/,upperdir=$layer/upper,workdir=$layer/work" overlay "$layer/root"
