@@ -200,7 +200,17 @@ async fn next_stop(waiting: &Waiting, target: &TargetArgs, asked: Asked) -> Resu
     };
     let choice = Box::pin(request::resolve(&waiting.opened.repository, &target, asked)).await?;
     let now = waiting.state.stop;
-    let timeline = waiting.state.route.timeline();
+    // It may not have come to the timeline yet that it goes to.
+    let reached = |lsn| {
+        waiting
+            .state
+            .route
+            .parts
+            .iter()
+            .find(|part| waiting.state.route.passes(part.timeline, lsn))
+    };
+    let reached = now.and_then(|(lsn, _)| reached(lsn));
+    let timeline = reached.map_or(waiting.state.route.timeline(), |part| part.timeline);
     if let Some((lsn, _)) = now.filter(|(lsn, _)| !choice.route.passes(timeline, *lsn)) {
         return Err(RestoreError::refused(
             format!(

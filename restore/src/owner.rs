@@ -1,5 +1,7 @@
 //! Who owns the restored files.
 
+use std::os::unix::process::CommandExt as _;
+use std::path::Path;
 use std::process::Command;
 
 use rustix::fs::{Gid, Uid};
@@ -16,6 +18,28 @@ pub(crate) struct Owner {
     pub(crate) uid: Uid,
     /// Primary group.
     pub(crate) gid: Gid,
+}
+
+/// Programs that become another user with all of his groups, of which the system calls behind `Command::uid` leave the other ones out: a server
+/// may read its key through one (Debian's `ssl-cert`).
+const SETPRIV: [&str; 2] = ["/usr/bin/setpriv", "/bin/setpriv"];
+
+impl Owner {
+    /// Runs a program as this user.
+    pub(crate) fn command(&self, program: &Path) -> Command {
+        if let Some(setpriv) = SETPRIV.iter().find(|path| Path::new(path).exists()) {
+            let mut command = Command::new(setpriv);
+            command
+                .arg(format!("--reuid={}", self.uid.as_raw()))
+                .arg(format!("--regid={}", self.gid.as_raw()))
+                .args(["--init-groups", "--"])
+                .arg(program);
+            return command;
+        }
+        let mut command = Command::new(program);
+        command.uid(self.uid.as_raw()).gid(self.gid.as_raw());
+        command
+    }
 }
 
 /// True when files can be given away.

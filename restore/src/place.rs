@@ -239,7 +239,9 @@ pub(crate) fn refuse_running(pgdata: &Path) -> Result<()> {
             pgdata.display()
         ),
         match pgdata.join(OURS).exists() {
-            true => "A restore has started it. Look at it; or stop it (pg_ctl stop), and run this again with --delta.",
+            true => {
+                "A restore has made it. Is it production by now, name another directory. Else look at it; or stop it (pg_ctl stop), and run this again with --delta."
+            }
             false => {
                 "Restore into another directory; or stop that server: then it can be moved away, or restored over with --delta."
             }

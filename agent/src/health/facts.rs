@@ -98,6 +98,8 @@ pub struct Server {
     pub looked_us: i64,
     /// Why the last question failed.
     pub error: Option<String>,
+    /// How far its WAL reached then.
+    pub written_lsn: u64,
     /// Our slot: `None` unknown, else whether it is there.
     pub slot_is_there: Option<bool>,
     /// `reserved`, `extended`, `unreserved`, `lost`.

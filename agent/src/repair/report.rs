@@ -74,8 +74,11 @@ impl Repaired {
     pub(super) fn print(&self, follows: &[Finding], options: &RepairOptions) -> anyhow::Result<()> {
         let is_whole = |mended: &Option<Mended>| mended.as_ref().is_some_and(|mended| mended.is_whole);
         let left = self.lines.iter().filter(|(_, _, mended)| !is_whole(mended)).count();
-        // What would follow is not known before it is done.
-        let left = if options.dry_run { left } else { left + follows.len() };
+        // What would follow is not known before it is done; where nothing is done it follows from nothing.
+        let left = match options.dry_run && !self.lines.is_empty() {
+            true => left,
+            false => left + follows.len(),
+        };
         if options.json {
             self.print_json(follows, options.dry_run, left)?;
         } else {

@@ -35,6 +35,9 @@ const TELL_MAX: Duration = Duration::from_secs(8);
 /// A stream in which nothing moved for so long, not even a word of the server, is stuck.
 const STUCK: Duration = Duration::from_secs(180);
 
+/// What the server has said is believed for so long.
+const LOOK_COUNTS_US: i64 = 90_000_000;
+
 /// All that is known, and what is open.
 #[derive(Debug, Clone, Default)]
 pub struct Report {
@@ -174,7 +177,7 @@ impl Judging {
         let mut is_kept = true;
         loop {
             let mut facts = self.facts();
-            facts.behind_ms = behind.look(&self.sources.status.borrow(), facts.now_us);
+            facts.behind_ms = behind.look(&self.sources.status.borrow(), written(&facts), facts.now_us);
             facts.daemon.rpo_ms = facts.daemon.rpo_ms.max(facts.behind_ms);
             let changes = self
                 .board
@@ -250,6 +253,13 @@ impl History {
             *last = rpo_ms.max(*last);
         }
     }
+}
+
+/// How far the server's WAL reached, as long as that is news.
+fn written(facts: &Facts) -> Option<u64> {
+    let server = &facts.server;
+    let is_news = server.error.is_none() && facts.now_us - server.looked_us < LOOK_COUNTS_US;
+    (is_news && server.looked_us > 0).then_some(server.written_lsn)
 }
 
 fn say(change: &Change) {

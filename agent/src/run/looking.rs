@@ -256,6 +256,7 @@ impl Looking {
     async fn ask(&mut self, server: &ConnectOptions) -> anyhow::Result<facts::Server> {
         let client = sql::connect(server).await?;
         let slot = sql::slot(&client, &self.context.cluster.wal.slot).await?;
+        let written = sql::flush_lsn(&client).await?;
         let archiver = archiver::pushing(&client).await?;
         let findings = preflight::findings(&client, server, true).await?;
         let own = both_slots(&self.context);
@@ -280,6 +281,7 @@ impl Looking {
         Ok(facts::Server {
             looked_us: output::now_us(),
             error: None,
+            written_lsn: written.as_u64(),
             slot_is_there: Some(slot.is_some()),
             slot_wal_status: slot.and_then(|slot| slot.wal_status),
             archiver_failing_since: archiver.and_then(|archiver| archiver.failing_since),

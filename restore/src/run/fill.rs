@@ -1,10 +1,15 @@
 //! Fills the target: what of it is there already, what is in the way, what has to be fetched.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use store::StoreError;
 use store::file_table::FileEntry;
+use store::id::PackId;
 use store::manifest::Manifest;
+use store::object::{ObjectName, list_all};
+use store::repository::Repository;
 
 use super::STANDARD_DIRECTORIES;
 use super::prepare::Prepared;
@@ -75,6 +80,8 @@ pub(super) async fn compare(args: &RestoreArgs, prepared: &Prepared) -> Result<P
 pub(super) async fn look(args: &RestoreArgs, prepared: &Prepared) -> Result<Option<Comparison>> {
     let is_there = roots(&prepared.plan).all(Path::is_dir);
     if matches!(prepared.found, Found::Free) || !is_there {
+        let needed = prepared.choice.manifest.packs.iter().map(|need| need.id);
+        refuse_missing(&prepared.opened.repository, needed).await?;
         return Ok(None);
     }
     let planned = plan_work(args, prepared, open_tree(prepared)?).await?;
@@ -113,7 +120,23 @@ async fn plan_work(args: &RestoreArgs, prepared: &Prepared, tree: Arc<Tree>) -> 
         Found::Interrupted(_) | Found::Cluster(_) => Some(&*tree),
     };
     delta::plan_pages(&opened.repository, there, &mut work, maps, jobs).await?;
+    refuse_missing(&opened.repository, work.packs.keys().copied()).await?;
     Ok(Planned { tree, work, jobs })
+}
+
+/// Before the first byte is written: what is to be fetched must be there. A pack that a spare makes up for is.
+async fn refuse_missing(repository: &Repository, needed: impl Iterator<Item = PackId>) -> Result<()> {
+    let prefix = repository.layout().prefix("packs");
+    let listed = list_all(repository.store().as_ref(), &prefix).await;
+    let listed = listed.map_err(StoreError::from)?;
+    let there: HashSet<ObjectName> = listed.into_iter().map(|meta| meta.name).collect();
+    for id in needed {
+        let name = repository.layout().pack(id)?;
+        if !there.contains(&name) && repository.spares_of(&name).is_empty() {
+            return Err(RestoreError::damaged(name, "the pack is missing; nothing was changed"));
+        }
+    }
+    Ok(())
 }
 
 impl Planned {

@@ -191,10 +191,9 @@ fn check_space(table: &[FileEntry], pgdata: &Path, tablespaces: &[TablespacePlan
 
 /// As root: restore_command will run as the owner, who must be able to read what it needs.
 pub(super) fn check_access(cli: &Cli, prepared: &Prepared) -> Result<()> {
-    use std::os::unix::process::CommandExt as _;
     let Some(owner) = &prepared.owner else { return Ok(()) };
     let program = command_path(&prepared.opened)?;
-    let mut command = std::process::Command::new(&program);
+    let mut command = owner.command(&program);
     command.arg("--config").arg(&prepared.opened.config_path).args([
         "--cluster",
         &prepared.opened.cluster.name,
@@ -203,11 +202,7 @@ pub(super) fn check_access(cli: &Cli, prepared: &Prepared) -> Result<()> {
     if let Some(copy) = &cli.copy {
         command.arg("--copy").arg(copy);
     }
-    command
-        .uid(owner.uid.as_raw())
-        .gid(owner.gid.as_raw())
-        .current_dir("/")
-        .env_remove("SEAWALL_CONFIG");
+    command.current_dir("/").env_remove("SEAWALL_CONFIG");
     let output = command.output().map_err(RestoreError::io("run", &program))?;
     if output.status.success() {
         return Ok(());

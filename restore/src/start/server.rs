@@ -80,14 +80,14 @@ impl Server {
 
     /// One of the server's programs, as the owner of the files.
     pub(crate) fn program(&self, name: &str) -> std::process::Command {
-        let mut command = std::process::Command::new(self.programs.join(name));
+        let program = self.programs.join(name);
+        let mut command = match &self.owner {
+            Some(owner) => owner.command(&program),
+            None => std::process::Command::new(program),
+        };
         // What libpq reads there is for other servers.
         for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PG")) {
             command.env_remove(name);
-        }
-        if let Some(owner) = &self.owner {
-            use std::os::unix::process::CommandExt as _;
-            command.uid(owner.uid.as_raw()).gid(owner.gid.as_raw());
         }
         command
     }

@@ -56,6 +56,22 @@ pub async fn is_away_or_full(scratch: Scratch) -> Result<()> {
     cluster.reload().await?;
     stage.over(mended, "not_streaming").await?;
     stage.ready().await?;
+
+    // The stream is open, and nothing comes: of commits that were never seen nobody knows the age.
+    let sender = cluster
+        .query_one("select pid from pg_stat_replication where application_name = 'seawall'")
+        .await?;
+    let signal = |name: &str| -> Result<()> {
+        let status = std::process::Command::new("kill").args([name, &sender]).status()?;
+        ensure!(status.success(), "kill {name} {sender}");
+        Ok(())
+    };
+    signal("-STOP")?;
+    cluster.exec("create table unseen as select 1 as i").await?;
+    let noticed = stage.noticed(Instant::now(), "rpo_broken", "not archived").await;
+    signal("-CONT")?;
+    noticed?;
+    stage.over(Instant::now(), "rpo_broken").await?;
     stage.end().await
 }
 
