@@ -4,9 +4,25 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 
+/// What is wanted.
+#[derive(Debug, Clone)]
+pub(crate) enum Words {
+    Ask(Arguments),
+    Play(Wanted),
+}
+
+/// Scenarios to be played.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Wanted {
+    /// Names or paths; all that there are when it is empty.
+    pub(crate) names: Vec<String>,
+    /// How many times longer than the files say.
+    pub(crate) scale: f64,
+}
+
 /// Which question is asked.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Scenario {
+pub(crate) enum Question {
     /// How long after a commit it is archived.
     Lag,
     /// Commits a second as a synchronous standby, beside `pg_receivewal --synchronous`.
@@ -18,7 +34,7 @@ pub(crate) enum Scenario {
 /// What, how long, and how fast.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arguments {
-    pub(crate) scenario: Scenario,
+    pub(crate) question: Question,
     pub(crate) duration: Duration,
     /// Commits a second.
     pub(crate) rate: u32,
@@ -37,13 +53,57 @@ pub(crate) struct Arguments {
 }
 
 const USAGE: &str = "HINT: loadtest [lag | synchronous | recovery] [--seconds 1..86400] [--rate 1..10000] [--wal-mb-s 0..1000] \
-                     [--interval-ms 0..60000] [--clients 1..50] [--scale 1..10000] [--segments 2..10000] [--round-trip-ms 0..1000]";
+                     [--interval-ms 0..60000] [--clients 1..50] [--scale 1..10000] [--segments 2..10000] [--round-trip-ms 0..1000]
+HINT: loadtest scenario NAME or PATH ... [--scale 0.1..1000], loadtest scenarios [--scale 0.1..1000]";
+
+impl Words {
+    pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut words = words.peekable();
+        match words.next_if(|word| word.starts_with("scenario")).as_deref() {
+            None => Arguments::parse(words).map(Self::Ask),
+            Some(word @ ("scenario" | "scenarios")) => {
+                let wanted = Wanted::parse(words)?;
+                if wanted.names.is_empty() != (word == "scenarios") {
+                    bail!("scenario needs names, and scenarios are all\n{USAGE}");
+                }
+                Ok(Self::Play(wanted))
+            }
+            Some(word) => bail!("unknown question {word}\n{USAGE}"),
+        }
+    }
+}
+
+impl Wanted {
+    fn parse(mut words: impl Iterator<Item = String>) -> Result<Self> {
+        let mut wanted = Self {
+            names: Vec::new(),
+            scale: 1.0,
+        };
+        while let Some(word) = words.next() {
+            if word == "--scale" {
+                let value = words.next().context("--scale needs a value")?;
+                let scale = value
+                    .parse()
+                    .with_context(|| format!("--scale {value} is not a number"))?;
+                if !(0.1..=1000.0).contains(&scale) {
+                    bail!("--scale {value} is not between 0.1 and 1000");
+                }
+                wanted.scale = scale;
+            } else if word.starts_with('-') {
+                bail!("unknown argument {word}\n{USAGE}");
+            } else {
+                wanted.names.push(word);
+            }
+        }
+        Ok(wanted)
+    }
+}
 
 impl Arguments {
     /// Everything is optional.
     pub(crate) fn parse(words: impl Iterator<Item = String>) -> Result<Self> {
         let mut arguments = Self {
-            scenario: Scenario::Lag,
+            question: Question::Lag,
             duration: Duration::from_secs(20),
             rate: 200,
             wal_mb_s: 0,
@@ -55,11 +115,11 @@ impl Arguments {
         };
         let mut words = words.peekable();
         if let Some(word) = words.next_if(|word| !word.starts_with('-')) {
-            arguments.scenario = match word.as_str() {
-                "lag" => Scenario::Lag,
-                "synchronous" => Scenario::Synchronous,
-                "recovery" => Scenario::Recovery,
-                _ => bail!("unknown scenario {word}\n{USAGE}"),
+            arguments.question = match word.as_str() {
+                "lag" => Question::Lag,
+                "synchronous" => Question::Synchronous,
+                "recovery" => Question::Recovery,
+                _ => bail!("unknown question {word}\n{USAGE}"),
             };
         }
         while let Some(name) = words.next() {
@@ -95,14 +155,38 @@ mod tests {
     fn flags_are_read_and_anything_else_is_refused() {
         let arguments = parse("--rate 50 --seconds 3").unwrap();
         assert_eq!((arguments.rate, arguments.duration.as_secs()), (50, 3));
-        assert_eq!(arguments.scenario, Scenario::Lag);
+        assert_eq!(arguments.question, Question::Lag);
         let arguments = parse("synchronous --clients 4 --interval-ms 0").unwrap();
         assert_eq!(
-            (arguments.scenario, arguments.clients, arguments.interval),
-            (Scenario::Synchronous, 4, Duration::ZERO)
+            (arguments.question, arguments.clients, arguments.interval),
+            (Question::Synchronous, 4, Duration::ZERO)
         );
         for text in ["--rate", "--rate x", "--rate 0", "--speed 1", "5", "other"] {
             assert!(parse(text).is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn scenarios_are_named_or_all() {
+        let wanted = |text: &str| match Words::parse(text.split_whitespace().map(str::to_owned)) {
+            Ok(Words::Play(wanted)) => Some((wanted.names, wanted.scale)),
+            _ => None,
+        };
+        let names = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>();
+        assert_eq!(wanted("scenario steady idle"), Some((names(&["steady", "idle"]), 1.0)));
+        assert_eq!(wanted("scenarios --scale 2.5"), Some((names(&[]), 2.5)));
+        for text in [
+            "scenario",
+            "scenarios steady",
+            "scenario steady --scale 0",
+            "scenario steady --rate 5",
+            "scenarioes",
+        ] {
+            assert_eq!(wanted(text), None, "{text}");
+        }
+        assert!(matches!(
+            Words::parse(["lag".to_owned()].into_iter()),
+            Ok(Words::Ask(_))
+        ));
     }
 }

@@ -1,43 +1,59 @@
-//! Does the whole survive, and how late is the archive: a real server, a steady writer, a stopwatch.
+//! Does the whole survive, and how late is the archive: a real server, a writer, a stopwatch.
 //!
-//! The first question only: how long after a commit was acknowledged is it in the repository? Measured
+//! `scenario` and `scenarios` play what stands in `scenarios/*.toml` ([`scenario`], [`run`]), hold it against the thresholds there ([`judge`])
+//! and draw it ([`report`]). The other words ask one question each.
+//!
+//! `lag`: how long after a commit was acknowledged is it in the repository? Measured
 //! from outside, at the server (`pg_stat_replication.flush_lsn`, which the agent reports only for what
 //! is durable), and set beside the agent's own figures.
 
 mod arguments;
 mod far;
+mod figures;
+mod judge;
 mod lag;
+mod play;
 mod recovery;
+mod report;
+mod run;
+mod scenario;
+mod summary;
 mod synchronous;
 mod writer;
 
-use std::fs;
-use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use serde_json::{Value, json};
 use tests::wait::{DEADLINE, within};
 use tests::{Cluster, Scratch, Seawall};
 
-use crate::arguments::{Arguments, Scenario};
+use crate::arguments::{Arguments, Question, Words};
 use crate::lag::Lag;
 use crate::writer::Writer;
 
 /// Setup, backup and the end, beside the measured time.
 const OVERHEAD: Duration = Duration::from_secs(180);
 
+/// Of threads that work for the test itself; the machine has hardly more.
+const WORKERS: usize = 2;
+
 fn main() -> ExitCode {
-    let arguments = match Arguments::parse(std::env::args().skip(1)) {
-        Ok(arguments) => arguments,
+    let words = match Words::parse(std::env::args().skip(1)) {
+        Ok(words) => words,
         Err(error) => {
             eprintln!("loadtest: {error:#}");
             return ExitCode::from(2);
         }
     };
-    match run(arguments) {
-        Ok(()) => ExitCode::SUCCESS,
+    let done = match words {
+        Words::Ask(arguments) => run(arguments).map(|()| true),
+        Words::Play(wanted) => play::play(&wanted),
+    };
+    match done {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("loadtest: {error:#}");
             ExitCode::FAILURE
@@ -45,23 +61,24 @@ fn main() -> ExitCode {
     }
 }
 
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    Ok(builder.worker_threads(WORKERS).enable_all().build()?)
+}
+
 fn run(arguments: Arguments) -> Result<()> {
     let scratch = Scratch::create()?;
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .worker_threads(2)
-        .enable_all()
-        .build()?;
-    let measured = runtime.block_on(async {
+    let measured = runtime()?.block_on(async {
         let all = Box::pin(async {
-            match arguments.scenario {
-                Scenario::Lag => measure(&scratch, arguments).await,
-                Scenario::Synchronous => write(&synchronous::measure(&scratch, arguments).await?),
-                Scenario::Recovery => write(&recovery::measure(&scratch, arguments).await?),
+            match arguments.question {
+                Question::Lag => measure(&scratch, arguments).await,
+                Question::Synchronous => write(&synchronous::measure(&scratch, arguments).await?),
+                Question::Recovery => write(&recovery::measure(&scratch, arguments).await?),
             }
         });
-        let limit = match arguments.scenario {
-            Scenario::Recovery => recovery::LIMIT * 4,
-            Scenario::Lag | Scenario::Synchronous => arguments.duration * 9 + OVERHEAD,
+        let limit = match arguments.question {
+            Question::Recovery => recovery::LIMIT * 4,
+            Question::Lag | Question::Synchronous => arguments.duration * 9 + OVERHEAD,
         };
         within("the load test", limit, all).await?
     });
@@ -146,12 +163,5 @@ fn print(summary: &Value) {
 }
 
 fn write(summary: &Value) -> Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .context("the package has no parent directory")?;
-    let directory = root.join("target/loadtest");
-    fs::create_dir_all(&directory)?;
-    let text = serde_json::to_string_pretty(summary)? + "\n";
-    let path = directory.join("summary.json");
-    fs::write(&path, text).with_context(|| format!("write {}", path.display()))
+    summary::write(summary).map(drop)
 }

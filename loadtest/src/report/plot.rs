@@ -1,0 +1,268 @@
+//! A plot as SVG text: lines over a scale, with a label and a unit on each axis. Colours come from the page, so that it can be dark.
+
+mod scale;
+
+use std::fmt::Write as _;
+
+pub(crate) use scale::{Scale, number};
+
+const MARGIN_LEFT: f64 = 64.0;
+const MARGIN_RIGHT: f64 = 18.0;
+const MARGIN_BOTTOM: f64 = 46.0;
+/// Title and legend.
+const HEAD: f64 = 46.0;
+/// Of names above the plot.
+const ROW: f64 = 15.0;
+/// What a letter of the small print takes, on average.
+const LETTER: f64 = 6.1;
+/// With fewer points each one is drawn.
+const DOTS_BELOW: usize = 40;
+
+/// One axis.
+#[derive(Debug, Clone)]
+pub(crate) struct Axis {
+    /// What it is, with its unit.
+    pub(crate) label: String,
+    pub(crate) scale: Scale,
+}
+
+/// One line.
+#[derive(Debug, Clone)]
+pub(crate) struct Series {
+    pub(crate) name: String,
+    /// Which of the page's colours: 1 to 4.
+    pub(crate) colour: u8,
+    pub(crate) points: Vec<(f64, f64)>,
+    /// Points that are further apart are not joined.
+    pub(crate) gap: f64,
+}
+
+/// A picture.
+#[derive(Debug, Clone)]
+pub(crate) struct Plot {
+    pub(crate) title: String,
+    pub(crate) width: f64,
+    pub(crate) height: f64,
+    pub(crate) x: Axis,
+    pub(crate) y: Axis,
+    pub(crate) series: Vec<Series>,
+    /// From, to and name of what lasts.
+    pub(crate) bands: Vec<(f64, f64, String)>,
+    /// Moments with names.
+    pub(crate) marks: Vec<(f64, String)>,
+    /// Horizontal lines with names.
+    pub(crate) limits: Vec<(f64, String)>,
+}
+
+impl Plot {
+    /// The whole element.
+    pub(crate) fn svg(&self) -> String {
+        let names = self.name_rows();
+        let rows = names.iter().map(|(row, ..)| row + 1).max().unwrap_or(0);
+        let frame = Frame {
+            left: MARGIN_LEFT,
+            top: HEAD + rows as f64 * ROW,
+            right: self.width - MARGIN_RIGHT,
+            bottom: self.height - MARGIN_BOTTOM + rows as f64 * ROW,
+        };
+        let height = frame.bottom + MARGIN_BOTTOM;
+        let mut svg = format!(
+            "<svg viewBox=\"0 0 {} {height}\" role=\"img\" aria-label=\"{}\">\n",
+            self.width,
+            escape(&self.title)
+        );
+        self.head(&mut svg);
+        self.draw_bands(&mut svg, &frame);
+        self.axes(&mut svg, &frame, height);
+        self.draw_limits(&mut svg, &frame);
+        for series in &self.series {
+            self.line(&mut svg, &frame, series);
+        }
+        self.draw_marks(&mut svg, &frame, &names);
+        svg.push_str("</svg>\n");
+        svg
+    }
+
+    fn x(&self, frame: &Frame, value: f64) -> f64 {
+        frame.left + self.x.scale.place(value) * (frame.right - frame.left)
+    }
+
+    fn y(&self, frame: &Frame, value: f64) -> f64 {
+        frame.bottom - self.y.scale.place(value) * (frame.bottom - frame.top)
+    }
+
+    fn head(&self, svg: &mut String) {
+        text(svg, MARGIN_LEFT, 16.0, "title", "start", &self.title);
+        let mut at = MARGIN_LEFT;
+        for series in &self.series {
+            let _ = writeln!(
+                svg,
+                "<line class=\"c{}\" x1=\"{at:.1}\" x2=\"{:.1}\" y1=\"31\" y2=\"31\"/>",
+                series.colour,
+                at + 16.0
+            );
+            text(svg, at + 21.0, 35.0, "small", "start", &series.name);
+            at += 21.0 + series.name.chars().count() as f64 * LETTER + 18.0;
+        }
+    }
+
+    fn axes(&self, svg: &mut String, frame: &Frame, height: f64) {
+        for tick in self.y.scale.ticks(5) {
+            let y = self.y(frame, tick);
+            let _ = writeln!(
+                svg,
+                "<line class=\"grid\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+                frame.left, frame.right
+            );
+            text(svg, frame.left - 8.0, y + 4.0, "tick", "end", &self.y.scale.name(tick));
+        }
+        for tick in self.x.scale.ticks(10) {
+            let x = self.x(frame, tick);
+            let _ = writeln!(
+                svg,
+                "<line class=\"grid\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
+                frame.top,
+                frame.bottom + 4.0
+            );
+            text(svg, x, frame.bottom + 18.0, "tick", "middle", &self.x.scale.name(tick));
+        }
+        let _ = writeln!(
+            svg,
+            "<path class=\"axis\" d=\"M{:.1} {:.1}V{:.1}H{:.1}\"/>",
+            frame.left, frame.top, frame.bottom, frame.right
+        );
+        let middle = f64::midpoint(frame.left, frame.right);
+        text(svg, middle, height - 8.0, "label", "middle", &self.x.label);
+        let middle = f64::midpoint(frame.top, frame.bottom);
+        let _ = writeln!(
+            svg,
+            "<text class=\"label\" text-anchor=\"middle\" transform=\"translate(15 {middle:.1}) rotate(-90)\">{}</text>",
+            escape(&self.y.label)
+        );
+    }
+
+    fn line(&self, svg: &mut String, frame: &Frame, series: &Series) {
+        let mut path = String::new();
+        let mut last = f64::NEG_INFINITY;
+        for (x, y) in &series.points {
+            let pen = if x - last > series.gap { 'M' } else { 'L' };
+            let _ = write!(path, "{pen}{:.1} {:.1}", self.x(frame, *x), self.y(frame, *y));
+            last = *x;
+        }
+        if path.is_empty() {
+            return;
+        }
+        let _ = writeln!(svg, "<path class=\"c{}\" d=\"{path}\"/>", series.colour);
+        if series.points.len() < DOTS_BELOW {
+            for (x, y) in &series.points {
+                let (x, y) = (self.x(frame, *x), self.y(frame, *y));
+                let _ = writeln!(
+                    svg,
+                    "<circle class=\"f{}\" cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"2.2\"/>",
+                    series.colour
+                );
+            }
+        }
+    }
+
+    fn draw_bands(&self, svg: &mut String, frame: &Frame) {
+        for (number, (from, to, _)) in self.bands.iter().enumerate() {
+            let (from, to) = (self.x(frame, *from), self.x(frame, *to));
+            let _ = writeln!(
+                svg,
+                "<rect class=\"band{}\" x=\"{from:.1}\" y=\"{:.1}\" width=\"{:.1}\" height=\"{:.1}\"/>",
+                number % 2,
+                frame.top,
+                (to - from).max(0.0),
+                frame.bottom - frame.top
+            );
+        }
+    }
+
+    fn draw_limits(&self, svg: &mut String, frame: &Frame) {
+        for (value, name) in &self.limits {
+            let y = self.y(frame, *value);
+            let _ = writeln!(
+                svg,
+                "<line class=\"limit\" x1=\"{:.1}\" x2=\"{:.1}\" y1=\"{y:.1}\" y2=\"{y:.1}\"/>",
+                frame.left, frame.right
+            );
+            text(svg, frame.right - 4.0, y - 5.0, "small of-limit", "end", name);
+        }
+    }
+
+    fn draw_marks(&self, svg: &mut String, frame: &Frame, names: &[(usize, f64, bool, String)]) {
+        for (at, _) in &self.marks {
+            let x = self.x(frame, *at);
+            let _ = writeln!(
+                svg,
+                "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
+                HEAD, frame.bottom
+            );
+        }
+        for (row, x, is_mark, name) in names {
+            let class = if *is_mark { "small of-mark" } else { "small of-band" };
+            text(svg, *x, HEAD + (*row as f64 + 1.0) * ROW - 4.0, class, "start", name);
+        }
+    }
+
+    /// Names above the plot, each in the first row in which there is room: row, place, whether it is a mark's.
+    fn name_rows(&self) -> Vec<(usize, f64, bool, String)> {
+        let across = Frame {
+            left: MARGIN_LEFT,
+            right: self.width - MARGIN_RIGHT,
+            top: 0.0,
+            bottom: 0.0,
+        };
+        let marks = self
+            .marks
+            .iter()
+            .map(|(at, name)| (self.x(&across, *at) + 4.0, true, name));
+        let bands = self
+            .bands
+            .iter()
+            .map(|(from, _, name)| (self.x(&across, *from) + 4.0, false, name));
+        let mut ends: Vec<f64> = Vec::new();
+        let mut placed = Vec::new();
+        for (wanted, is_mark, name) in bands.chain(marks) {
+            let width = name.chars().count() as f64 * LETTER;
+            let begin = wanted.min(across.right - width);
+            let row = ends.iter().position(|end| *end + 8.0 <= begin).unwrap_or(ends.len());
+            if row == ends.len() {
+                ends.push(0.0);
+            }
+            if let Some(end) = ends.get_mut(row) {
+                *end = begin + width;
+            }
+            placed.push((row, begin, is_mark, name.clone()));
+        }
+        placed
+    }
+}
+
+/// Where the lines are.
+struct Frame {
+    left: f64,
+    top: f64,
+    right: f64,
+    bottom: f64,
+}
+
+fn text(svg: &mut String, x: f64, y: f64, class: &str, anchor: &str, content: &str) {
+    let content = escape(content);
+    let _ = writeln!(
+        svg,
+        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>"
+    );
+}
+
+/// As text of HTML and SVG.
+pub(crate) fn escape(text: &str) -> String {
+    text.replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
+        .replace('"', "&quot;")
+}
+
+#[cfg(test)]
+mod tests;
