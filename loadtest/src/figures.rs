@@ -33,8 +33,8 @@ pub(crate) struct Figures {
     /// Acknowledged, but never seen to be archived.
     pub(crate) not_archived: u64,
     pub(crate) put_p99: Duration,
-    pub(crate) longest_outage: Duration,
-    /// From the end of an outage until everything before it was archived.
+    pub(crate) longest_strain: Duration,
+    /// From the end of an outage or COPY until everything before it was archived.
     pub(crate) catch_ups: Vec<Duration>,
     pub(crate) agent_cpu_share: f64,
     pub(crate) agent_rss_peak_mib: f64,
@@ -87,14 +87,14 @@ impl Figures {
             commit_seconds: seconds(commit_by_second),
             not_archived,
             put_p99: Duration::from_micros(measured.puts.value_at_quantile(0.99)),
-            longest_outage: measured
-                .outages
+            longest_strain: measured
+                .strains
                 .iter()
                 .map(|(from, to)| *to - *from)
                 .max()
                 .unwrap_or_default(),
             catch_ups: measured
-                .outages
+                .strains
                 .iter()
                 .map(|(_, to)| caught_up(measured, *to))
                 .collect(),

@@ -60,7 +60,12 @@ fn play_one(scenario: Scenario) -> Result<Outcome> {
     let ended = match measured {
         Ok(measured) => {
             let figures = Figures::of(&measured)?;
-            let rows = judge::rows(&measured.scenario, &figures, measured.requests, measured.not_restored);
+            let rows = judge::rows(
+                &measured.scenario,
+                &figures,
+                measured.requests.as_ref(),
+                measured.not_restored,
+            );
             Ended::Measured(Box::new((measured, figures, rows)))
         }
         Err(error) => {

@@ -16,7 +16,7 @@ use crate::scenario::Store;
 use crate::summary;
 use plot::{escape, number};
 
-/// Different lines of a log that are shown.
+/// Different lines that are shown.
 const LINES_MAX: usize = 12;
 /// Of each.
 const LINE_LETTERS: usize = 200;
@@ -196,7 +196,11 @@ fn table(html: &mut String, rows: &[Row]) {
             "<tr{class}><td>{}</td><td class=\"n\">{}</td><td class=\"u\">{}</td><td class=\"n\">{limit}</td>\
              <td class=\"n\">{ratio}</td><td>{}</td><td>{word}</td></tr>",
             escape(row.name),
-            short(row.value),
+            if row.is_count() {
+                number(row.value)
+            } else {
+                short(row.value)
+            },
             escape(unit),
             escape(&from)
         );
@@ -204,27 +208,45 @@ fn table(html: &mut String, rows: &[Row]) {
     html.push_str("</table></div>\n");
 }
 
-/// What our programs warned of, each text once.
+/// What our programs warned of, and what an idle one asked the store for.
 fn said(html: &mut String, measured: &Measured) {
-    let mut lines: Vec<(String, usize)> = Vec::new();
-    for line in &measured.warnings {
-        // Without the time.
-        let text = line.split_once(' ').map_or(line.as_str(), |(_, rest)| rest).trim();
-        let text: String = text.chars().take(LINE_LETTERS).collect();
-        match lines.iter_mut().find(|(seen, _)| *seen == text) {
+    // Without the time.
+    let without_time = |line: &String| {
+        line.split_once(' ')
+            .map_or(line.as_str(), |(_, rest)| rest)
+            .trim()
+            .to_owned()
+    };
+    let warnings = measured.warnings.iter().map(without_time);
+    lines(html, "Warnings of agent and backup", warnings);
+    if let Some(requests) = &measured.requests {
+        lines(
+            html,
+            "Requests while nothing was committed",
+            requests.idle.iter().cloned(),
+        );
+    }
+}
+
+/// Each text once, with how often it came.
+fn lines(html: &mut String, title: &str, all: impl Iterator<Item = String>) {
+    let mut counted: Vec<(String, usize)> = Vec::new();
+    for line in all {
+        let text: String = line.chars().take(LINE_LETTERS).collect();
+        match counted.iter_mut().find(|(seen, _)| *seen == text) {
             Some((_, count)) => *count += 1,
-            None => lines.push((text, 1)),
+            None => counted.push((text, 1)),
         }
     }
-    if lines.is_empty() {
+    if counted.is_empty() {
         return;
     }
-    html.push_str("<h3>Warnings of agent and backup</h3>\n<pre>");
-    for (text, count) in lines.iter().take(LINES_MAX) {
+    let _ = write!(html, "<h3>{title}</h3>\n<pre>");
+    for (text, count) in counted.iter().take(LINES_MAX) {
         let _ = writeln!(html, "{count:>4} × {}", escape(text));
     }
-    if lines.len() > LINES_MAX {
-        let _ = writeln!(html, "     and {} more", lines.len() - LINES_MAX);
+    if counted.len() > LINES_MAX {
+        let _ = writeln!(html, "     and {} more", counted.len() - LINES_MAX);
     }
     html.push_str("</pre>\n");
 }
@@ -239,7 +261,12 @@ mod tests {
     fn the_page_stands_alone_and_says_what_is_broken() {
         let measured = example();
         let figures = Figures::of(&measured).unwrap();
-        let rows = judge::rows(&measured.scenario, &figures, measured.requests, measured.not_restored);
+        let rows = judge::rows(
+            &measured.scenario,
+            &figures,
+            measured.requests.as_ref(),
+            measured.not_restored,
+        );
         let outcomes = [
             Outcome {
                 name: "example".to_owned(),

@@ -50,7 +50,8 @@ pub(crate) struct Measured {
     pub(crate) seen: Seen,
     pub(crate) samples: Vec<Sample>,
     pub(crate) marks: Vec<Mark>,
-    pub(crate) outages: Vec<(Duration, Duration)>,
+    /// Outages and COPYs.
+    pub(crate) strains: Vec<(Duration, Duration)>,
     pub(crate) backups: Vec<Duration>,
     /// Microseconds a PUT.
     pub(crate) puts: Histogram<u64>,
@@ -66,15 +67,15 @@ pub(crate) struct Measured {
 }
 
 /// What an S3 store was asked for.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Requests {
     pub(crate) all: u64,
     pub(crate) puts: u64,
     /// PUTs below `wal/` and `tail/`.
     pub(crate) wal_puts: u64,
     pub(crate) failed: u64,
-    /// While nothing was committed, and for how long that was.
-    pub(crate) idle: u64,
+    /// While nothing was committed: each one by name, and for how long that was.
+    pub(crate) idle: Vec<String>,
     pub(crate) idle_seconds: f64,
 }
 
@@ -130,7 +131,7 @@ async fn with_agent(stage: &mut Stage, scenario: Scenario) -> Result<Measured> {
     let sampler = Sampler::start(&stage.watched, begin);
     let Happened {
         marks,
-        outages,
+        strains,
         backups,
     } = Events::new(stage, begin).run(&scenario.events).await?;
     let commits = load.finish().await?;
@@ -153,7 +154,7 @@ async fn with_agent(stage: &mut Stage, scenario: Scenario) -> Result<Measured> {
         seen,
         samples,
         marks,
-        outages,
+        strains,
         backups,
         puts,
         without: Vec::new(),
@@ -189,7 +190,9 @@ fn count(entries: &[Entry], begin: Instant, plan: &Plan, interval: Duration) -> 
         let at = entry.begun.saturating_duration_since(begin);
         requests.all += 1;
         requests.failed += u64::from(!matches!(entry.end, End::Status(200..=299 | 404 | 412)));
-        requests.idle += u64::from(idle.iter().any(|(from, to)| (*from..*to).contains(&at)));
+        if idle.iter().any(|(from, to)| (*from..*to).contains(&at)) {
+            requests.idle.push(format!("{:?} {}", entry.method, entry.key));
+        }
         if entry.method == Method::Put {
             requests.puts += 1;
             let is_wal = entry.key.contains("/wal/") || entry.key.contains("/tail/");

@@ -32,6 +32,9 @@ pub(crate) struct Scenario {
     #[serde(default = "second_ms")]
     pub(crate) ship_interval_ms: u64,
     pub(crate) store: Store,
+    /// What the database holds before it begins, beside the rows that are committed.
+    #[serde(default)]
+    pub(crate) database_mb: u32,
     #[serde(rename = "phase")]
     pub(crate) phases: Vec<Phase>,
     #[serde(rename = "event", default)]
@@ -104,6 +107,11 @@ impl Event {
         | Event::Backup { at_seconds }
         | Event::BulkCopy { at_seconds, .. }) = self;
         Duration::from_secs_f64(at_seconds.max(0.0))
+    }
+
+    /// The archive falls behind for a while, and has to catch up.
+    pub(crate) fn is_strain(&self) -> bool {
+        self.is_outage() || matches!(self, Event::BulkCopy { .. })
     }
 
     /// Nothing is archived meanwhile.
@@ -191,6 +199,7 @@ impl Scenario {
 
     pub(crate) fn check(&self) -> Result<()> {
         ensure!(!self.phases.is_empty(), "there is no [[phase]]");
+        ensure!(self.database_mb <= 65_536, "database_mb is more than 64 GB");
         for phase in &self.phases {
             phase.check().with_context(|| format!("phase {:?}", phase.name))?;
         }

@@ -53,7 +53,11 @@ pub(crate) fn print(scenario: &str, rows: &[Row]) {
                 format!("{how} {:<10.2} {word:<7} {}", limit.bound, limit.from)
             }
         };
-        let line = format!("  {:<46} {:>11.2} {:<12} {verdict}", row.name, row.value, row.unit);
+        let digits = if row.is_count() { 0 } else { 2 };
+        let line = format!(
+            "  {:<46} {:>11.digits$} {:<12} {verdict}",
+            row.name, row.value, row.unit
+        );
         println!("{}", line.trim_end());
     }
 }

@@ -168,7 +168,8 @@ fn rates(measured: &Measured) -> Plot {
 fn wal(measured: &Measured) -> Plot {
     let mut points = Vec::new();
     let mut last: Option<(f64, u64)> = None;
-    for (at, lsn) in &measured.seen.wal {
+    let length = measured.plan.length();
+    for (at, lsn) in measured.seen.wal.iter().filter(|(at, _)| *at <= length) {
         let at = at.as_secs_f64();
         let Some((before, from)) = last else {
             last = Some((at, *lsn));

@@ -6,8 +6,8 @@ use std::fmt::Write as _;
 
 pub(crate) use scale::{Scale, number};
 
-const MARGIN_LEFT: f64 = 64.0;
-const MARGIN_RIGHT: f64 = 18.0;
+const MARGIN_LEFT: f64 = 76.0;
+const MARGIN_RIGHT: f64 = 26.0;
 const MARGIN_BOTTOM: f64 = 46.0;
 /// Title and legend.
 const HEAD: f64 = 46.0;
@@ -143,11 +143,12 @@ impl Plot {
 
     fn line(&self, svg: &mut String, frame: &Frame, series: &Series) {
         let mut path = String::new();
-        let mut last = f64::NEG_INFINITY;
+        let mut last = None;
         for (x, y) in &series.points {
-            let pen = if x - last > series.gap { 'M' } else { 'L' };
+            let joins = last.is_some_and(|last| x - last <= series.gap);
+            let pen = if joins { 'L' } else { 'M' };
             let _ = write!(path, "{pen}{:.1} {:.1}", self.x(frame, *x), self.y(frame, *y));
-            last = *x;
+            last = Some(*x);
         }
         if path.is_empty() {
             return;
@@ -192,12 +193,15 @@ impl Plot {
     }
 
     fn draw_marks(&self, svg: &mut String, frame: &Frame, names: &[(usize, f64, bool, String)]) {
-        for (at, _) in &self.marks {
+        let rows = names.iter().filter(|(_, _, is_mark, _)| *is_mark).map(|(row, ..)| *row);
+        for ((at, _), row) in self.marks.iter().zip(rows) {
             let x = self.x(frame, *at);
+            // From its own name on, so that it crosses no other.
             let _ = writeln!(
                 svg,
                 "<line class=\"mark\" x1=\"{x:.1}\" x2=\"{x:.1}\" y1=\"{:.1}\" y2=\"{:.1}\"/>",
-                HEAD, frame.bottom
+                HEAD + row as f64 * ROW,
+                frame.bottom
             );
         }
         for (row, x, is_mark, name) in names {

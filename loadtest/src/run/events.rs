@@ -28,11 +28,12 @@ pub(crate) struct Mark {
     pub(crate) text: String,
 }
 
-/// What happened, and when nothing could be archived.
+/// What happened, and when the archive had to fall behind.
 #[derive(Debug, Default)]
 pub(crate) struct Happened {
     pub(crate) marks: Vec<Mark>,
-    pub(crate) outages: Vec<(Duration, Duration)>,
+    /// A COPY counts like an outage: the archive falls behind.
+    pub(crate) strains: Vec<(Duration, Duration)>,
     /// How long each backup took.
     pub(crate) backups: Vec<Duration>,
 }
@@ -44,7 +45,7 @@ pub(crate) struct Events<'a> {
     happened: Happened,
     /// When it began; when it ended, and the program.
     backup: Option<(Duration, JoinHandle<Result<(Duration, Child)>>)>,
-    copy: Option<JoinHandle<Result<Duration>>>,
+    copy: Option<(Duration, JoinHandle<Result<Duration>>)>,
 }
 
 impl<'a> Events<'a> {
@@ -63,8 +64,9 @@ impl<'a> Events<'a> {
             tokio::time::sleep_until((self.begin + event.at()).into()).await;
             self.happen(*event).await.with_context(|| format!("{event:?}"))?;
         }
-        if let Some(copy) = self.copy.take() {
+        if let Some((from, copy)) = self.copy.take() {
             let at = copy.await.context("the COPY panicked")??;
+            self.happened.strains.push((from, at));
             self.mark_at(at, "COPY done");
         }
         self.end_backup().await?;
@@ -105,16 +107,17 @@ impl<'a> Events<'a> {
                 self.mark(&format!("COPY of {megabytes} MB"));
                 let path = bulk_path(&self.stage.scratch, megabytes);
                 let (server, begin) = (self.stage.clients(), self.begin);
-                self.copy = Some(tokio::spawn(async move {
+                let copy = tokio::spawn(async move {
                     let client = ::tests::cluster::connect(&server).await?;
                     let sql = format!("copy bulk from '{}'", path.display());
                     client.batch_execute(&sql).await?;
                     Ok(begin.elapsed())
-                }));
+                });
+                self.copy = Some((from, copy));
             }
         }
         if event.is_outage() {
-            self.happened.outages.push((from, self.begin.elapsed()));
+            self.happened.strains.push((from, self.begin.elapsed()));
         }
         Ok(())
     }
@@ -178,7 +181,7 @@ fn bulk_path(scratch: &Scratch, megabytes: u32) -> PathBuf {
 }
 
 /// A file for COPY, of lines that compress about two to one.
-pub(super) fn prepare_bulk(scratch: &Scratch, megabytes: u32) -> Result<()> {
+pub(super) fn prepare_bulk(scratch: &Scratch, megabytes: u32) -> Result<PathBuf> {
     scratch.dir("bulk")?;
     let path = bulk_path(scratch, megabytes);
     let mut file = BufWriter::new(File::create(&path)?);
@@ -193,5 +196,6 @@ pub(super) fn prepare_bulk(scratch: &Scratch, megabytes: u32) -> Result<()> {
         file.write_all(line.as_bytes())?;
     }
     file.flush()?;
-    user::give(&path)
+    user::give(&path)?;
+    Ok(path)
 }

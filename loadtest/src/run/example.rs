@@ -64,7 +64,7 @@ pub(crate) fn example() -> Measured {
             at: ms(4000),
             text: "store away".to_owned(),
         }],
-        outages: vec![(ms(4000), ms(6000))],
+        strains: vec![(ms(4000), ms(6000))],
         backups: Vec::new(),
         puts,
         requests: None,

@@ -45,6 +45,12 @@ impl Stage {
             .await?;
         primary.exec(load::TABLE).await?;
         primary.exec("create table bulk (line text not null)").await?;
+        if scenario.database_mb > 0 {
+            let lines = super::events::prepare_bulk(scratch, scenario.database_mb)?;
+            let sql = format!("copy bulk from '{}'", lines.display());
+            primary.exec(&sql).await?;
+            std::fs::remove_file(lines)?;
+        }
         for event in &scenario.events {
             if let Event::BulkCopy { megabytes, .. } = event {
                 super::events::prepare_bulk(scratch, *megabytes)?;

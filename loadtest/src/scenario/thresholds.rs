@@ -11,9 +11,9 @@ use super::{Scenario, Store};
 pub(crate) struct Thresholds {
     /// At most so many acknowledged commits are not archived, or not in the restore.
     pub(crate) lost_commits: Option<u64>,
-    /// p99 from the intended commit to its archive: at most so many times the ship interval, the PUT's p99 and the longest outage.
+    /// p99 from the intended commit to its archive: at most so many times the ship interval, the PUT's p99 and the longest outage or COPY.
     pub(crate) lag_p99: Option<f64>,
-    /// From the end of an outage until all before it is archived: at most so many times outage, ship interval and the PUT's p99.
+    /// From the end of an outage or COPY until all before it is archived: at most so many times the same.
     pub(crate) catch_up: Option<f64>,
     /// CPU seconds of the agent in a second: at most.
     pub(crate) agent_cpu_share: Option<f64>,
@@ -58,8 +58,11 @@ impl Thresholds {
             of_effect.is_none() || scenario.effect,
             "tps_ratio and commit_p99_ratio need effect = true"
         );
-        let has_outage = scenario.events.iter().any(super::Event::is_outage);
-        ensure!(self.catch_up.is_none() || has_outage, "catch_up needs an outage");
+        let has_strain = scenario.events.iter().any(super::Event::is_strain);
+        ensure!(
+            self.catch_up.is_none() || has_strain,
+            "catch_up needs an outage or a COPY"
+        );
         ensure!(
             self.backup_rss_mib.is_none() || scenario.has_backup(),
             "backup_rss_mib needs a backup"

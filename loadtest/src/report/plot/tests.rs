@@ -54,3 +54,13 @@ fn a_line_breaks_where_nothing_was_and_names_do_not_lie_on_each_other() {
     rows.dedup();
     assert_eq!(rows, [0, 1, 2]);
 }
+
+#[test]
+fn a_line_without_gaps_begins_with_a_move() {
+    let mut plot = plot();
+    plot.series[0].gap = f64::INFINITY;
+    let svg = plot.svg();
+    let path = svg.lines().find(|line| line.starts_with("<path class=\"c1\"")).unwrap();
+    assert!(path.contains("d=\"M"), "{path}");
+    assert_eq!(path.matches('M').count(), 1, "{path}");
+}
