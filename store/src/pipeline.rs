@@ -23,6 +23,7 @@ mod content;
 mod copy;
 pub mod earlier;
 mod fetch;
+mod foreseen;
 mod job;
 mod milestone;
 mod pace;
@@ -46,6 +47,7 @@ use std::time::Duration;
 use minicbor::bytes::ByteVec;
 use tokio::runtime::Handle;
 
+pub use foreseen::Foreseen;
 use job::Measured;
 pub use job::{BelieveAll, FileJob, Listed, PackFilter, PageCheck, Reread};
 pub use pace::{Pace, PaceLimits};
@@ -270,6 +272,33 @@ impl Pipeline {
             };
             state.packer.table.take_in_any_order();
             state.next_number = copy.run_stream(&mut stream, &mut state.packer)?;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Goes the way of [`Pipeline::copy`] without reading a relation file, to measure what a backup of any size takes: see [`Foreseen`].
+    /// What it stores is a backup of nothing.
+    ///
+    /// # Errors
+    /// As [`Pipeline::copy`]; anything but relation files with pages.
+    pub async fn copy_foreseen<S>(&mut self, mut source: S, foreseen: Foreseen) -> Result<(), StoreError>
+    where
+        S: Iterator<Item = Result<Listed, StoreError>> + Send + 'static,
+    {
+        let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
+        let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
+        self.blocking(move |state| {
+            let copy = Copy {
+                first_number: state.next_number,
+                threads,
+                repository: writer.repository(),
+                parent: parent.as_deref(),
+                common: &common,
+                stop: &stop,
+                runtime: &runtime,
+            };
+            state.next_number = copy.run_foreseen(&mut source, &Arc::new(foreseen), &mut state.packer)?;
             Ok(())
         })
         .await

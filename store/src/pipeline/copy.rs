@@ -13,6 +13,7 @@ use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
 
 use super::content::ContentFile;
+use super::foreseen::Foreseen;
 use super::job::{FileJob, Listed};
 use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader, load_maps};
@@ -83,6 +84,15 @@ pub(super) type Staged = Result<(), Result<NeighbourStopped, StoreError>>;
 
 pub(super) fn send<T>(lane: &Sender<T>, item: T) -> Staged {
     lane.send(item).map_err(|_| Ok(NeighbourStopped))
+}
+
+fn send_stretches(file: &Arc<RelationFile>, work: &Sender<Work>) -> Staged {
+    let units = file.pages.div_ceil(UNIT_PAGES);
+    for first in (0..units).step_by(STRETCH_UNITS as usize) {
+        let stretch = first..units.min(first + STRETCH_UNITS);
+        send(work, Work::Units(Arc::clone(file), stretch))?;
+    }
+    Ok(())
 }
 
 /// One copy.
@@ -256,6 +266,48 @@ impl Copy<'_> {
         Ok(out)
     }
 
+    /// As [`Copy::run`], without reading relation files.
+    ///
+    /// # Errors
+    /// As there; anything but relation files.
+    pub(super) fn run_foreseen<S>(
+        &self,
+        source: &mut S,
+        foreseen: &Arc<Foreseen>,
+        packer: &mut Packer,
+    ) -> Result<u64, StoreError>
+    where
+        S: Iterator<Item = Result<Listed, StoreError>> + Send,
+    {
+        let (batches_in, batches) = bounded::<Batch>(1);
+        let mut last = self.first_number;
+        let number = &mut last;
+        self.with_workers(packer, |scope, work, to_packer| {
+            self.spawn(scope, "backup-maps", move || {
+                self.load(source, number, &batches_in, &to_packer)
+            });
+            self.spawn(scope, "backup-open", move || {
+                self.dispatch_foreseen(&batches, foreseen, &work)
+            });
+        })?;
+        Ok(last)
+    }
+
+    fn dispatch_foreseen(&self, batches: &Receiver<Batch>, foreseen: &Arc<Foreseen>, work: &Sender<Work>) -> Staged {
+        for (number, job, parent) in batches.iter().flatten() {
+            let pages = u32::try_from(job.size / PAGE_BYTES as u64).unwrap_or(0);
+            if job.class != EntryClass::Relation || pages == 0 {
+                return Err(Err(StoreError::Stage("foreseen")));
+            }
+            let file = Arc::new(RelationFile {
+                foreseen: Some(Arc::clone(foreseen)),
+                ..RelationFile::new(number, job, None, pages, parent, self.common)
+            });
+            send_stretches(&file, work)?;
+        }
+        Ok(())
+    }
+
     fn dispatch(&self, batches: &Receiver<Batch>, work: &Sender<Work>, to_packer: &Sender<Message>) -> Staged {
         for (number, job, parent) in batches.iter().flatten() {
             let file = match File::open(&job.on_disk) {
@@ -294,12 +346,7 @@ impl Copy<'_> {
                 continue;
             }
             let file = RelationFile::new(number, job, Some(file), pages, parent, self.common);
-            let file = Arc::new(file);
-            let units = pages.div_ceil(UNIT_PAGES);
-            for first in (0..units).step_by(STRETCH_UNITS as usize) {
-                let stretch = first..units.min(first + STRETCH_UNITS);
-                send(work, Work::Units(Arc::clone(&file), stretch))?;
-            }
+            send_stretches(&Arc::new(file), work)?;
         }
         Ok(())
     }

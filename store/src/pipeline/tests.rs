@@ -2,6 +2,7 @@
 
 mod faults;
 mod fixture;
+mod foreseen;
 mod generations;
 mod repair;
 mod resume;

@@ -8,6 +8,7 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use super::batch::{Batch, Gathered};
+use super::foreseen::Foreseen;
 use super::job::{FileJob, PackFilter, PageCheck};
 use super::pace::Pace;
 use super::parent::ChainedMap;
@@ -44,6 +45,8 @@ pub(super) struct RelationFile {
     pub(super) parent: ChainedMap,
     /// Pages that are stored anew although they did not change.
     pub(super) stale: Vec<Range<u32>>,
+    /// Only for measurements: nothing is read.
+    pub(super) foreseen: Option<Arc<Foreseen>>,
 }
 
 impl RelationFile {
@@ -63,6 +66,7 @@ impl RelationFile {
             pages,
             parent,
             stale,
+            foreseen: None,
         }
     }
 }
@@ -98,6 +102,40 @@ pub(super) struct UnitDone {
     pub(super) crc32c: u32,
 }
 
+impl UnitDone {
+    pub(super) fn new(file: &Arc<RelationFile>, number: u32, pages: u32) -> Self {
+        UnitDone {
+            file: Arc::clone(file),
+            number,
+            digests: Vec::with_capacity(pages as usize),
+            runs: Vec::new(),
+            new_pages: 0,
+            corrupt: Vec::new(),
+            crc32c: 0,
+        }
+    }
+
+    /// Adds the page `number` of the file, which is not zero: it stays where the parent has it, or is the next of the pages of `listed`, the
+    /// first of which comes to the page `base` of the batch's chunks.
+    pub(super) fn compare(&mut self, number: u32, digest: &PageDigest, base: u32, listed: &mut Vec<u32>) {
+        let before = self.file.parent.map.digests.get(number as usize);
+        if before == Some(digest) && !has(&self.file.stale, number) {
+            push(&mut self.runs, number, Origin::Parent);
+        } else {
+            let at_page = base + u32::try_from(listed.len()).unwrap_or(u32::MAX);
+            push(&mut self.runs, number, Origin::Chunks(at_page));
+            listed.push(number % UNIT_PAGES);
+        }
+    }
+
+    /// Notes what the page `number` of the file is.
+    pub(super) fn note(&mut self, number: u32, digest: PageDigest) {
+        let before = self.file.parent.map.digests.get(number as usize);
+        self.new_pages += u64::from(before != Some(&digest));
+        self.digests.push(digest);
+    }
+}
+
 /// What all workers share.
 #[derive(Debug)]
 pub(super) struct Common {
@@ -120,6 +158,8 @@ pub(super) struct Worker {
     pub(super) encoded: Vec<u8>,
     pub(super) gathered: Gathered,
     pub(super) batch: Batch,
+    /// The unit is the sample of [`Foreseen`].
+    pub(super) holds_sample: bool,
     zero_digest: PageDigest,
 }
 
@@ -134,6 +174,7 @@ impl Worker {
             encoded: Vec::new(),
             gathered: Gathered::default(),
             batch: Batch::default(),
+            holds_sample: false,
             zero_digest,
         })
     }
@@ -149,6 +190,9 @@ impl Worker {
         number: u32,
         bytes: Option<Vec<u8>>,
     ) -> Result<usize, StoreError> {
+        if let Some(foreseen) = &file.foreseen {
+            return self.unit_foreseen(file, number, foreseen);
+        }
         let first = number * UNIT_PAGES;
         let pages = match (bytes, &file.file) {
             (Some(bytes), _) => {
@@ -158,20 +202,11 @@ impl Worker {
             (None, Some(on_disk)) => self.read_unit(file, on_disk, first)?,
             (None, None) => return Err(StoreError::Stage("encode")),
         };
-        let mut done = UnitDone {
-            file: Arc::clone(file),
-            number,
-            digests: Vec::with_capacity(pages as usize),
-            runs: Vec::new(),
-            new_pages: 0,
-            corrupt: Vec::new(),
-            crc32c: 0,
-        };
+        let mut done = UnitDone::new(file, number, pages);
         let base = self.next_page();
         let mut listed: Vec<u32> = Vec::new();
         for (at, page) in (0..pages).zip(self.unit.chunks_exact_mut(PAGE_BYTES)) {
             let number = first + at;
-            let before = file.parent.map.digests.get(number as usize);
             let digest = if is_zero(page) {
                 push(&mut done.runs, number, Origin::Zero);
                 self.zero_digest
@@ -182,17 +217,10 @@ impl Worker {
                         .examine(&file.job, number, page, &mut |page| read_page(file, number, page))?,
                 );
                 let digest = self.common.keys.page_digest(page);
-                if before == Some(&digest) && !has(&file.stale, number) {
-                    push(&mut done.runs, number, Origin::Parent);
-                } else {
-                    let at_page = base + u32::try_from(listed.len()).unwrap_or(u32::MAX);
-                    push(&mut done.runs, number, Origin::Chunks(at_page));
-                    listed.push(at);
-                }
+                done.compare(number, &digest, base, &mut listed);
                 digest
             };
-            done.new_pages += u64::from(before != Some(&digest));
-            done.digests.push(digest);
+            done.note(number, digest);
         }
         // What is stored, not what was read first: a torn page was read again.
         done.crc32c = crc32c::crc32c(self.unit.get(..pages as usize * PAGE_BYTES).unwrap_or_default());
