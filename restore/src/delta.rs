@@ -35,7 +35,7 @@ pub(crate) struct Held {
 
 /// A file that is being compared.
 struct Comparing {
-    file: u32,
+    map: RelationMap,
     extents: Extents,
     task: JoinHandle<std::io::Result<Held>>,
 }
@@ -57,13 +57,13 @@ pub(crate) async fn plan_pages(
             None => None,
         };
         let (Some(on_disk), Some(at)) = (on_disk, map.digests) else {
-            work.add_pages(map.file, &extents, None)?;
+            work.add_pages(map, &extents, None)?;
             continue;
         };
         let digests = reader.digests(at).await?.content.pages;
         let keys = repository.keys().clone();
         comparing.push_back(Comparing {
-            file: map.file,
+            map,
             extents,
             task: tokio::task::spawn_blocking(move || compare(&on_disk, &digests, &keys)),
         });
@@ -78,14 +78,14 @@ pub(crate) async fn plan_pages(
 }
 
 async fn add_compared(compared: Option<Comparing>, work: &mut Work) -> Result<()> {
-    let Some(Comparing { file, extents, task }) = compared else {
+    let Some(Comparing { map, extents, task }) = compared else {
         return Ok(());
     };
     let held = task
         .await
         .map_err(|_| RestoreError::Failed("a worker of the restore stopped".into()))?;
     // What cannot be read is fetched, into a new file.
-    work.add_pages(file, &extents, held.ok().as_ref())
+    work.add_pages(map, &extents, held.ok())
 }
 
 /// Compares a file, page by page, with what it should be.

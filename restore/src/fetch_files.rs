@@ -15,12 +15,12 @@ use pg::page::PAGE_BYTES;
 use rayon::iter::{IntoParallelRefIterator as _, ParallelIterator as _};
 use store::chunk::ContentReference;
 use store::id::PackId;
-use store::repository::{OpenPack, PartRange, Repository};
+use store::repository::{Maps, OpenPack, PartRange, Repository};
 
 use crate::error::{RestoreError, Result};
 use crate::progress::Progress;
 use crate::tree::Tree;
-use crate::work::{Destination, Run, Work, by_chunk};
+use crate::work::{Destination, Run, Runs, Work, by_chunk, next_runs};
 
 /// Files kept open.
 const OPEN_FILES_MAX: usize = 256;
@@ -55,42 +55,56 @@ struct Fetch {
     written: AtomicU64,
 }
 
-/// Creates directories and files and fills them.
+/// Creates directories and files and fills them: with the runs that are planned, then with those of the files that are planned later, as many
+/// at a time as fit. The plan's own runs are gone afterwards.
 pub(crate) async fn fetch(
     repository: &Arc<Repository>,
     tree: &Arc<Tree>,
-    work: &Arc<Work>,
+    mut work: Work,
     jobs: usize,
     progress: Progress,
-) -> Result<Fetched> {
-    let (maker, list) = (Arc::clone(tree), Arc::clone(work));
+) -> Result<(Fetched, Arc<Work>)> {
+    let mut runs = std::mem::take(&mut work.packs);
+    let work = Arc::new(work);
+    let (maker, list) = (Arc::clone(tree), Arc::clone(&work));
     tokio::task::spawn_blocking(move || create(&maker, &list))
         .await
         .map_err(|_| stopped())??;
     let fetch = Arc::new(Fetch {
         repository: Arc::clone(repository),
         tree: Arc::clone(tree),
-        work: Arc::clone(work),
+        work: Arc::clone(&work),
         progress,
         open: Mutex::default(),
         fetched: AtomicU64::new(0),
         written: AtomicU64::new(0),
     });
-    let packs: Vec<PackId> = work.packs.keys().copied().collect();
-    stream::iter(packs)
-        .map(|id| parts_of(Arc::clone(&fetch), id))
+    let mut maps = Maps::new(repository);
+    let mut later = work.later.iter();
+    while !runs.is_empty() {
+        fetch_runs(&fetch, runs, jobs).await?;
+        runs = next_runs(&mut later, async |at| Ok(maps.extents(at).await?.content)).await?;
+    }
+    fetch.progress.finish();
+    let fetched = Fetched {
+        fetched_bytes: fetch.fetched.load(Ordering::Relaxed),
+        written_bytes: fetch.written.load(Ordering::Relaxed),
+    };
+    Ok((fetched, work))
+}
+
+/// Fetches what these runs need, pack by pack.
+async fn fetch_runs(fetch: &Arc<Fetch>, runs: Runs, jobs: usize) -> Result<()> {
+    stream::iter(runs)
+        .map(|(id, runs)| parts_of(Arc::clone(fetch), id, runs))
         .buffered(OPEN_AHEAD)
         .map_ok(|parts| stream::iter(parts.into_iter().map(Ok)))
         .try_flatten()
-        .map_ok(|part| fetch_part(Arc::clone(&fetch), part))
+        .map_ok(|part| fetch_part(Arc::clone(fetch), part))
         .try_buffer_unordered(jobs)
         .try_collect::<Vec<()>>()
         .await?;
-    fetch.progress.finish();
-    Ok(Fetched {
-        fetched_bytes: fetch.fetched.load(Ordering::Relaxed),
-        written_bytes: fetch.written.load(Ordering::Relaxed),
-    })
+    Ok(())
 }
 
 fn stopped() -> RestoreError {
@@ -135,10 +149,9 @@ struct Part {
 }
 
 /// Reads head and footer of a pack, and divides what is needed of it.
-async fn parts_of(fetch: Arc<Fetch>, id: PackId) -> Result<Vec<Part>> {
+async fn parts_of(fetch: Arc<Fetch>, id: PackId, runs: Vec<Run>) -> Result<Vec<Part>> {
     let pack = Arc::new(fetch.repository.open_pack(id).await?);
-    let runs: &[Run] = fetch.work.packs.get(&id).map(Vec::as_slice).unwrap_or_default();
-    let mut chunks: HashMap<u32, Vec<Destination>> = by_chunk(runs).into_iter().collect();
+    let mut chunks: HashMap<u32, Vec<Destination>> = by_chunk(&runs).into_iter().collect();
     let numbers: Vec<u32> = chunks.keys().copied().collect();
     let mut parts = Vec::new();
     for range in pack.ranges(&numbers, PART_BYTES_MAX)? {

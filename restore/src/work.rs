@@ -1,4 +1,8 @@
 //! From the file table to work: which bytes of which pack go where. Pure but for reading page maps.
+//!
+//! Of a large cluster, or of one that has been changed here and there for long, all runs of pages would be more than memory: 24 bytes for each,
+//! and 1 % of changed pages of 10 TB are 26 million of them. So no more than [`RUNS_MAX`] are there at once. What is planned beyond that is
+//! [`Later`], whose page maps are read once more when their turn comes.
 
 use std::collections::{BTreeMap, HashSet};
 use std::ffi::OsStr;
@@ -14,6 +18,12 @@ use store::page_map::{Extent, Extents, Source};
 use crate::delta::{Held, without};
 use crate::error::{RestoreError, Result};
 use crate::paths::{Place, captured, place};
+
+/// Runs of pages that are in memory at once, unless one file has more: 96 MiB, and up to as much again for the room that vectors keep.
+const RUNS_MAX: usize = 4 << 20;
+
+/// What to take from each pack.
+pub(crate) type Runs = BTreeMap<PackId, Vec<Run>>;
 
 /// A run of bytes out of one pack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +78,14 @@ pub(crate) struct RelationMap {
     pub(crate) digests: Option<ChunkReference>,
 }
 
+/// A relation file whose runs did not fit.
+#[derive(Debug)]
+pub(crate) struct Later {
+    /// Its page map.
+    pub(crate) map: RelationMap,
+    held: Option<Held>,
+}
+
 /// Everything to be made and fetched.
 #[derive(Debug, Default)]
 pub(crate) struct Work {
@@ -75,8 +93,12 @@ pub(crate) struct Work {
     pub(crate) directories: Vec<(Place, u32)>,
     /// Files: place, size, mode.
     pub(crate) files: Vec<(Place, u64, u32)>,
-    /// What to take from each pack.
-    pub(crate) packs: BTreeMap<PackId, Vec<Run>>,
+    /// What to take from each pack, of the files that come first.
+    pub(crate) packs: Runs,
+    /// Runs of pages in them.
+    runs: usize,
+    /// The other files, in order.
+    pub(crate) later: Vec<Later>,
     /// `global/pg_control`.
     pub(crate) control: Option<FileEntry>,
     /// Captured configuration files: original path and index in `files`.
@@ -185,49 +207,41 @@ impl Work {
     }
 
     /// Adds the pages of a relation file; what is `held` of it on disk is neither fetched nor created anew.
-    pub(crate) fn add_pages(&mut self, file: u32, extents: &Extents, held: Option<&Held>) -> Result<()> {
-        let (place, size, _) = self.files.get(file as usize).ok_or_else(no_such_file)?;
+    pub(crate) fn add_pages(&mut self, map: RelationMap, extents: &Extents, held: Option<Held>) -> Result<()> {
+        let (place, size, _) = self.files.get(map.file as usize).ok_or_else(no_such_file)?;
         if u64::from(extents.pages) * PAGE_BYTES as u64 != *size {
             return Err(RestoreError::damaged(
                 "the file table",
                 format!("\"{}\" has another size than its page map", place.show()),
             ));
         }
-        let nothing = Held::default();
-        let Held { pages, same } = held.unwrap_or(&nothing);
-        for extent in &extents.runs {
-            for missing in without(extent.first, extent.end(), same) {
-                self.add_missing(file, extent, missing, *pages);
+        let is_later = self.runs >= RUNS_MAX;
+        let mut fetched = 0;
+        for_each_missing(extents, held.as_ref(), |part| match run_of(map.file, part) {
+            Some((pack, run)) => {
+                fetched += u64::from(part.count);
+                if !is_later {
+                    self.packs.entry(pack).or_default().push(run);
+                    self.runs += 1;
+                }
             }
-        }
-        if held.is_some() {
-            self.held.insert(file);
-            let pages: u64 = same.iter().map(|range| u64::from(range.end - range.start)).sum();
+            None => {
+                let on_disk = held.as_ref().map_or(0, |held| held.pages);
+                if part.first < on_disk {
+                    self.zeroes.push((map.file, part.first..part.end().min(on_disk)));
+                }
+            }
+        });
+        self.bytes += fetched * PAGE_BYTES as u64;
+        if let Some(held) = &held {
+            self.held.insert(map.file);
+            let pages: u64 = held.same.iter().map(|range| u64::from(range.end - range.start)).sum();
             self.held_bytes += pages * PAGE_BYTES as u64;
         }
-        Ok(())
-    }
-
-    /// Adds the pages `missing` of an extent; the file on disk has pages up to `on_disk`.
-    fn add_missing(&mut self, file: u32, extent: &Extent, missing: Range<u32>, on_disk: u32) {
-        let Some(part) = extent.clip(missing.start, missing.end) else {
-            return;
-        };
-        match part.source {
-            Source::Pack { pack, chunk, page } => {
-                let run = Run::Pages {
-                    file,
-                    first: part.first,
-                    count: part.count,
-                    chunk,
-                    page,
-                };
-                self.packs.entry(pack).or_default().push(run);
-                self.bytes += u64::from(part.count) * PAGE_BYTES as u64;
-            }
-            Source::Zero if part.first < on_disk => self.zeroes.push((file, part.first..part.end().min(on_disk))),
-            Source::Zero => {}
+        if is_later && fetched > 0 {
+            self.later.push(Later { map, held });
         }
+        Ok(())
     }
 
     /// Where a file goes.
@@ -248,6 +262,7 @@ impl Work {
         });
         let written: HashSet<u32> = runs
             .chain(self.zeroes.iter().map(|(file, _)| *file))
+            .chain(self.later.iter().map(|later| later.map.file))
             .filter(|file| self.is_held(*file))
             .collect();
         written.into_iter().filter_map(|file| self.place(file).ok())
@@ -275,6 +290,50 @@ impl Work {
         names.dedup();
         names
     }
+}
+
+/// The runs of the next of these files, as many as fit; nothing when none is left. `extents` reads a page map.
+pub(crate) async fn next_runs<'a>(
+    later: &mut impl Iterator<Item = &'a Later>,
+    mut extents: impl AsyncFnMut(ChunkReference) -> Result<Extents>,
+) -> Result<Runs> {
+    let (mut runs, mut count) = (Runs::new(), 0);
+    while count < RUNS_MAX
+        && let Some(Later { map, held }) = later.next()
+    {
+        for_each_missing(&extents(map.extents).await?, held.as_ref(), |part| {
+            if let Some((pack, run)) = run_of(map.file, part) {
+                runs.entry(pack).or_default().push(run);
+                count += 1;
+            }
+        });
+    }
+    Ok(runs)
+}
+
+/// The parts of a file that are not right on disk.
+fn for_each_missing(extents: &Extents, held: Option<&Held>, mut visit: impl FnMut(Extent)) {
+    let same = held.map(|held| held.same.as_slice()).unwrap_or_default();
+    for extent in &extents.runs {
+        let missing = without(extent.first, extent.end(), same).into_iter();
+        let parts = missing.filter_map(|missing| extent.clip(missing.start, missing.end));
+        parts.for_each(&mut visit);
+    }
+}
+
+/// What is to be taken from which pack for a part of a file; nothing for zeros.
+fn run_of(file: u32, part: Extent) -> Option<(PackId, Run)> {
+    let Source::Pack { pack, chunk, page } = part.source else {
+        return None;
+    };
+    let run = Run::Pages {
+        file,
+        first: part.first,
+        count: part.count,
+        chunk,
+        page,
+    };
+    Some((pack, run))
 }
 
 /// Files that a restore writes itself, or that belong to the life of another server.

@@ -169,9 +169,8 @@ pub(super) async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Plan
         Some(owned) => sweep::sweep(&tree, &work, &owned)?,
         None => Swept::default(),
     };
-    let work = Arc::new(work);
     let progress = Progress::new(work.bytes, args.json);
-    let fetched = fetch_files::fetch(&prepared.opened.repository, &tree, &work, jobs, progress).await?;
+    let (fetched, work) = fetch_files::fetch(&prepared.opened.repository, &tree, work, jobs, progress).await?;
     Ok(Filled {
         tree,
         work,

@@ -49,7 +49,7 @@ fn a_chunk_that_is_used_twice_is_decoded_once() {
 
 #[test]
 fn sizes_that_contradict_each_other_are_damage() {
-    let (mut work, _) = Work::of(
+    let (mut work, maps) = Work::of(
         &[FileEntry {
             extents: Some(ChunkReference {
                 pack: PackId::default(),
@@ -68,8 +68,8 @@ fn sizes_that_contradict_each_other_are_damage() {
             source: Source::Zero,
         }],
     };
-    assert!(work.add_pages(0, &extents(2), None).is_err());
-    work.add_pages(0, &extents(1), None).unwrap();
+    assert!(work.add_pages(maps[0], &extents(2), None).is_err());
+    work.add_pages(maps[0], &extents(1), None).unwrap();
     assert!(work.packs.is_empty());
     assert!(Work::of(&[entry(b"base/1", EntryClass::Relation, 8192)], &[]).is_err());
     assert!(Work::of(&[entry(b"x", EntryClass::Content, 1)], &[]).is_err());
@@ -123,7 +123,7 @@ fn what_is_on_disk_is_not_fetched_and_what_should_be_zero_is_named() {
         pages: 30,
         same: vec![0..17, 22..24],
     };
-    work.add_pages(maps[0].file, &extents, Some(&held)).unwrap();
+    work.add_pages(maps[0], &extents, Some(held)).unwrap();
     let run = Run::Pages {
         file: 0,
         first: 17,
@@ -135,4 +135,74 @@ fn what_is_on_disk_is_not_fetched_and_what_should_be_zero_is_named() {
     assert_eq!(work.zeroes, [(0, 20..22), (0, 24..30)]);
     assert_eq!((work.bytes, work.held_bytes), (3 * 8192, 19 * 8192));
     assert!(work.is_held(0));
+}
+
+#[tokio::test]
+async fn what_does_not_fit_is_planned_later_and_nothing_is_missing_or_twice() {
+    const FILES: u32 = 5;
+    const PAGES: u32 = RUNS_MAX as u32 / 2;
+    let extents = || {
+        let mut map = Extents::default();
+        for first in 0..PAGES {
+            // No two of them are one piece.
+            let source = Source::Pack {
+                pack: PackId([(first % 3) as u8; 16]),
+                chunk: first / 3,
+                page: 0,
+            };
+            map.push(Extent {
+                first,
+                count: 1,
+                source,
+            });
+        }
+        map
+    };
+    let table: Vec<FileEntry> = (0..FILES)
+        .map(|number| FileEntry {
+            extents: Some(ChunkReference {
+                pack: PackId::default(),
+                number,
+            }),
+            ..entry(
+                format!("base/{number}").as_bytes(),
+                EntryClass::Relation,
+                u64::from(PAGES) * 8192,
+            )
+        })
+        .collect();
+    let (mut work, maps) = Work::of(&table, &[]).unwrap();
+    let map = extents();
+    for at in maps {
+        // All of the last one but its first pages is there.
+        let held = (at.file == FILES - 1).then(|| Held {
+            pages: PAGES,
+            same: vec![3..10, 10..PAGES],
+        });
+        work.add_pages(at, &map, held).unwrap();
+    }
+    let pages_of = |runs: &Runs| {
+        let mut pages = BTreeMap::new();
+        for run in runs.values().flatten() {
+            let Run::Pages { file, count, .. } = run else { continue };
+            *pages.entry(*file).or_insert(0) += *count;
+        }
+        pages
+    };
+    assert_eq!(pages_of(&work.packs), BTreeMap::from([(0, PAGES), (1, PAGES)]));
+    assert_eq!(work.bytes, (u64::from(PAGES) * 4 + 3) * 8192);
+    let of_last: Vec<String> = work.partly_held().map(Place::show).collect();
+    assert_eq!(of_last, ["base/4"]);
+    let mut later = work.later.iter();
+    let mut asked = Vec::new();
+    let mut read = async |at: ChunkReference| {
+        asked.push(at.number);
+        Ok(extents())
+    };
+    let second = next_runs(&mut later, &mut read).await.unwrap();
+    assert_eq!(pages_of(&second), BTreeMap::from([(2, PAGES), (3, PAGES)]));
+    let third = next_runs(&mut later, &mut read).await.unwrap();
+    assert_eq!(pages_of(&third), BTreeMap::from([(4, 3)]));
+    assert!(next_runs(&mut later, &mut read).await.unwrap().is_empty());
+    assert_eq!(asked, [2, 3, 4]);
 }
