@@ -38,13 +38,16 @@ pub(crate) struct Happened {
     pub(crate) backups: Vec<Duration>,
 }
 
+/// When it ended, and the program.
+type RunningBackup = JoinHandle<Result<(Duration, Child)>>;
+
 /// One after another; what goes on by itself is waited for at the end.
 pub(crate) struct Events<'a> {
     stage: &'a mut Stage,
     begin: Instant,
     happened: Happened,
     /// When it began; when it ended, and the program.
-    backup: Option<(Duration, JoinHandle<Result<(Duration, Child)>>)>,
+    backup: Option<(Duration, RunningBackup)>,
     copy: Option<(Duration, JoinHandle<Result<Duration>>)>,
 }
 

@@ -121,6 +121,9 @@ async fn plan_work(args: &RestoreArgs, prepared: &Prepared, tree: Arc<Tree>) -> 
     };
     delta::plan_pages(&opened.repository, there, &mut work, maps, jobs).await?;
     refuse_missing(&opened.repository, work.packs.keys().copied()).await?;
+    if !work.later.is_empty() {
+        refuse_missing(&opened.repository, choice.manifest.packs.iter().map(|need| need.id)).await?;
+    }
     Ok(Planned { tree, work, jobs })
 }
 
