@@ -36,6 +36,10 @@ put 644 systemd/seawall.sysusers usr/lib/sysusers.d/seawall.conf
 doc=usr/share/doc/seawall
 put 644 README.md "$doc/README.md"
 for text in docs/*.md; do put 644 "$text" "$doc/$(basename "$text")"; done
+# Of the book what is not one of these.
+for text in docs/book/src/*.md; do
+  grep -q '^{{#include' "$text" || put 644 "$text" "$doc/book/src/$(basename "$text")"
+done
 for text in docs/decisions/*.md; do put 644 "$text" "$doc/decisions/$(basename "$text")"; done
 put 644 docs/reader/seawall_reader.py "$doc/reader/seawall_reader.py"
 put 644 systemd/seawall.toml.example "$doc/examples/seawall.toml.example"
