@@ -46,9 +46,15 @@ pub(crate) struct Events<'a> {
     stage: &'a mut Stage,
     begin: Instant,
     happened: Happened,
-    /// When it began; when it ended, and the program.
-    backup: Option<(Duration, RunningBackup)>,
+    backup: Option<Backup>,
     copy: Option<(Duration, JoinHandle<Result<Duration>>)>,
+}
+
+/// A backup that is under way.
+struct Backup {
+    begun: Duration,
+    /// When it ended, and the program.
+    end: JoinHandle<Result<(Duration, Child)>>,
 }
 
 impl<'a> Events<'a> {
@@ -104,7 +110,8 @@ impl<'a> Events<'a> {
                 self.mark("backup begins");
                 let backup = self.stage.seawall.agent.start(&["backup", "--json"])?;
                 self.stage.watched.add(Role::Backup, backup.id());
-                self.backup = Some((from, tokio::spawn(end_of(backup, self.begin))));
+                let end = tokio::spawn(end_of(backup, self.begin));
+                self.backup = Some(Backup { begun: from, end });
             }
             Event::BulkCopy { megabytes, .. } => {
                 self.mark(&format!("COPY of {megabytes} MB"));
@@ -135,10 +142,10 @@ impl<'a> Events<'a> {
     }
 
     async fn end_backup(&mut self) -> Result<()> {
-        let Some((begun, backup)) = self.backup.take() else {
+        let Some(Backup { begun, end }) = self.backup.take() else {
             return Ok(());
         };
-        let (ended, program) = backup.await.context("the wait for the backup panicked")??;
+        let (ended, program) = end.await.context("the wait for the backup panicked")??;
         self.stage.watched.remove(program.id());
         self.stage.note_warnings(&program);
         self.happened.backups.push(ended.saturating_sub(begun));
