@@ -38,9 +38,6 @@ pub(crate) struct Happened {
     pub(crate) backups: Vec<Duration>,
 }
 
-/// When it ended, and the program.
-type RunningBackup = JoinHandle<Result<(Duration, Child)>>;
-
 /// One after another; what goes on by itself is waited for at the end.
 pub(crate) struct Events<'a> {
     stage: &'a mut Stage,
