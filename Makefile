@@ -73,10 +73,11 @@ kill-loop: setup build ## kill agent and server N times, add up what was lost (N
 
 # What is asked of whole programs, ours and others', takes long: only by name.
 IS_PEERS = $(findstring --bench peers,$(ARGS))
+IS_SCALE = $(findstring --bench scale,$(ARGS))
 bench: PEERS := $(if $(IS_PEERS),pgbackrest)
 
-bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question; "--bench peers" beside other programs)
-	$(if $(IS_PEERS),$(RELEASE))
+bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question; "--bench peers" beside other programs; "--bench scale" of 10 TB)
+	$(if $(IS_PEERS)$(IS_SCALE),$(RELEASE))
 	$(WITH_SERVERS) cargo bench -p bench $(or $(ARGS),--bench backup --bench wal_backlog)
 
 # Twice where the first run falls short: a neighbour on the machine can spoil one.

@@ -9,6 +9,7 @@ pub mod floors;
 pub mod measure;
 pub mod null_store;
 pub mod peers;
+pub mod scale;
 pub mod server;
 pub mod stages;
 pub mod summary;
