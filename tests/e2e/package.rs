@@ -188,3 +188,56 @@ fn scripts_enable_nothing_and_remove_no_key() {
     let asked = prerm.find("SEAWALL_DROP_SLOTS:-no").unwrap();
     assert!(prerm.find("drop-slots --yes").is_some_and(|at| at > asked));
 }
+
+/// What Grafana needs of a dashboard to show it: its panels have places that do not overlap, a type, and questions that Prometheus understands.
+#[test]
+fn the_dashboard_can_be_shown() {
+    case("dashboard", async |scratch| {
+        let text = std::fs::read(sources().join("monitoring/grafana-dashboard.json"))?;
+        let dashboard: serde_json::Value = serde_json::from_slice(&text)?;
+        for name in ["uid", "title"] {
+            ensure!(dashboard[name].as_str().is_some_and(|text| !text.is_empty()), "{name}");
+        }
+        ensure!(
+            dashboard["schemaVersion"].as_u64() >= Some(36),
+            "{}",
+            dashboard["schemaVersion"]
+        );
+        let mut taken = std::collections::BTreeSet::new();
+        let mut ids = std::collections::BTreeSet::new();
+        let mut rules = String::from("groups:\n- name: dashboard\n  rules:\n");
+        for panel in dashboard["panels"].as_array().unwrap() {
+            ensure!(ids.insert(panel["id"].as_u64().unwrap()), "{panel}");
+            let kind = panel["type"].as_str().unwrap();
+            ensure!(
+                ["stat", "timeseries", "table", "gauge", "state-timeline", "row"].contains(&kind),
+                "{kind}"
+            );
+            let at = |name: &str| panel["gridPos"][name].as_u64().unwrap();
+            ensure!(at("w") > 0 && at("h") > 0 && at("x") + at("w") <= 24, "{panel}");
+            for x in at("x")..at("x") + at("w") {
+                for y in at("y")..at("y") + at("h") {
+                    ensure!(taken.insert((x, y)), "two panels at {x}, {y}: {panel}");
+                }
+            }
+            for target in panel["targets"].as_array().unwrap() {
+                ensure!(
+                    target["refId"].is_string() && target["datasource"]["uid"] == "${datasource}",
+                    "{target}"
+                );
+                let question = target["expr"].as_str().unwrap();
+                let question = question.replace("$__rate_interval", "5m").replace("$cluster", ".*");
+                ensure!(!question.contains('$'), "{question}");
+                let quoted = serde_json::to_string(&question)?;
+                rules.push_str(&format!(
+                    "  - record: dashboard:{}\n    expr: {quoted}\n",
+                    ids.len() * 100 + rules.len()
+                ));
+            }
+        }
+        let file = scratch.write("dashboard.rules.yml", rules)?;
+        let said = run(Command::new("promtool").args(["check", "rules"]).arg(file))?;
+        ensure!(said.contains("SUCCESS"), "{said}");
+        Ok(())
+    });
+}
