@@ -74,6 +74,22 @@ impl Compressor {
     /// [`StoreError::EncodingCheck`] when the result does not decode to `plain`.
     pub fn encode(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Codec, StoreError> {
         let from = out.len();
+        let codec = self.compress(plain, out)?;
+        match self.check(codec, out.get(from..).unwrap_or_default(), plain) {
+            Ok(()) => Ok(codec),
+            Err(error) => {
+                out.truncate(from);
+                Err(error)
+            }
+        }
+    }
+
+    /// As [`Self::encode`], for who checks what comes of it later, with [`Self::check`].
+    ///
+    /// # Errors
+    /// The library failed.
+    pub(crate) fn compress(&mut self, plain: &[u8], out: &mut Vec<u8>) -> Result<Codec, StoreError> {
+        let from = out.len();
         // Room only: what is not written to is never touched.
         out.reserve(zstd::zstd_safe::compress_bound(plain.len()));
         let written = self.compress_onto(plain, out, from)?;
@@ -82,13 +98,24 @@ impl Compressor {
             out.extend_from_slice(plain);
             return Ok(Codec::Stored);
         }
-        if !self.decodes_to(out.get(from..).unwrap_or_default(), plain) {
-            out.truncate(from);
-            return Err(StoreError::EncodingCheck {
-                what: format!("{} bytes at zstd level {}", plain.len(), self.level),
-            });
-        }
         Ok(Codec::Zstd)
+    }
+
+    /// Whether `stored` is `plain`.
+    ///
+    /// # Errors
+    /// [`StoreError::EncodingCheck`]: it is not.
+    pub(crate) fn check(&mut self, codec: Codec, stored: &[u8], plain: &[u8]) -> Result<(), StoreError> {
+        let is_plain = match codec {
+            Codec::Stored => stored == plain,
+            Codec::Zstd => self.decodes_to(stored, plain),
+        };
+        if is_plain {
+            return Ok(());
+        }
+        Err(StoreError::EncodingCheck {
+            what: format!("{} bytes at zstd level {}", plain.len(), self.level),
+        })
     }
 
     /// One frame behind `from`; returns its length.

@@ -52,34 +52,11 @@ pub struct Finished {
     pub head_hash: Digest,
 }
 
-/// Puts the envelope around a sealed body and signs it for its name.
+/// Puts the envelope around a sealed body, which stands behind [`HEAD_ROOM_BYTES`] of room and is not copied, and signs it for its name.
 ///
 /// # Errors
 /// A part is over its limit or encryption failed.
 pub fn finish(
-    name: &str,
-    clear: &Clear<'_>,
-    header: &Header,
-    body: &[u8],
-    keys: &ClusterKeys,
-    signing: &SigningKey,
-) -> Result<Finished, StoreError> {
-    let (mut out, head_hash) = head(name, clear, header, body, keys, signing)?;
-    let padding = padding_bytes(clear.kind, out.len() + body.len());
-    out.reserve_exact(body.len() + padding);
-    out.extend_from_slice(body);
-    out.resize(out.len() + padding, 0);
-    Ok(Finished {
-        bytes: out.into(),
-        head_hash,
-    })
-}
-
-/// As [`finish`], for a large body that stands behind [`HEAD_ROOM_BYTES`] of room: it is not copied.
-///
-/// # Errors
-/// As [`finish`].
-pub fn finish_in_place(
     name: &str,
     clear: &Clear<'_>,
     header: &Header,

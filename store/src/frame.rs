@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use crate::codec::{Codec, Compressor, decode};
-use crate::envelope::{Head, Kind};
+use crate::envelope::{HEAD_ROOM_BYTES, Head, Kind};
 use crate::error::StoreError;
 use crate::id::{Digest, LineageId};
 use crate::keys::ClusterKeys;
@@ -32,7 +32,8 @@ pub struct Binding<'a> {
     pub digest: &'a Digest,
 }
 
-/// Compresses, checks and seals `plain` (law 5: the sealed bytes are opened again and compared).
+/// Compresses and seals `plain` behind [`HEAD_ROOM_BYTES`] of room. Law 5: what was sealed is opened again, decoded, and compared. No more memory
+/// than twice what is stored, beside `plain`.
 ///
 /// # Errors
 /// Over the limit, or the encoding check failed.
@@ -49,32 +50,34 @@ pub fn seal(
         });
     }
     let plain_bytes = u32::try_from(plain.len()).unwrap_or(u32::MAX);
-    let mut payload = Vec::new();
-    let codec = compressor.encode(plain, &mut payload)?;
-    let digest_kind_byte = binding.kind.digest_kind();
+    let mut room_and_body = vec![0; HEAD_ROOM_BYTES + PREFIX_BYTES];
+    let codec = compressor.compress(plain, &mut room_and_body)?;
+    let mut prefix = [codec as u8, 0, 0, 0, 0, 0, 0, 0];
+    prefix[4..].copy_from_slice(&plain_bytes.to_le_bytes());
+    if let Some(room) = room_and_body.get_mut(HEAD_ROOM_BYTES..HEAD_ROOM_BYTES + PREFIX_BYTES) {
+        room.copy_from_slice(&prefix);
+    }
     let associated = associated_data(
-        digest_kind_byte,
+        binding.kind.digest_kind(),
         codec as u8,
         plain_bytes,
         binding.lineage,
         binding.digest,
     );
-    let compressed = payload.clone();
-    key.seal(0, &associated, &mut payload)?;
-    let mut check = payload.clone();
-    if key
-        .open(0, &associated, &mut check)
-        .is_none_or(|opened| opened != compressed)
-    {
-        return Err(StoreError::EncodingCheck {
+    key.seal_behind(0, &associated, &mut room_and_body, HEAD_ROOM_BYTES + PREFIX_BYTES)?;
+    // Room was reserved for the worst case.
+    room_and_body.shrink_to_fit();
+    let mut sealed = room_and_body
+        .get(HEAD_ROOM_BYTES + PREFIX_BYTES..)
+        .unwrap_or_default()
+        .to_vec();
+    let opened = key
+        .open(0, &associated, &mut sealed)
+        .ok_or_else(|| StoreError::EncodingCheck {
             what: format!("{:?}", binding.kind),
-        });
-    }
-    let mut body = Vec::with_capacity(PREFIX_BYTES + payload.len());
-    body.extend_from_slice(&[codec as u8, 0, 0, 0]);
-    body.extend_from_slice(&plain_bytes.to_le_bytes());
-    body.extend_from_slice(&payload);
-    Ok(body)
+        })?;
+    compressor.check(codec, opened, plain)?;
+    Ok(room_and_body)
 }
 
 /// Opens the body of a single-frame object and checks the plaintext against the header's digest.

@@ -98,6 +98,29 @@ impl ObjectKey {
             .map_err(|_| StoreError::Codec("encryption failed".into()))
     }
 
+    /// As [`Self::seal`], of what stands behind the first `from` bytes.
+    ///
+    /// # Errors
+    /// The library refuses the length.
+    pub fn seal_behind(
+        &self,
+        number: u32,
+        associated: &[u8],
+        buffer: &mut Vec<u8>,
+        from: usize,
+    ) -> Result<(), StoreError> {
+        let tag = self
+            .0
+            .seal_in_place_separate_tag(
+                nonce(number),
+                Aad::from(associated),
+                buffer.get_mut(from..).unwrap_or_default(),
+            )
+            .map_err(|_| StoreError::Codec("encryption failed".into()))?;
+        buffer.extend_from_slice(tag.as_ref());
+        Ok(())
+    }
+
     /// Decrypts `buffer` in place; returns the plaintext, or `None` when it is not authentic.
     #[must_use]
     pub fn open<'b>(&self, number: u32, associated: &[u8], buffer: &'b mut [u8]) -> Option<&'b mut [u8]> {

@@ -75,6 +75,8 @@ impl Program {
             .env("SEAWALL_CONFIG", &self.config)
             .env("NO_COLOR", "1")
             .env("RUST_BACKTRACE", "1")
+            // As the units have it.
+            .env("MALLOC_MMAP_THRESHOLD_", "262144")
             .envs(self.environment.iter().map(|(name, value)| (name, value)));
         command
     }

@@ -122,6 +122,7 @@ impl Assembler {
             let (whole, tail) = (&mut self.whole, &mut self.tail);
             self.reader
                 .push(lsn, now, &mut |item| note(&item, whole, tail, commits))?;
+            self.make_room(now.len(), room);
             self.buffer.extend_from_slice(now);
             lsn = lsn.saturating_add(now.len() as u64);
             bytes = rest;
@@ -130,6 +131,14 @@ impl Assembler {
             }
         }
         Ok(())
+    }
+
+    /// Twice as much each time, as vectors do, and never more than the open range can need.
+    fn make_room(&mut self, bytes: usize, bytes_max: usize) {
+        let (held, room) = (self.buffer.len(), self.buffer.capacity() - self.buffer.len());
+        if room < bytes {
+            self.buffer.reserve_exact(bytes.max(held).min(bytes_max.max(bytes)));
+        }
     }
 
     fn complete_range(&mut self) -> Piece {
@@ -161,11 +170,17 @@ impl Assembler {
         Some(piece)
     }
 
+    /// The open range has many tails by now, and one in place of them would carry as much that is new as it carries again.
+    #[must_use]
+    pub fn has_many_tails(&self) -> bool {
+        let unjoined = self.buffered_bytes().saturating_sub(self.joined);
+        self.tails >= TAILS_UNTIL_JOINED && self.joined <= unjoined
+    }
+
     /// One tail in place of the many that the open range has by now, when there are many; nobody need wait for it.
     #[must_use]
     pub fn join_tails(&mut self) -> Option<Piece> {
-        let unjoined = self.buffered_bytes().saturating_sub(self.joined);
-        if self.tails < TAILS_UNTIL_JOINED || self.joined > unjoined {
+        if !self.has_many_tails() {
             return None;
         }
         self.tails = 0;
@@ -245,20 +260,23 @@ mod tests {
     use pg::identity::SystemIdentifier;
     use pg::timeline::TimelineId;
 
+    fn config() -> WalReaderConfig {
+        WalReaderConfig {
+            magic: MAGIC,
+            system_identifier: SystemIdentifier(7),
+            segment_size: SegmentSize::new(SEGMENT).unwrap(),
+            timeline: TimelineId::FIRST,
+            start: Lsn::new(SEGMENT),
+        }
+    }
+
     /// Cuts a tail after each of so many equal parts of a segment; returns what the tails and the joined ones carry.
     fn cut(parts: usize) -> (Vec<Piece>, Vec<Piece>) {
         let mut wal = Wal::new(SEGMENT);
         while wal.end() < 2 * SEGMENT {
             wal.filler(100);
         }
-        let config = WalReaderConfig {
-            magic: MAGIC,
-            system_identifier: SystemIdentifier(7),
-            segment_size: SegmentSize::new(SEGMENT).unwrap(),
-            timeline: TimelineId::FIRST,
-            start: Lsn::new(SEGMENT),
-        };
-        let mut assembler = Assembler::new(LineageId::default(), config, None).unwrap();
+        let mut assembler = Assembler::new(LineageId::default(), config(), None).unwrap();
         let (mut tails, mut joined) = (Vec::new(), Vec::new());
         let step = SEGMENT as usize / parts;
         for part in wal.bytes[..step * (parts - 1)].chunks(step) {
@@ -288,6 +306,28 @@ mod tests {
             .iter()
             .filter(|tail| tail.range.start >= joined.last().unwrap().range.end);
         assert!(behind.count() <= 512);
+    }
+
+    #[test]
+    fn a_range_never_holds_more_memory_than_it_has_bytes() {
+        let mut wal = Wal::new(SEGMENT);
+        while wal.end() < 3 * SEGMENT {
+            wal.filler(100);
+        }
+        for message in [8192, 100_001, 300_000] {
+            let mut assembler = Assembler::new(LineageId::default(), config(), None).unwrap();
+            let mut pieces = Vec::new();
+            for part in wal.bytes.chunks(message) {
+                let at = assembler.position();
+                assembler.push(at, part, &mut pieces, &mut Vec::new()).unwrap();
+                assert!(assembler.buffer.capacity() as u64 <= SEGMENT);
+            }
+            assert!(pieces.len() >= 2);
+            for piece in pieces {
+                let held = piece.bytes.try_into_mut().unwrap();
+                assert!(held.capacity() as u64 <= SEGMENT, "{}", held.capacity());
+            }
+        }
     }
 
     #[test]

@@ -92,6 +92,8 @@ pub struct Receiver<'a> {
     held: Option<OwnedSemaphorePermit>,
     pending: Option<(Lsn, bytes::Bytes)>,
     unshipped_since: Option<Instant>,
+    /// A tail found no permit: it is cut when something on its way has given its own back.
+    tail_waits: bool,
     status_due: Instant,
 }
 
@@ -129,6 +131,7 @@ impl<'a> Receiver<'a> {
             held: None,
             pending: None,
             unshipped_since: None,
+            tail_waits: false,
             status_due: Instant::now(),
         }
     }
@@ -212,8 +215,7 @@ impl<'a> Receiver<'a> {
         };
         let needed = (self.assembler.buffered_bytes() + data.len() as u64).div_ceil(PERMIT_BYTES);
         let held = self.held.as_ref().map_or(0, |held| held.num_permits() as u64);
-        let wanted = u32::try_from(needed.saturating_sub(held)).unwrap_or(u32::MAX);
-        let Ok(permit) = Arc::clone(&self.permits).try_acquire_many_owned(wanted) else {
+        let Some(permit) = self.permit(needed.saturating_sub(held)) else {
             return Ok(());
         };
         match &mut self.held {
@@ -249,6 +251,11 @@ impl<'a> Receiver<'a> {
         Ok(())
     }
 
+    fn permit(&self, units: u64) -> Option<OwnedSemaphorePermit> {
+        let units = u32::try_from(units).unwrap_or(u32::MAX);
+        Arc::clone(&self.permits).try_acquire_many_owned(units).ok()
+    }
+
     /// The permits of a completed range: all that are held but those of the range that is open now.
     fn release(&mut self) -> Option<OwnedSemaphorePermit> {
         let keep = usize::try_from(self.assembler.buffered_bytes().div_ceil(PERMIT_BYTES)).unwrap_or(usize::MAX);
@@ -257,7 +264,7 @@ impl<'a> Receiver<'a> {
     }
 
     fn tail_due(&self) -> Option<Instant> {
-        let since = self.unshipped_since?;
+        let since = self.unshipped_since.filter(|_| !self.tail_waits)?;
         let interval = if self.orders.borrow().synchronous {
             Duration::ZERO
         } else {
@@ -275,18 +282,35 @@ impl<'a> Receiver<'a> {
         Some(since + if is_much { interval / 4 } else { interval })
     }
 
+    /// Ships what no piece has carried yet, when there is memory for it. Where there is none, something is on its way: two ranges fit, and the
+    /// open one is one of them.
     fn ship_tail(&mut self) -> Result<(), ReceiveError> {
+        let archived = self.progress.archived().lsn();
+        let permit = self.permit(self.assembler.unshipped_bytes().div_ceil(PERMIT_BYTES));
+        self.tail_waits = permit.is_none();
+        if self.tail_waits {
+            return Ok(());
+        }
         self.unshipped_since = None;
-        let tail = self.assembler.cut_tail();
-        for piece in tail.into_iter().chain(self.assembler.join_tails()) {
-            self.shipper
-                .ship(piece, self.clock, None, self.progress.archived().lsn())?;
+        if let Some(tail) = self.assembler.cut_tail() {
+            self.shipper.ship(tail, self.clock, permit, archived)?;
+        }
+        if !self.assembler.has_many_tails() {
+            return Ok(());
+        }
+        // Nobody waits for it: where there is no memory, it comes with a later tail.
+        let permit = self.permit(self.assembler.buffered_bytes().div_ceil(PERMIT_BYTES));
+        if permit.is_some()
+            && let Some(joined) = self.assembler.join_tails()
+        {
+            self.shipper.ship(joined, self.clock, permit, archived)?;
         }
         Ok(())
     }
 
     async fn take_report(&mut self, report: Shipped) -> Result<(), ReceiveError> {
         self.shipper.settle(&report);
+        self.tail_waits = false;
         let stored = report.outcome?;
         let before = self.progress.archived();
         self.progress.make_durable(report.start, report.end);

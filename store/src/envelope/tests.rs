@@ -41,7 +41,8 @@ fn object() -> Finished {
         epoch: 4,
         session_block: b"block",
     };
-    finish("wal/x", &clear, &header(), b"the body", &keys, &signing).unwrap()
+    let room_and_body = [vec![0; HEAD_ROOM_BYTES], b"the body".to_vec()].concat();
+    finish("wal/x", &clear, &header(), room_and_body, &keys, &signing).unwrap()
 }
 
 #[test]
@@ -78,6 +79,31 @@ fn every_flipped_byte_and_every_truncation_is_noticed() {
 }
 
 #[test]
+fn a_head_that_is_longer_than_its_room_stands_before_the_body_as_well() {
+    let (keys, signing) = keys();
+    for recipients in [0, 3000, HEAD_ROOM_BYTES, 9000] {
+        let block = vec![5; recipients];
+        let clear = Clear {
+            kind: Kind::Wal,
+            protection: Protection::Session,
+            salt: [3; 16],
+            epoch: 1,
+            session_block: &block,
+        };
+        let room_and_body = [vec![0; HEAD_ROOM_BYTES], b"the body".to_vec()].concat();
+        let object = finish("w", &clear, &header(), room_and_body, &keys, &signing)
+            .unwrap()
+            .bytes;
+        let head = Head::parse("w", &object).unwrap();
+        assert_eq!(
+            (head.session_block(), &*head.body(&object).unwrap()),
+            (&block[..], &b"the body"[..])
+        );
+        assert!(head.is_signed_by(&signing.verifying()));
+    }
+}
+
+#[test]
 fn packs_are_padded_to_lengths_that_say_little() {
     let (keys, signing) = keys();
     let mut lengths = std::collections::BTreeSet::new();
@@ -91,19 +117,19 @@ fn packs_are_padded_to_lengths_that_say_little() {
             epoch: 0,
             session_block: b"",
         };
-        let copied = finish("p", &clear, &header(), &body, &keys, &signing).unwrap().bytes;
         room.truncate(HEAD_ROOM_BYTES);
         room.extend_from_slice(&body);
-        let in_place = finish_in_place("p", &clear, &header(), room.clone(), &keys, &signing).unwrap();
-        assert_eq!(copied, in_place.bytes);
-        let head = Head::parse("p", &copied).unwrap();
+        let pack = finish("p", &clear, &header(), room.clone(), &keys, &signing)
+            .unwrap()
+            .bytes;
+        let head = Head::parse("p", &pack).unwrap();
         assert_eq!(
-            (head.object_bytes(), head.body(&copied).unwrap()),
-            (copied.len() as u64, body.into())
+            (head.object_bytes(), head.body(&pack).unwrap()),
+            (pack.len() as u64, body.into())
         );
-        assert!(copied.len() - bytes < 700 + bytes / 16, "{} for {bytes}", copied.len());
-        assert!(head.padding_of(&copied).iter().all(|byte| *byte == 0));
-        lengths.insert(copied.len());
+        assert!(pack.len() - bytes < 700 + bytes / 16, "{} for {bytes}", pack.len());
+        assert!(head.padding_of(&pack).iter().all(|byte| *byte == 0));
+        lengths.insert(pack.len());
     }
     // 303 different bodies.
     assert!(lengths.len() < 40, "{}", lengths.len());

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::Repository;
 use crate::codec::Compressors;
-use crate::envelope::{Clear, Finished, Header, Kind, Protection, WalFacts, finish, finish_in_place};
+use crate::envelope::{Clear, Finished, Header, Kind, Protection, WalFacts, finish};
 use crate::error::StoreError;
 use crate::frame;
 use crate::id::{BackupId, Digest, LineageId};
@@ -25,13 +25,6 @@ pub enum Put {
     Created,
     /// The same content was there already (law 3).
     Same,
-}
-
-/// The bytes behind the head.
-enum Body<'a> {
-    Copied(&'a [u8]),
-    /// With room for the head before them.
-    InPlace(Vec<u8>),
 }
 
 /// What is to be written as a single-frame object.
@@ -125,7 +118,7 @@ impl Writer {
         name: &ObjectName,
         clear: &Clear<'_>,
         header: Header,
-        body: Body<'_>,
+        room_and_body: Vec<u8>,
     ) -> Result<(Finished, Digest), StoreError> {
         let mut previous = self.previous.lock().unwrap_or_else(PoisonError::into_inner);
         let header = Header {
@@ -133,10 +126,7 @@ impl Writer {
             ..header
         };
         let (name, keys) = (name.as_str(), self.repository.keys());
-        let finished = match body {
-            Body::Copied(body) => finish(name, clear, &header, body, keys, &self.signing)?,
-            Body::InPlace(body) => finish_in_place(name, clear, &header, body, keys, &self.signing)?,
-        };
+        let finished = finish(name, clear, &header, room_and_body, keys, &self.signing)?;
         *previous = finished.head_hash;
         Ok((finished, header.digest))
     }
@@ -188,7 +178,7 @@ impl Writer {
             lineage: new.lineage,
             digest: &digest,
         };
-        let body = self.compressors.with(WAL_ZSTD_LEVEL, |compressor| {
+        let room_and_body = self.compressors.with(WAL_ZSTD_LEVEL, |compressor| {
             frame::seal(&key, binding, new.plain, compressor)
         })?;
         let mut header = self.header(new.lineage, digest, new.plain.len() as u64, new.session, new.now_us);
@@ -206,7 +196,7 @@ impl Writer {
             epoch: self.epoch,
             session_block: &block,
         };
-        let (finished, digest) = self.finish(name, &clear, header, Body::Copied(&body))?;
+        let (finished, digest) = self.finish(name, &clear, header, room_and_body)?;
         Ok((finished.bytes, digest))
     }
 
@@ -234,7 +224,7 @@ impl Writer {
             epoch: self.epoch,
             session_block: &block,
         };
-        let (finished, _) = self.finish(&name, &clear, header, Body::InPlace(pack.room_and_body))?;
+        let (finished, _) = self.finish(&name, &clear, header, pack.room_and_body)?;
         Ok((name, finished.bytes))
     }
 

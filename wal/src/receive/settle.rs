@@ -25,7 +25,7 @@ impl Receiver<'_> {
             }
         }
         self.ship_tail()?;
-        while self.shipper.in_flight() > 0 {
+        while self.shipper.in_flight() > 0 || self.tail_waits {
             let Some(report) = self.next_report(&mut wait).await else {
                 return Ok(false);
             };
@@ -57,10 +57,14 @@ impl Receiver<'_> {
     /// As [`Receiver::take_report`], when the server may be gone already: nothing is sent.
     fn take_settling_report(&mut self, report: Shipped) -> Result<(), ReceiveError> {
         self.shipper.settle(&report);
+        let tail_waits = std::mem::take(&mut self.tail_waits);
         report.outcome?;
         self.progress.make_durable(report.start, report.end);
         self.lag.settle(self.progress.archived().lsn(), (self.clock)());
         self.publish();
+        if tail_waits {
+            self.ship_tail()?;
+        }
         Ok(())
     }
 
