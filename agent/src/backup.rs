@@ -274,6 +274,7 @@ fn manifest(inputs: &BackupInputs, facts: Facts, outcome: Outcome, stopped: &end
         label: inputs.label.clone(),
         known_good: facts.known_good,
         duration_max_us: u64::try_from(inputs.duration_max.as_micros()).unwrap_or(u64::MAX),
+        component: None,
     }
 }
 

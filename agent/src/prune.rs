@@ -115,6 +115,7 @@ fn policy(retention: &Retention) -> Policy {
             window: retention.window,
         },
         grace: retention.grace,
+        components: std::collections::BTreeMap::new(),
         is_copy: false,
     }
 }

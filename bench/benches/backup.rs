@@ -184,6 +184,7 @@ fn write_files(directory: &Path, data: &[u8]) -> Result<Vec<FileJob>, Failed> {
             first_block: u32::try_from(number)? * FILE_PAGES,
             is_judged: true,
             may_vanish: true,
+            attributes: None,
         });
     }
     Ok(jobs)

@@ -147,6 +147,7 @@ async fn prune(root: &Path, created: &Created) -> Result<(store::testing::Counts
             ..Rules::default()
         },
         grace: GRACE,
+        components: std::collections::BTreeMap::new(),
         is_copy: false,
     };
     let now_us = i64::try_from(now()?.as_micros())?;

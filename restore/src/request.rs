@@ -314,7 +314,14 @@ async fn manifests(repository: &Repository, args: &TargetArgs) -> Result<Vec<Man
     if !repository.backup_ids().await?.contains(&backup) {
         return Err(bad(format!("backup {backup} does not exist")));
     }
-    Ok(vec![repository.manifest(backup).await?])
+    let manifest = repository.manifest(backup).await?;
+    match manifest.component_name() {
+        None => Ok(vec![manifest]),
+        Some(name) => Err(RestoreError::refused(
+            format!("backup {backup} is one of the component \"{name}\", not of the cluster"),
+            format!("Restore it with `wal-restore component {name} --backup {backup} --to DIRECTORY`."),
+        )),
+    }
 }
 
 /// Is the backup on this way?

@@ -126,6 +126,7 @@ impl Work {
                 (EntryClass::Configuration, _) => {}
                 (_, EntryType::Directory) => work.directories.push((place(&entry.path, linked)?, entry.mode)),
                 (_, EntryType::Link) => work.add_link(entry, linked)?,
+                (_, EntryType::Other) => return Err(contradiction(entry, "is no file of a cluster")),
                 (EntryClass::Control, EntryType::File) => work.control = Some(entry.clone()),
                 (EntryClass::Content, EntryType::File) => {
                     work.add_file(place(&entry.path, linked)?, entry, entry.mode)?;

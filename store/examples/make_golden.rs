@@ -204,6 +204,7 @@ async fn write_backup(
         first_block: 0,
         is_judged: true,
         may_vanish: false,
+        attributes: None,
     };
     let listed = [
         Listed::File(job("PG_VERSION", EntryClass::Content)),

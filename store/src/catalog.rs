@@ -161,12 +161,32 @@ impl Repository {
         Ok(None)
     }
 
-    /// All manifests that can be read, oldest first. One that is damaged or planted is left out, with an alarm: who may only put must not
-    /// keep others from their backups.
+    /// The cluster's base backups that can be read, oldest first; those of components are not among them. One that is damaged or planted is left
+    /// out, with an alarm: who may only put must not keep others from their backups.
     ///
     /// # Errors
     /// The store failed, or none can be read.
     pub async fn manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        let mut manifests = self.all_manifests().await?;
+        manifests.retain(|manifest| manifest.component.is_none());
+        Ok(manifests)
+    }
+
+    /// The backups of components that can be read, oldest first.
+    ///
+    /// # Errors
+    /// As [`Self::manifests`].
+    pub async fn component_manifests(&self) -> Result<Vec<Manifest>, StoreError> {
+        let mut manifests = self.all_manifests().await?;
+        manifests.retain(|manifest| manifest.component.is_some());
+        Ok(manifests)
+    }
+
+    /// As [`Self::manifests`], with those of components.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn all_manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let read = stream::iter(self.backup_ids().await?).map(async |backup| match self.manifest(backup).await {
             // Given up since it was listed.
             Err(error) if error.is_not_found() => Ok(None),

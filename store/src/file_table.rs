@@ -20,6 +20,9 @@ pub enum EntryType {
     /// A symbolic link.
     #[n(2)]
     Link,
+    /// A named pipe, a socket or a device: [`Attributes::device`].
+    #[n(3)]
+    Other,
 }
 
 /// How a file is stored and where it goes.
@@ -38,6 +41,58 @@ pub enum EntryClass {
     /// A configuration file outside the data directory; its path is absolute.
     #[n(3)]
     Configuration,
+}
+
+/// What a file system knows of an entry beside its mode; of components only.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Attributes {
+    /// Number of the owner.
+    #[n(0)]
+    pub uid: u32,
+    /// Number of the group.
+    #[n(1)]
+    pub gid: u32,
+    /// Name of the owner, where there was one.
+    #[n(2)]
+    pub user: Option<String>,
+    /// Name of the group.
+    #[n(3)]
+    pub group: Option<String>,
+    /// Last change of the content, nanoseconds since 1970.
+    #[n(4)]
+    pub modified_ns: i64,
+    /// Extended attributes, sorted by name.
+    #[n(5)]
+    #[cbor(default)]
+    pub extended: Vec<(ByteVec, ByteVec)>,
+    /// The entry before that is the same file: its path.
+    #[n(6)]
+    pub same_as: Option<ByteVec>,
+    /// File type bits and device number of an [`EntryType::Other`].
+    #[n(7)]
+    pub device: Option<(u32, u64)>,
+    /// How an unchanged file is recognised.
+    #[n(8)]
+    pub stamp: Option<Stamp>,
+}
+
+/// What changes when a file does: a file that has the same as before, and had it for a while, need not be read again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct Stamp {
+    /// Device.
+    #[n(0)]
+    pub device: u64,
+    /// Inode.
+    #[n(1)]
+    pub inode: u64,
+    /// Last change of content or attributes, nanoseconds since 1970.
+    #[n(2)]
+    pub changed_ns: i64,
+    /// When the content was read last, nanoseconds since 1970 by the same clock.
+    #[n(3)]
+    pub read_ns: i64,
 }
 
 /// One entry.
@@ -78,6 +133,9 @@ pub struct FileEntry {
     /// CRC-32C of the file's bytes, for PostgreSQL's own `backup_manifest`; absent where an older writer did not note it.
     #[n(10)]
     pub crc32c: Option<u32>,
+    /// Of an entry of a component.
+    #[n(11)]
+    pub attributes: Option<Box<Attributes>>,
 }
 
 impl FileEntry {
@@ -96,6 +154,7 @@ impl FileEntry {
             target: None,
             content_list: None,
             crc32c: None,
+            attributes: None,
         }
     }
 }

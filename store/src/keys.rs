@@ -217,6 +217,12 @@ impl ClusterKeys {
         keyed(&self.content, &[], plain)
     }
 
+    /// What the lineage of a component is made of.
+    #[must_use]
+    pub fn component_digest(&self, name: &str) -> Digest {
+        keyed(&self.digest, b"component\0", name.as_bytes())
+    }
+
     /// Id of a metadata chunk.
     #[must_use]
     pub fn metadata_chunk_id(&self, kind: u8, plain: &[u8]) -> Digest {

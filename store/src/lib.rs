@@ -9,6 +9,7 @@ pub mod buffer;
 pub mod catalog;
 pub mod chunk;
 pub mod codec;
+pub mod component;
 pub mod copy;
 pub mod crash;
 pub mod durable;

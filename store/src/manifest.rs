@@ -6,6 +6,7 @@ use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
 use crate::chunk::ChunkReference;
+use crate::component::ComponentBackup;
 use crate::id::{BackupId, LineageId, PackId};
 
 /// A pack that a backup needs.
@@ -227,9 +228,56 @@ pub struct Manifest {
     #[n(29)]
     #[cbor(default)]
     pub duration_max_us: u64,
+    /// Of a system beside PostgreSQL: then there is no WAL, and what is said of a server above is empty.
+    #[n(30)]
+    pub component: Option<Box<ComponentBackup>>,
 }
 
 impl Manifest {
+    /// Of a component, and of nothing yet.
+    #[must_use]
+    pub fn of_component(backup: BackupId, lineage: LineageId, component: ComponentBackup) -> Self {
+        Manifest {
+            backup,
+            lineage,
+            timeline: 0,
+            start_lsn: 0,
+            end_lsn: 0,
+            started_us: 0,
+            finished_us: 0,
+            server_version: 0,
+            system_identifier: 0,
+            segment_bytes: 0,
+            relation_segment_blocks: 0,
+            checksum_version: 0,
+            backup_label: Vec::new().into(),
+            tablespace_map: Vec::new().into(),
+            tablespaces: Vec::new(),
+            file_table: Vec::new(),
+            packs: Vec::new(),
+            totals: Totals::default(),
+            corrupt_pages: Vec::new(),
+            settings: BTreeMap::new(),
+            parent: None,
+            owner_user: None,
+            owner_group: None,
+            source: component.kind.clone(),
+            from_standby: false,
+            configuration: ConfigurationPaths::default(),
+            vanished: Vec::new(),
+            label: None,
+            known_good: Vec::new(),
+            duration_max_us: 0,
+            component: Some(Box::new(component)),
+        }
+    }
+
+    /// The component that it is of; none for a base backup of the cluster.
+    #[must_use]
+    pub fn component_name(&self) -> Option<&str> {
+        self.component.as_ref().map(|component| component.name.as_str())
+    }
+
     /// How long after its intent it counts, in milliseconds of the store's clock.
     #[must_use]
     pub fn duration_max_ms(&self) -> i64 {

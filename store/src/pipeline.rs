@@ -18,6 +18,7 @@ mod account;
 mod assemble;
 mod batch;
 mod bits;
+mod careful;
 pub mod commit;
 mod content;
 mod copy;
@@ -49,12 +50,12 @@ use tokio::runtime::Handle;
 
 pub use foreseen::Foreseen;
 use job::Measured;
-pub use job::{BelieveAll, FileJob, Listed, PackFilter, PageCheck, Reread};
+pub use job::{BelieveAll, FileJob, Listed, PackFilter, PageCheck, Reread, Stored, UNKNOWN_SIZE};
 pub use pace::{Pace, PaceLimits};
 pub use parent::Parent;
 pub use progress::{Progress, ProgressNow};
 pub use source::read_up_to;
-pub use stream::Streamed;
+pub use stream::{Handed, Streamed};
 
 use crate::chunk::ChunkReference;
 use crate::error::StoreError;
@@ -156,6 +157,8 @@ pub struct Outcome {
     pub corrupt_pages: Vec<CorruptPage>,
     /// Files that went away before they were opened.
     pub vanished: Vec<ByteVec>,
+    /// Files of a component that changed while they were read.
+    pub changed: Vec<ByteVec>,
 }
 
 impl Pipeline {
@@ -234,20 +237,9 @@ impl Pipeline {
     where
         S: Iterator<Item = Result<Listed, StoreError>> + Send + 'static,
     {
-        let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
-        let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
-        self.blocking(move |state| {
-            let copy = Copy {
-                first_number: state.next_number,
-                threads,
-                repository: writer.repository(),
-                parent: parent.as_deref(),
-                common: &common,
-                stop: &stop,
-                runtime: &runtime,
-            };
-            state.next_number = copy.run(&mut source, &mut state.packer)?;
-            Ok(source)
+        self.copying(move |copy, packer| {
+            let last = copy.run(&mut source, packer)?;
+            Ok((last, source))
         })
         .await
     }
@@ -258,21 +250,22 @@ impl Pipeline {
     /// # Errors
     /// As [`Pipeline::copy`].
     pub async fn copy_stream(&mut self, mut stream: tokio::sync::mpsc::Receiver<Streamed>) -> Result<(), StoreError> {
-        let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
-        let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
-        self.blocking(move |state| {
-            let copy = Copy {
-                first_number: state.next_number,
-                threads,
-                repository: writer.repository(),
-                parent: parent.as_deref(),
-                common: &common,
-                stop: &stop,
-                runtime: &runtime,
-            };
-            state.packer.table.take_in_any_order();
-            state.next_number = copy.run_stream(&mut stream, &mut state.packer)?;
-            Ok(())
+        self.copying(move |copy, packer| {
+            packer.table.take_in_any_order();
+            Ok((copy.run_stream(&mut stream, packer)?, ()))
+        })
+        .await
+    }
+
+    /// Copies files without pages that are handed over side by side, in any order, until the lane is closed. Whoever breaks a file off must not
+    /// call [`Pipeline::finish`].
+    ///
+    /// # Errors
+    /// As [`Pipeline::copy`].
+    pub async fn copy_handed(&mut self, mut files: tokio::sync::mpsc::Receiver<Handed>) -> Result<(), StoreError> {
+        self.copying(move |copy, packer| {
+            packer.table.take_in_any_order();
+            Ok((copy.run_handed(&mut files, packer)?, ()))
         })
         .await
     }
@@ -286,22 +279,8 @@ impl Pipeline {
     where
         S: Iterator<Item = Result<Listed, StoreError>> + Send + 'static,
     {
-        let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
-        let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
-        self.blocking(move |state| {
-            let copy = Copy {
-                first_number: state.next_number,
-                threads,
-                repository: writer.repository(),
-                parent: parent.as_deref(),
-                common: &common,
-                stop: &stop,
-                runtime: &runtime,
-            };
-            state.next_number = copy.run_foreseen(&mut source, &Arc::new(foreseen), &mut state.packer)?;
-            Ok(())
-        })
-        .await
+        self.copying(move |copy, packer| Ok((copy.run_foreseen(&mut source, &Arc::new(foreseen), packer)?, ())))
+            .await
     }
 
     /// Adds a file whose bytes the caller has read. It stands behind those of [`Pipeline::copy`] in the table.
@@ -345,6 +324,7 @@ impl Pipeline {
             .corrupt
             .sort_unstable_by(|a, b| (&a.path, a.block).cmp(&(&b.path, b.block)));
         packer.vanished.sort_unstable();
+        packer.changed.sort_unstable();
         Ok(Outcome {
             file_table,
             packs,
@@ -352,7 +332,32 @@ impl Pipeline {
             index: packer.index,
             corrupt_pages: packer.corrupt,
             vanished: packer.vanished,
+            changed: packer.changed,
         })
+    }
+
+    /// Runs a copy, which returns the number of its last file.
+    async fn copying<T: Send + 'static>(
+        &mut self,
+        run: impl FnOnce(&Copy<'_>, &mut Packer) -> Result<(u64, T), StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let (parent, writer, common) = (self.parent.clone(), Arc::clone(&self.writer), Arc::clone(&self.common));
+        let (stop, threads, runtime) = (Arc::clone(&self.stop), self.jobs, Handle::current());
+        self.blocking(move |state| {
+            let copy = Copy {
+                first_number: state.next_number,
+                threads,
+                repository: writer.repository(),
+                parent: parent.as_deref(),
+                common: &common,
+                stop: &stop,
+                runtime: &runtime,
+            };
+            let (last, done) = run(&copy, &mut state.packer)?;
+            state.next_number = last;
+            Ok(done)
+        })
+        .await
     }
 
     /// Runs a blocking stage on a thread that may block, and takes the state back.

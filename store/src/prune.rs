@@ -20,16 +20,20 @@ pub use carry_out::{Done, carry_out};
 pub use look::{BackupSeen, Looked, mark_time, pinned};
 pub use plan::{Plan, Verdict, plan};
 
+use std::collections::BTreeMap;
+
 use crate::object::{ObjectMeta, ObjectName};
 use crate::records::Condemned;
 use crate::retention::Rules;
 use crate::sweep::Times;
 
 /// What to keep, and how long what is given up stays.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Policy {
     /// What to keep.
     pub rules: Rules,
+    /// The same of each component. Of one that is not named here everything is kept.
+    pub components: BTreeMap<String, Rules>,
     /// From being written down to being deleted.
     pub grace: Duration,
     /// This is a copy of the repository: what came here long after it had ended was copied, and is judged by when it ended.

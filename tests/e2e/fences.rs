@@ -10,16 +10,17 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Metadata, MetadataCommand};
 
 /// What each crate may use of ours. `bench`, `loadtest` and `tests` may use all, and only `loadtest` uses one of them.
-const LAYERS: [(&str, &[&str]); 9] = [
+const LAYERS: [(&str, &[&str]); 10] = [
     ("pg", &[]),
     ("store", &["pg"]),
     ("wal", &["pg", "store"]),
+    ("components", &["store"]),
     ("config", &["pg", "store"]),
-    ("agent", &["pg", "store", "wal", "config"]),
-    ("restore", &["pg", "store", "wal", "config"]),
-    ("bench", &["pg", "store", "wal", "config"]),
-    ("loadtest", &["pg", "store", "wal", "config", "tests"]),
-    ("tests", &["pg", "store", "wal", "config"]),
+    ("agent", &["pg", "store", "wal", "components", "config"]),
+    ("restore", &["pg", "store", "wal", "components", "config"]),
+    ("bench", &["pg", "store", "wal", "components", "config"]),
+    ("loadtest", &["pg", "store", "wal", "components", "config", "tests"]),
+    ("tests", &["pg", "store", "wal", "components", "config"]),
 ];
 
 /// One job, one crate. `bench` has compressor and hash to compare with, and nothing of what it makes is ever stored.
@@ -41,7 +42,7 @@ const FENCED: [(&str, &[&str]); 14] = [
 ];
 
 /// The libraries, and what comes to them as an argument instead.
-const LIBRARIES: [&str; 4] = ["pg", "store", "wal", "config"];
+const LIBRARIES: [&str; 5] = ["pg", "store", "wal", "components", "config"];
 const NOT_IN_LIBRARIES: [&str; 4] = ["std::env::", "SystemTime::now", "std::process::exit", "println!"];
 
 fn metadata() -> Metadata {

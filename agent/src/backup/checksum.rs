@@ -115,6 +115,7 @@ mod tests {
             first_block: 131_072,
             is_judged,
             may_vanish: true,
+            attributes: None,
         }
     }
 

@@ -107,6 +107,7 @@ fn job_of(path: &Path, mode: u32, bytes: usize) -> FileJob {
         first_block: 0,
         is_judged: false,
         may_vanish: false,
+        attributes: None,
     }
 }
 

@@ -246,6 +246,7 @@ impl Walk {
             is_judged,
             // The server truncates and removes files of every directory while it runs; these two it only replaces.
             may_vanish: !matches!(path.as_slice(), b"PG_VERSION" | b"global/pg_filenode.map"),
+            attributes: None,
             path,
         };
         if class == EntryClass::Control {

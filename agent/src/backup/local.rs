@@ -25,7 +25,7 @@ pub(super) async fn copy(
 
     // From here on the server keeps full-page images of what changes. While it checkpoints, what there is to compare with is read.
     let started = begin::start(sql, server.version, &label, inputs.fast_checkpoint);
-    let (start_lsn, earlier) = tokio::try_join!(started, async { Ok(earlier::load(&inputs.repository).await?) })?;
+    let (start_lsn, earlier) = tokio::try_join!(started, async { Ok(earlier::load(&inputs.repository, None).await?) })?;
     inputs.brake.until_ready().await;
     let parent = earlier.backup();
     tracing::info!(backup = %copying.backup, parent = parent.map(tracing::field::display), %start_lsn, "the copy begins");

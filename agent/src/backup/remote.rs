@@ -42,7 +42,7 @@ pub(super) async fn copy(
     let options = options(inputs, &copying);
     // While the server checkpoints, what there is to compare with is read.
     let started = async { Ok::<_, BackupError>(session.start_base_backup(&options).await?) };
-    let (backup, earlier) = tokio::try_join!(started, async { Ok(earlier::load(&inputs.repository).await?) })?;
+    let (backup, earlier) = tokio::try_join!(started, async { Ok(earlier::load(&inputs.repository, None).await?) })?;
     inputs.brake.until_ready().await;
     let parent = earlier.backup();
     let start = backup.start().clone();

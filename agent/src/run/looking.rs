@@ -2,7 +2,7 @@
 //!
 //! Each look has an end of its own, so that one that hangs hides nothing: what could not be seen is itself something that was seen.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,6 +47,7 @@ pub struct Looking {
     server: watch::Receiver<Option<ConnectOptions>>,
     losses: Arc<Losses>,
     backups: BTreeMap<BackupId, Known>,
+    of_components: BTreeSet<BackupId>,
     proofs: BTreeMap<ObjectName, Proof>,
     holes: Vec<Hole>,
     listed: Option<Instant>,
@@ -92,6 +93,7 @@ impl Looking {
             server,
             losses: Arc::clone(losses),
             backups: BTreeMap::new(),
+            of_components: BTreeSet::new(),
             proofs: BTreeMap::new(),
             holes: Vec::new(),
             listed: None,
@@ -140,9 +142,10 @@ impl Looking {
         let lineage = (self.lineage)();
         let ids = self.repository.backup_ids().await.context("cannot list the backups")?;
         self.backups.retain(|id, _| ids.contains(id));
+        self.of_components.retain(|id| ids.contains(id));
         let mut damage = None;
         for id in &ids {
-            if !self.backups.contains_key(id) {
+            if !self.backups.contains_key(id) && !self.of_components.contains(id) {
                 let manifest = match self.repository.manifest(*id).await {
                     Ok(manifest) => manifest,
                     // The others are there all the same.
@@ -152,6 +155,10 @@ impl Looking {
                     }
                     Err(error) => return Err(error).with_context(|| format!("cannot read backup {id}")),
                 };
+                if manifest.component.is_some() {
+                    self.of_components.insert(*id);
+                    continue;
+                }
                 let backup = facts::Backup {
                     id: id.to_string(),
                     finished_us: manifest.finished_us,

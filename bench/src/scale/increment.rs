@@ -42,7 +42,7 @@ pub async fn take(
         begun_us: now_us,
     };
     commit::put_intent(writer, &intent).await?;
-    let earlier = earlier::load(repository).await?;
+    let earlier = earlier::load(repository, None).await?;
     if earlier.backup().is_none() {
         return Err("there is nothing to compare with".into());
     }
@@ -94,6 +94,7 @@ fn listing(files: u32) -> impl Iterator<Item = Result<Listed, store::StoreError>
             first_block: 0,
             is_judged: true,
             may_vanish: true,
+            attributes: None,
         })
     });
     directories.into_iter().chain(jobs).map(Ok)

@@ -64,7 +64,7 @@ pub async fn look(root: &Path, clusters: u32, now_us: i64) -> Result<Seen, Faile
     let one = one.ok_or("no cluster")?;
     let store = Arc::new(RecordingStore::new(LocalStore::open(root.to_owned())?));
     let host = Repository::open_as_host(store.clone(), &one.host).await?;
-    earlier::load(&host).await?;
+    earlier::load(&host, None).await?;
     let keeper = Repository::open_as_keeper(store.clone(), &one.maintenance).await?;
     Inventory::of(&keeper).await?;
     let own = host.layout().prefix_of_all();

@@ -34,6 +34,7 @@ pub async fn plan_prune(writer: &Writer, now_us: i64) -> Result<(), Failed> {
     let policy = Policy {
         rules: Rules::default(),
         grace: Duration::from_secs(48 * 3600),
+        components: std::collections::BTreeMap::new(),
         is_copy: false,
     };
     let (mark, now_ms) = mark_time(writer, "bench", now_us).await?;

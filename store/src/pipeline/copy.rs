@@ -12,9 +12,10 @@ use std::thread::{Builder, Scope};
 use crossbeam_channel::{Receiver, Sender, bounded};
 use tokio::runtime::Handle;
 
-use super::content::ContentFile;
+use super::careful;
+use super::content::{ContentFile, Piece};
 use super::foreseen::Foreseen;
-use super::job::{FileJob, Listed};
+use super::job::{FileJob, Listed, Stored};
 use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader, load_maps};
 use super::source::Source;
@@ -189,7 +190,13 @@ impl Copy<'_> {
                 *last += 1;
                 match listed.map_err(Err)? {
                     Listed::Entry(entry) => send(to_packer, Message::Entry(*last, entry))?,
-                    Listed::File(job) => {
+                    Listed::Same(job, stored) if self.is_usable(&stored) => {
+                        let (measured, known) = (stored.measured(), stored.content.into_iter().map(Piece::Known));
+                        self.common.progress.read(measured.size);
+                        send(to_packer, Message::Pieces(*last, known.collect()))?;
+                        send(to_packer, Message::ContentDone(*last, job, measured))?;
+                    }
+                    Listed::File(job) | Listed::Same(job, _) => {
                         pages += job.size / PAGE_BYTES as u64;
                         batch.push((*last, job));
                     }
@@ -204,6 +211,10 @@ impl Copy<'_> {
             Some(reader) => self.load_gone(reader, to_packer),
             None => Ok(()),
         }
+    }
+
+    fn is_usable(&self, stored: &Stored) -> bool {
+        stored.content.iter().all(|at| self.common.filter.is_usable(at.pack))
     }
 
     fn with_maps(
@@ -309,8 +320,12 @@ impl Copy<'_> {
     }
 
     fn dispatch(&self, batches: &Receiver<Batch>, work: &Sender<Work>, to_packer: &Sender<Message>) -> Staged {
-        for (number, job, parent) in batches.iter().flatten() {
-            let file = match File::open(&job.on_disk) {
+        for (number, mut job, parent) in batches.iter().flatten() {
+            let opened = match &mut job.attributes {
+                Some(attributes) => careful::open(&job.on_disk, attributes),
+                None => File::open(&job.on_disk),
+            };
+            let file = match opened {
                 Ok(file) => file,
                 Err(error) if error.kind() == std::io::ErrorKind::NotFound && job.may_vanish => {
                     send(to_packer, Message::Vanished(number, job, parent))?;
@@ -373,6 +388,9 @@ impl Copy<'_> {
                     let number = file.number;
                     let pieces = |pieces| to_packer.send(Message::Pieces(number, pieces)).map_err(|_| gone());
                     let measured = worker.content(&mut file, pieces).map_err(Err)?;
+                    if careful::changed_meanwhile(&mut file).map_err(Err)? {
+                        send(to_packer, Message::Changed(file.job.path.clone()))?;
+                    }
                     send(to_packer, Message::ContentDone(file.number, file.job, measured))?;
                 }
             }

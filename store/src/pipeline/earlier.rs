@@ -42,26 +42,30 @@ impl Earlier {
 }
 
 /// Looks, once the intent is stored. The newest backup of the cluster that can be read, of any lineage: pages are compared one by one, so it need not be an ancestor.
-/// A damaged one is passed over, loudly: then more is stored, and nothing is lost.
+/// Of a component, by its name, the newest of its own, and nothing that did not end: it notes no progress. A damaged one is passed over, loudly: then
+/// more is stored, and nothing is lost.
 ///
 /// # Errors
 /// The store failed.
-pub async fn load(repository: &Repository) -> Result<Earlier, StoreError> {
+pub async fn load(repository: &Repository, component: Option<&str>) -> Result<Earlier, StoreError> {
     let sizes = existing_packs(repository).await?;
     let mut ids = repository.backup_ids().await?.into_iter().rev().peekable();
-    let unfinished = repository.unfinished(ids.peek().copied()).await?;
+    let unfinished = match component {
+        None => repository.unfinished(ids.peek().copied()).await?,
+        Some(_) => None,
+    };
     if let Some(unfinished) = &unfinished {
         tracing::info!(unfinished = %unfinished.backup, "goes on from a backup that did not end; its pages are compared like any others");
     }
     let mut parent = None;
     for backup in ids {
-        parent = load_one(repository, Some(backup), unfinished.as_ref()).await?;
+        parent = load_one(repository, Some(backup), unfinished.as_ref(), component).await?;
         if parent.is_some() {
             break;
         }
     }
     if parent.is_none() && unfinished.is_some() {
-        parent = load_one(repository, None, unfinished.as_ref()).await?;
+        parent = load_one(repository, None, unfinished.as_ref(), component).await?;
     }
     let manifest = parent.as_ref().and_then(Parent::manifest);
     let needs = manifest.map(|manifest| manifest.packs.as_slice()).unwrap_or_default();
@@ -103,15 +107,17 @@ pub async fn load(repository: &Repository) -> Result<Earlier, StoreError> {
     })
 }
 
-/// A backup with what there is of a later one; without that when it cannot be read; `None` when the backup cannot.
+/// A backup with what there is of a later one; without that when it cannot be read; `None` when the backup cannot, or is of something else.
 async fn load_one(
     repository: &Repository,
     backup: Option<BackupId>,
     unfinished: Option<&BackupProgress>,
+    component: Option<&str>,
 ) -> Result<Option<Parent>, StoreError> {
     let load = async |unfinished| {
         let manifest = match backup {
             Some(backup) => match repository.manifest_to_build_on(backup).await? {
+                Some(manifest) if manifest.component_name() != component => return Ok(None),
                 Some(manifest) => Some(manifest),
                 None => {
                     tracing::warn!(%backup, "nothing of that backup is used again: a host's key was revoked since, or it came too late to be relied on");

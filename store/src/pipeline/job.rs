@@ -6,8 +6,9 @@ use std::path::PathBuf;
 use std::sync::LazyLock;
 
 use super::worker::UNIT_BYTES;
+use crate::chunk::ContentReference;
 use crate::error::StoreError;
-use crate::file_table::{EntryClass, EntryType, FileEntry};
+use crate::file_table::{Attributes, EntryClass, EntryType, FileEntry};
 use crate::id::PackId;
 use crate::manifest::CorruptPage;
 
@@ -20,7 +21,8 @@ pub struct FileJob {
     pub on_disk: PathBuf,
     /// Permission bits.
     pub mode: u32,
-    /// Bytes when it was listed; only for progress, the size when it is opened counts.
+    /// Bytes when it was listed; only for progress, the size when it is opened counts. Of a file that is handed over, what will come, or
+    /// [`UNKNOWN_SIZE`].
     pub size: u64,
     /// Pages or not.
     pub class: EntryClass,
@@ -30,7 +32,12 @@ pub struct FileJob {
     pub is_judged: bool,
     /// True when the server may remove it while we copy. Then its absence is recorded; otherwise it fails the backup.
     pub may_vanish: bool,
+    /// Of a component's file: it is opened with care, looked at again when it was read, and keeps what its file system knows of it.
+    pub attributes: Option<Box<Attributes>>,
 }
+
+/// Size of a file that is handed over up to its end.
+pub const UNKNOWN_SIZE: u64 = u64::MAX;
 
 /// What was read of a file.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -87,6 +94,26 @@ pub enum Listed {
     File(FileJob),
     /// A directory or link.
     Entry(FileEntry),
+    /// A file whose content is known to be what an earlier backup has stored. It is copied all the same when that must not be referred to.
+    Same(FileJob, Stored),
+}
+
+/// Content of a file of an earlier backup.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stored {
+    /// Where it lies, in order.
+    pub content: Vec<ContentReference>,
+    /// CRC-32C of it.
+    pub crc32c: u32,
+}
+
+impl Stored {
+    pub(super) fn measured(&self) -> Measured {
+        Measured {
+            size: self.content.iter().map(|at| u64::from(at.plain_bytes)).sum(),
+            crc32c: self.crc32c,
+        }
+    }
 }
 
 impl FileJob {
@@ -96,6 +123,7 @@ impl FileJob {
             size: measured.size,
             crc32c: Some(measured.crc32c),
             class: self.class,
+            attributes: self.attributes.clone(),
             ..bare
         }
     }

@@ -44,6 +44,8 @@ pub(super) enum Message {
     Empty(u64, FileJob, ChainedMap),
     /// Some pieces of a content file, in order.
     Pieces(u64, Vec<Piece>),
+    /// The file changed while it was read.
+    Changed(Vec<u8>),
     /// The content file is complete.
     ContentDone(u64, FileJob, Measured),
     /// The file went away before it was opened.
@@ -62,6 +64,7 @@ pub(super) struct Packer {
     pub(super) totals: Totals,
     pub(super) corrupt: Vec<CorruptPage>,
     pub(super) vanished: Vec<ByteVec>,
+    pub(super) changed: Vec<ByteVec>,
     pub(super) index: ChunkIndex,
     pub(super) known_metadata: HashMap<Digest, ChunkReference>,
     pub(super) keys: ClusterKeys,
@@ -93,6 +96,7 @@ impl Packer {
             totals: Totals::default(),
             corrupt: Vec::new(),
             vanished: Vec::new(),
+            changed: Vec::new(),
             index: ChunkIndex::default(),
             known_metadata: HashMap::new(),
             progress,
@@ -122,6 +126,10 @@ impl Packer {
                 self.add_file(number, job.entry(nothing))
             }
             Message::Pieces(number, pieces) => self.take_pieces(number, pieces),
+            Message::Changed(path) => {
+                self.changed.push(path.into());
+                Ok(())
+            }
             Message::ContentDone(number, job, measured) => {
                 let content = self.take_content(number);
                 let entry = job.entry(measured);

@@ -14,6 +14,8 @@ pub(super) enum Source {
     Disk(File),
     /// Handed over; the lane is closed behind the last.
     Lane(Receiver<Bytes>, Bytes),
+    /// The same from who must not block.
+    Handed(tokio::sync::mpsc::Receiver<Bytes>, Bytes),
 }
 
 impl Source {
@@ -21,25 +23,29 @@ impl Source {
     pub(super) fn read_up_to(&mut self, buffer: &mut [u8], at: u64) -> Result<usize, Error> {
         match self {
             Source::Disk(file) => read_up_to(file, buffer, at),
-            Source::Lane(lane, rest) => {
-                let mut got = 0;
-                while got < buffer.len() {
-                    if rest.is_empty() {
-                        match lane.recv() {
-                            Ok(more) => *rest = more,
-                            Err(_) => break,
-                        }
-                    }
-                    let some = rest.len().min(buffer.len() - got);
-                    if let Some(room) = buffer.get_mut(got..got + some) {
-                        rest.copy_to_slice(room);
-                    }
-                    got += some;
-                }
-                Ok(got)
-            }
+            Source::Lane(lane, rest) => Ok(fill(buffer, rest, || lane.recv().ok())),
+            Source::Handed(lane, rest) => Ok(fill(buffer, rest, || lane.blocking_recv())),
         }
     }
+}
+
+/// Fills the buffer with what is left and what comes; returns how much there was.
+fn fill(buffer: &mut [u8], rest: &mut Bytes, mut more: impl FnMut() -> Option<Bytes>) -> usize {
+    let mut got = 0;
+    while got < buffer.len() {
+        if rest.is_empty() {
+            match more() {
+                Some(more) => *rest = more,
+                None => break,
+            }
+        }
+        let some = rest.len().min(buffer.len() - got);
+        if let Some(room) = buffer.get_mut(got..got + some) {
+            rest.copy_to_slice(room);
+        }
+        got += some;
+    }
+    got
 }
 
 /// Fills the buffer from `at` on, or up to the end of the file; returns how much.

@@ -12,7 +12,7 @@ use tokio::sync::mpsc::Receiver;
 
 use super::content::ContentFile;
 use super::copy::{Copy, NeighbourStopped, Staged, Work, send};
-use super::job::FileJob;
+use super::job::{FileJob, UNKNOWN_SIZE};
 use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader};
 use super::source::Source;
@@ -40,10 +40,19 @@ pub enum Streamed {
     FileEnded,
 }
 
+/// A file that is handed over beside others.
+#[derive(Debug)]
+pub struct Handed {
+    /// What it is.
+    pub job: FileJob,
+    /// Its bytes; closed behind the last. Whoever breaks off must not finish the pipeline.
+    pub bytes: Receiver<Bytes>,
+}
+
 /// The file that is under way.
 struct Current {
-    /// Bytes that are to come.
-    left: u64,
+    /// Bytes that are to come; none where that was not said.
+    left: Option<u64>,
     goes: Goes,
 }
 
@@ -75,6 +84,33 @@ impl Copy<'_> {
         Ok(last)
     }
 
+    /// Copies files that are handed over side by side into the packer, as many at once as there are workers. Blocks; the calling thread packs.
+    ///
+    /// # Errors
+    /// The first that any stage met.
+    pub(super) fn run_handed(&self, files: &mut Receiver<Handed>, packer: &mut Packer) -> Result<u64, StoreError> {
+        let mut last = self.first_number;
+        let number = &mut last;
+        self.with_workers(packer, |scope, work, _| {
+            self.spawn(scope, "backup-handed", move || {
+                while let Some(Handed { job, bytes }) = files.blocking_recv() {
+                    *number += 1;
+                    let size = job.size;
+                    let source = Source::Handed(bytes, Bytes::new());
+                    let file = ContentFile {
+                        number: *number,
+                        job,
+                        source,
+                        size,
+                    };
+                    send(&work, Work::Content(file))?;
+                }
+                Ok(())
+            });
+        })?;
+        Ok(last)
+    }
+
     fn dispatch_stream(
         &self,
         stream: &mut Receiver<Streamed>,
@@ -100,7 +136,7 @@ impl Copy<'_> {
                     Streamed::File(job) => {
                         *number += 1;
                         let map = maps.pop_front().unwrap_or_default();
-                        let left = job.size;
+                        let left = (job.size != UNKNOWN_SIZE).then_some(job.size);
                         let goes = begin(*number, job, map, self.common, work, to_packer)?;
                         current = Some(Current { left, goes });
                     }
@@ -197,7 +233,9 @@ fn begin(
 fn take(current: Option<&mut Current>, mut bytes: &[u8], work: &Sender<Work>) -> Staged {
     let other_length = || Err(StoreError::Stage("stream"));
     let current = current.ok_or_else(other_length)?;
-    current.left = current.left.checked_sub(bytes.len() as u64).ok_or_else(other_length)?;
+    if let Some(left) = &mut current.left {
+        *left = left.checked_sub(bytes.len() as u64).ok_or_else(other_length)?;
+    }
     match &mut current.goes {
         Goes::ToWorker(lane) => lane
             .send(Bytes::copy_from_slice(bytes))
@@ -220,7 +258,7 @@ fn take(current: Option<&mut Current>, mut bytes: &[u8], work: &Sender<Work>) ->
 }
 
 fn end(current: Option<Current>, work: &Sender<Work>) -> Staged {
-    let whole = current.filter(|current| current.left == 0);
+    let whole = current.filter(|current| current.left.is_none_or(|left| left == 0));
     match whole.ok_or(Err(StoreError::Stage("stream")))?.goes {
         Goes::Units { file, unit, number } if unit.len() >= PAGE_BYTES => send(work, Work::Unit(file, number, unit)),
         _ => Ok(()),

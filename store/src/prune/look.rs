@@ -42,6 +42,8 @@ pub struct BackupSeen {
     pub logical_bytes: u64,
     /// What the operator calls it.
     pub label: Option<String>,
+    /// The component that it is of; none for a base backup of the cluster.
+    pub component: Option<String>,
 }
 
 /// Everything that a plan is made from.
@@ -235,6 +237,7 @@ impl Looked {
                 finished_us: manifest.finished_us,
                 stored_ms: meta.modified_unix_ms,
                 logical_bytes: manifest.totals.logical_bytes,
+                component: manifest.component.map(|component| component.name),
                 label: manifest.label,
             });
         }

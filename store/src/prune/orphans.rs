@@ -73,6 +73,7 @@ mod tests {
             finished_us: 0,
             stored_ms: 0,
             logical_bytes: 0,
+            component: None,
             label: None,
         });
         looked.indexes.push(there);

@@ -15,7 +15,7 @@ use crate::layout::WalRange;
 use crate::limits::SEGMENT_BYTES_MAX;
 use crate::object::{ObjectMeta, ObjectName};
 use crate::records::{Condemned, GIVEN_UP, KeptRange, KeptWal, LostWal};
-use crate::retention::{self, Reason, RetentionPlan, plan_retention};
+use crate::retention::{self, Reason, RetentionPlan, TimelineOf, plan_retention};
 use crate::sweep::{self, ManifestSeen, plan_sweep};
 
 const DAY_MS: i64 = 86_400_000;
@@ -77,11 +77,17 @@ pub fn plan(looked: &Looked, policy: &Policy, host: &str, now_us: i64) -> Result
     let retention = retain(looked, policy, &late)?;
     let mut retire: BTreeSet<BackupId> = retention.going().collect();
     // What cannot be relied on goes when there is something newer that can.
-    let good = looked.backups.iter().filter(|backup| !late.contains_key(&backup.id));
-    let newest_good = good.map(|backup| backup.stored_ms).max();
-    let is_replaced = |stored_ms: i64| is_old(stored_ms) && newest_good.is_some_and(|newest| newest > stored_ms);
-    let replaced = late.iter().filter(|(_, stored_ms)| is_replaced(**stored_ms));
-    retire.extend(replaced.map(|(id, _)| *id));
+    let mut newest_good: BTreeMap<Option<&str>, i64> = BTreeMap::new();
+    for backup in looked.backups.iter().filter(|backup| !late.contains_key(&backup.id)) {
+        let newest = newest_good.entry(backup.component.as_deref()).or_insert(i64::MIN);
+        *newest = backup.stored_ms.max(*newest);
+    }
+    let is_replaced = |backup: &&super::BackupSeen| {
+        let newest = newest_good.get(&backup.component.as_deref());
+        is_old(backup.stored_ms) && newest.is_some_and(|newest| *newest > backup.stored_ms)
+    };
+    let all_late = looked.backups.iter().filter(|backup| late.contains_key(&backup.id));
+    retire.extend(all_late.filter(is_replaced).map(|backup| backup.id));
     retire.retain(|id| !looked.pinned.contains(id));
     let sweep = plan_sweep(&looked.sweep, &retire, times).map_err(|error| StoreError::Limit {
         what: "the grace",
@@ -228,7 +234,7 @@ fn retain(looked: &Looked, policy: &Policy, late: &BTreeMap<BackupId, i64>) -> R
             true => seen.finished_us / 1000,
             false => seen.stored_ms,
         };
-        Ok(retention::Backup {
+        Ok::<_, StoreError>(retention::Backup {
             id: seen.id,
             lineage: seen.lineage,
             timeline: seen.timeline,
@@ -242,9 +248,35 @@ fn retain(looked: &Looked, policy: &Policy, late: &BTreeMap<BackupId, i64>) -> R
     };
     let all = looked.backups.iter().zip(&looked.sweep.manifests);
     let counting = all.filter(|(seen, _)| !late.contains_key(&seen.id));
-    let backups: Vec<_> = counting.map(backup).collect::<Result<_, StoreError>>()?;
+    let mut backups: BTreeMap<Option<&str>, Vec<retention::Backup>> = BTreeMap::new();
+    for one in counting {
+        let of = backups.entry(one.0.component.as_deref()).or_default();
+        of.push(backup(one)?);
+    }
     let now = time(looked.sweep.now_ms)?;
-    Ok(plan_retention(&policy.rules, &backups, &looked.timelines, now))
+    let of_cluster = backups.remove(&None).unwrap_or_default();
+    let mut all = plan_retention(&policy.rules, &of_cluster, &looked.timelines, now);
+    for (component, backups) in backups {
+        let rules = component
+            .and_then(|name| policy.components.get(name))
+            .copied()
+            .unwrap_or_default();
+        all.verdicts
+            .extend(plan_retention(&rules, &backups, &without_wal(&backups), now).verdicts);
+    }
+    Ok(all)
+}
+
+/// What a component's backups came from is known: from nothing.
+fn without_wal(backups: &[retention::Backup]) -> Vec<TimelineOf> {
+    let lineages: BTreeSet<(LineageId, u32)> = backups.iter().map(|backup| (backup.lineage, backup.timeline)).collect();
+    let alone = lineages.into_iter().map(|(lineage, timeline)| TimelineOf {
+        lineage,
+        timeline,
+        parent: None,
+        ended_at: None,
+    });
+    alone.collect()
 }
 
 fn verdicts(looked: &Looked, retention: &RetentionPlan, late: &BTreeMap<BackupId, i64>) -> Vec<Verdict> {

@@ -39,5 +39,6 @@ pub fn empty_manifest(backup: BackupId, lineage: LineageId) -> Manifest {
         label: None,
         known_good: Vec::new(),
         duration_max_us: 86_400_000_000,
+        component: None,
     }
 }

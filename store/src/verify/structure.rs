@@ -316,7 +316,7 @@ async fn wal(
         }
         coverages.push(coverage);
     }
-    for manifest in manifests {
+    for manifest in manifests.iter().filter(|manifest| manifest.component.is_none()) {
         let coverage = coverages.iter().find(|coverage| coverage.lineage == manifest.lineage);
         let (start, end) = (Lsn::new(manifest.start_lsn), Lsn::new(manifest.end_lsn));
         let missing = match (coverage, TimelineId::new(manifest.timeline)) {

@@ -132,6 +132,7 @@ impl Entries {
             first_block,
             is_judged,
             may_vanish: false,
+            attributes: None,
             path,
         }
     }

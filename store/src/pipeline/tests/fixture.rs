@@ -103,6 +103,7 @@ impl Fixture {
                 first_block: 0,
                 is_judged: true,
                 may_vanish: true,
+                attributes: None,
             }
         };
         files.iter().map(write).collect()

@@ -232,7 +232,7 @@ async fn what_has_changed_meanwhile_comes_from_what_is_left() {
         // The next backup refers to nothing that is not there.
         drop(case.fixture.jobs(&case.files));
         let mut inputs = case.fixture.inputs(None).await;
-        let earlier = crate::pipeline::earlier::load(&case.fixture.host).await.unwrap();
+        let earlier = crate::pipeline::earlier::load(&case.fixture.host, None).await.unwrap();
         (inputs.parent, inputs.index, inputs.filter) = (earlier.parent, earlier.index, earlier.filter);
         let jobs = case.fixture.jobs(&case.files);
         let (next, _) = case.fixture.backup(inputs, jobs).await.unwrap();

@@ -242,7 +242,7 @@ async fn backup(writer: Arc<Writer>, id: BackupId, random: Arc<SplitMix>, broken
     if broken != Broken::IntentLast {
         commit::put_intent(&writer, &intent).await.unwrap();
     }
-    let earlier = earlier::load(&repository).await.unwrap();
+    let earlier = earlier::load(&repository, None).await.unwrap();
     let mut packs: BTreeSet<PackId> = BTreeSet::new();
     // Of its parent, of one that died, by an index: anything that is there, if it may.
     for pack in all_packs(&repository).await {
@@ -273,6 +273,7 @@ async fn backup(writer: Arc<Writer>, id: BackupId, random: Arc<SplitMix>, broken
     let manifest = Manifest {
         packs: needs.collect(),
         duration_max_us: (DURATION_MAX_MS * 1000) as u64,
+        component: None,
         ..empty_manifest(id, LineageId::from_parts(1, [1; 10]))
     };
     commit::put_manifest(&writer, &manifest).await.unwrap();
@@ -336,6 +337,7 @@ async fn prune(writer: Arc<Writer>, random: Arc<SplitMix>) {
             ..Rules::default()
         },
         grace: GRACE,
+        components: std::collections::BTreeMap::new(),
         is_copy: false,
     };
     // It slept so long that another run has cleared its mark away.

@@ -33,6 +33,7 @@ fn policy() -> Policy {
             ..Rules::default()
         },
         grace: Duration::from_secs(4 * 3600),
+        components: std::collections::BTreeMap::new(),
         is_copy: false,
     }
 }
@@ -70,6 +71,7 @@ fn looked(now_ms: i64) -> Looked {
         finished_us: stored_ms * 1000,
         stored_ms,
         logical_bytes: 1,
+        component: None,
         label: None,
     };
     let mut looked = Looked {

@@ -1,0 +1,24 @@
+//! The systems beside PostgreSQL: one module each, and one trait through which the agent drives all of them.
+//!
+//! Capturing, top to bottom: [`take`] announces a backup, lets a [`Component`] fill a [`Sink`], and commits what came of it, in the order of
+//! the store's law 1. Restoring: [`Stored`] reads a backup's table piece by piece, [`restore`] writes it below a directory, and the component
+//! says with [`Component::compare`] whether what is there is what was captured.
+//!
+//! Nothing about a system is known outside of its module. A system that has a snapshot API of its own fits as well: its module asks for the
+//! snapshot in [`Component::capture`], hands over what it reads, and lets go of it.
+//!
+//! No module here reads the environment, the command line or a configuration file: what it needs comes in as an argument.
+
+mod component;
+mod error;
+pub mod files;
+pub mod restore;
+mod sink;
+mod stored;
+pub mod take;
+mod target;
+
+pub use component::{Captured, Component, Look};
+pub use error::ComponentError;
+pub use sink::{Lane, Lanes, Sink};
+pub use stored::Stored;

@@ -1,0 +1,396 @@
+//! Bringing a component's files back below a directory.
+//!
+//! A piece of the table after the other: directories, links and empty files are made, content is fetched pack by pack, then owner, mode and time
+//! are given; those of directories at the very end, since what is made in them changes them. Where a file of the same content stands already, it
+//! stays. Nothing is replaced unless that was said.
+//!
+//! A crash leaves whole files, perhaps one that is named [`crate::target::ASIDE`], and [`MARKER`] in the directory: going on is running it again,
+//! over what is there.
+
+use std::collections::HashMap;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::fs::FileType;
+use store::file_table::{EntryType, FileEntry};
+use store::keys::ClusterKeys;
+
+use crate::files::Owners;
+use crate::target::{Target, aside, refuse_path, write_sparse};
+use crate::{ComponentError, Stored};
+
+/// In the directory while it is not complete.
+pub const MARKER: &str = ".seawall-incomplete";
+/// Files that are open at once.
+const OPEN_FILES_MAX: usize = 256;
+/// Files whose content is fetched together.
+const TOGETHER_MAX: usize = 4096;
+
+/// What is to be restored, and how.
+#[derive(Clone, Debug, Default)]
+pub struct RestoreOptions {
+    /// Where to.
+    pub to: PathBuf,
+    /// Only these paths of the backup, with what lies below them; none: all of it.
+    pub only: Vec<Vec<u8>>,
+    /// Files that differ may be replaced.
+    pub over: bool,
+    /// Owners are given back, by name where the name is known here.
+    pub owners: bool,
+    /// Nothing is written.
+    pub dry_run: bool,
+}
+
+/// What was done, or would be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Restored {
+    /// Files, links and others that were made.
+    pub made: u64,
+    /// Files that stood there with the same content.
+    pub same: u64,
+    /// Files that were replaced.
+    pub replaced: u64,
+    /// Directories.
+    pub directories: u64,
+    /// Bytes of the files that were made or replaced.
+    pub bytes: u64,
+}
+
+/// Restores.
+///
+/// # Errors
+/// The repository failed, something is damaged or in the way; or nothing of the backup has a path that was asked for.
+pub async fn restore(
+    stored: &Stored,
+    keys: &ClusterKeys,
+    options: &RestoreOptions,
+    progress: &(dyn Fn(u64) + Sync),
+) -> Result<Restored, ComponentError> {
+    begin(options)?;
+    let work = Work {
+        stored,
+        keys,
+        options,
+        target: match options.dry_run && !options.to.is_dir() {
+            true => None,
+            false => Some(Arc::new(Target::open(&options.to, options.owners)?)),
+        },
+        owners: Owners::of_system(),
+        progress,
+    };
+    let mut restored = Restored::default();
+    let mut pieces = stored.clone();
+    while let Some(piece) = pieces.next_piece().await? {
+        work.piece(piece, &mut restored).await?;
+    }
+    if restored == Restored::default() && !options.only.is_empty() {
+        return Err(ComponentError::refused(
+            "nothing in the backup has that path",
+            "Paths are as in the backup, without a slash before them: `wal-restore component NAME --list` prints them.",
+        ));
+    }
+    if let (Some(target), false) = (&work.target, options.dry_run) {
+        let mut pieces = stored.clone();
+        while let Some(piece) = pieces.next_piece().await? {
+            work.dress_directories(target, &piece)?;
+        }
+        target.sync()?;
+        target.remove(MARKER.as_bytes())?;
+    }
+    Ok(restored)
+}
+
+/// The directory is there, and ours, before anything is fetched.
+fn begin(options: &RestoreOptions) -> Result<(), ComponentError> {
+    let to = &options.to;
+    let is_free = match std::fs::read_dir(to) {
+        Ok(mut entries) => entries.next().is_none(),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            if !options.dry_run {
+                std::fs::create_dir(to).map_err(ComponentError::io("create directory", to))?;
+            }
+            true
+        }
+        Err(error) => return Err(ComponentError::io("list", to)(error)),
+    };
+    let is_ours = to.join(MARKER).exists();
+    if !is_free && !is_ours && !options.over {
+        return Err(ComponentError::refused(
+            format!("\"{}\" is not empty", to.display()),
+            "Restore to another directory; or with --over: files of the backup that differ are replaced, the others stay.",
+        ));
+    }
+    if !options.dry_run {
+        std::fs::write(to.join(MARKER), "A restore is at work here, or was broken off.\n")
+            .map_err(ComponentError::io("write", &to.join(MARKER)))?;
+    }
+    Ok(())
+}
+
+struct Work<'a> {
+    stored: &'a Stored,
+    keys: &'a ClusterKeys,
+    options: &'a RestoreOptions,
+    target: Option<Arc<Target>>,
+    owners: Owners,
+    progress: &'a (dyn Fn(u64) + Sync),
+}
+
+/// What becomes of a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Fate {
+    New,
+    Replaces,
+    Same,
+}
+
+impl Work<'_> {
+    fn is_wanted(&self, path: &[u8]) -> bool {
+        let only = &self.options.only;
+        let has = |wanted: &Vec<u8>| {
+            let below = path.strip_prefix(wanted.as_slice());
+            below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
+        };
+        only.is_empty() || only.iter().any(has)
+    }
+
+    async fn piece(&self, piece: Vec<FileEntry>, restored: &mut Restored) -> Result<(), ComponentError> {
+        let (mut files, mut links) = (Vec::new(), Vec::new());
+        for entry in piece {
+            refuse_path(&entry.path)?;
+            if !self.is_wanted(&entry.path) {
+                continue;
+            }
+            match entry.entry_type {
+                EntryType::Directory => {
+                    restored.directories += 1;
+                    if let (Some(target), false) = (&self.target, self.options.dry_run) {
+                        target.make_above(&entry.path)?;
+                        target.make_directory(&entry.path)?;
+                    }
+                }
+                EntryType::File => match self.first_name(&entry) {
+                    Some(_) => links.push(entry),
+                    None => files.push(entry),
+                },
+                EntryType::Link | EntryType::Other => self.other(&entry, restored)?,
+            }
+            if files.len() >= TOGETHER_MAX {
+                self.files(std::mem::take(&mut files), restored).await?;
+            }
+        }
+        self.files(files, restored).await?;
+        for entry in links {
+            self.another_name(entry, restored).await?;
+        }
+        Ok(())
+    }
+
+    /// The name under which the same file is restored as well.
+    fn first_name<'e>(&self, entry: &'e FileEntry) -> Option<&'e [u8]> {
+        let first = entry.attributes.as_ref()?.same_as.as_ref()?;
+        self.is_wanted(first).then_some(first.as_slice())
+    }
+
+    fn owner(&self, entry: &FileEntry) -> Option<(u32, u32)> {
+        let attributes = entry.attributes.as_ref()?;
+        let uid = attributes.user.as_deref().and_then(|name| self.owners.uid(name));
+        let gid = attributes.group.as_deref().and_then(|name| self.owners.gid(name));
+        Some((uid.unwrap_or(attributes.uid), gid.unwrap_or(attributes.gid)))
+    }
+
+    /// What is in the way of an entry, and may be.
+    fn in_the_way(&self, entry: &FileEntry, kind: FileType) -> Result<Option<rustix::fs::Stat>, ComponentError> {
+        let Some(target) = &self.target else { return Ok(None) };
+        let Some(there) = target.stat(&entry.path)? else {
+            return Ok(None);
+        };
+        let found = FileType::from_raw_mode(there.st_mode);
+        if found == FileType::Directory || (found != kind && !self.options.over) {
+            return Err(ComponentError::refused(
+                format!(
+                    "\"{}\" is something else than in the backup",
+                    target.show(&entry.path).display()
+                ),
+                "Move it out of the way, or restore to another directory.",
+            ));
+        }
+        Ok(Some(there))
+    }
+
+    fn other(&self, entry: &FileEntry, restored: &mut Restored) -> Result<(), ComponentError> {
+        let kind = match &entry.attributes {
+            Some(attributes) if entry.entry_type == EntryType::Other => {
+                FileType::from_raw_mode(attributes.device.unwrap_or_default().0)
+            }
+            _ => FileType::Symlink,
+        };
+        let there = self.in_the_way(entry, kind)?;
+        restored.made += 1;
+        let (Some(target), false) = (&self.target, self.options.dry_run) else {
+            return Ok(());
+        };
+        target.make_above(&entry.path)?;
+        if there.is_some() {
+            target.remove(&entry.path)?;
+        }
+        target.make_other(&entry.path, entry)?;
+        target.dress(&entry.path, entry, self.owner(entry))
+    }
+
+    /// A further name of a file that is there by now.
+    async fn another_name(&self, entry: FileEntry, restored: &mut Restored) -> Result<(), ComponentError> {
+        let there = self.in_the_way(&entry, FileType::RegularFile)?;
+        let (Some(first), Some(target), false) = (self.first_name(&entry), &self.target, self.options.dry_run) else {
+            restored.made += 1;
+            return Ok(());
+        };
+        if there.is_some() {
+            let first = target.stat(first)?.map(|first| (first.st_dev, first.st_ino));
+            if first == there.map(|there| (there.st_dev, there.st_ino)) {
+                restored.same += 1;
+                return Ok(());
+            }
+            self.refuse_replacing(&entry)?;
+            target.remove(&entry.path)?;
+        }
+        target.make_above(&entry.path)?;
+        target.link(first, &entry.path)?;
+        restored.made += 1;
+        Ok(())
+    }
+
+    fn refuse_replacing(&self, entry: &FileEntry) -> Result<(), ComponentError> {
+        if self.options.over {
+            return Ok(());
+        }
+        let path = self.options.to.join(entry.path.escape_ascii().to_string());
+        Err(ComponentError::refused(
+            format!("\"{}\" is there, and is not what the backup has", path.display()),
+            "Restore to another directory, or replace what differs with --over.",
+        ))
+    }
+
+    /// Files with content, some thousand at a time.
+    async fn files(&self, files: Vec<FileEntry>, restored: &mut Restored) -> Result<(), ComponentError> {
+        let mut fetched = Vec::new();
+        for entry in files {
+            let fate = match self.in_the_way(&entry, FileType::RegularFile)? {
+                None => Fate::New,
+                Some(there) => self.compare(&entry, &there).await?,
+            };
+            match fate {
+                Fate::Same => restored.same += 1,
+                Fate::New => restored.made += 1,
+                Fate::Replaces => {
+                    self.refuse_replacing(&entry)?;
+                    restored.replaced += 1;
+                }
+            }
+            if fate != Fate::Same {
+                restored.bytes += entry.size;
+            }
+            fetched.push((entry, fate));
+        }
+        let (Some(target), false) = (&self.target, self.options.dry_run) else {
+            return Ok(());
+        };
+        let mut to_fill = Vec::new();
+        for (entry, fate) in &fetched {
+            let name = match fate {
+                Fate::Same => continue,
+                Fate::New => entry.path.to_vec(),
+                Fate::Replaces => aside(&entry.path),
+            };
+            target.make_above(&entry.path)?;
+            if *fate == Fate::Replaces {
+                target.remove(&name)?;
+            }
+            target.create(&name, entry.size)?;
+            to_fill.push((entry.clone(), name));
+        }
+        self.fill(target, &to_fill).await?;
+        for (entry, fate) in &fetched {
+            if *fate == Fate::Replaces {
+                target.dress(&aside(&entry.path), entry, self.owner(entry))?;
+                target.place(&entry.path)?;
+            } else {
+                target.dress(&entry.path, entry, self.owner(entry))?;
+            }
+        }
+        Ok(())
+    }
+
+    async fn fill(&self, target: &Arc<Target>, files: &[(FileEntry, Vec<u8>)]) -> Result<(), ComponentError> {
+        let entries: Vec<FileEntry> = files.iter().map(|(entry, _)| entry.clone()).collect();
+        let names: Arc<Vec<Vec<u8>>> = Arc::new(files.iter().map(|(_, name)| name.clone()).collect());
+        let open: Arc<Mutex<HashMap<usize, Arc<std::fs::File>>>> = Arc::default();
+        let target = Arc::clone(target);
+        self.stored
+            .content(&entries, move |(number, at, bytes)| {
+                let name = names.get(number).map(Vec::as_slice).unwrap_or_default();
+                let file = {
+                    let mut open = open.lock().unwrap_or_else(PoisonError::into_inner);
+                    if open.len() >= OPEN_FILES_MAX {
+                        open.clear();
+                    }
+                    match open.get(&number) {
+                        Some(file) => Arc::clone(file),
+                        None => {
+                            let file = Arc::new(target.write(name)?);
+                            open.insert(number, Arc::clone(&file));
+                            file
+                        }
+                    }
+                };
+                write_sparse(&file, &bytes, at).map_err(ComponentError::io("write", &target.show(name)))
+            })
+            .await?;
+        (self.progress)(entries.iter().map(|entry| entry.size).sum());
+        Ok(())
+    }
+
+    /// Is what stands there what the backup has? By the ids of its chunks.
+    async fn compare(&self, entry: &FileEntry, there: &rustix::fs::Stat) -> Result<Fate, ComponentError> {
+        let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
+        let Some(target) = self.target.as_ref().filter(|_| is_file) else {
+            return Ok(Fate::Replaces);
+        };
+        if there.st_size.cast_unsigned() != entry.size {
+            return Ok(Fate::Replaces);
+        }
+        let ids = self.stored.ids(entry).await?;
+        let file = target.read(&entry.path)?;
+        let (keys, path) = (self.keys.clone(), target.show(&entry.path));
+        let compared = tokio::task::spawn_blocking(move || {
+            let (mut at, mut buffer) = (0, Vec::new());
+            for (id, bytes) in ids {
+                buffer.resize(bytes as usize, 0);
+                file.read_exact_at(&mut buffer, at)
+                    .map_err(ComponentError::io("read", &path))?;
+                if keys.content_chunk_id(&buffer) != id {
+                    return Ok(Fate::Replaces);
+                }
+                at += u64::from(bytes);
+            }
+            Ok(Fate::Same)
+        });
+        compared.await.map_err(|_| ComponentError::Stopped)?
+    }
+
+    fn dress_directories(&self, target: &Target, piece: &[FileEntry]) -> Result<(), ComponentError> {
+        for entry in piece.iter().filter(|entry| self.is_wanted(&entry.path)) {
+            if entry.entry_type == EntryType::Directory {
+                target.dress(&entry.path, entry, self.owner(entry))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// True where a restore was broken off.
+#[must_use]
+pub fn is_incomplete(directory: &Path) -> bool {
+    directory.join(MARKER).exists()
+}

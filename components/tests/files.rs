@@ -1,0 +1,316 @@
+//! Directories into a repository and back: every kind of entry, exactly.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use components::files::{Excludes, Files};
+use components::restore::{RestoreOptions, Restored, restore};
+use components::take::{TakeInputs, take};
+use components::{Component as _, ComponentError, Stored};
+use store::keys::SigningKey;
+use store::manifest::Manifest;
+use store::object::memory::MemoryStore;
+use store::pipeline::{Pace, Progress};
+use store::repository::{Created, Repository, create};
+
+use store::testing::{NEW_REPOSITORY, bytes_of};
+
+struct Stage {
+    host: Arc<Repository>,
+    restorer: Arc<Repository>,
+    created: Created,
+    directory: tempfile::TempDir,
+}
+
+impl Stage {
+    async fn new() -> Stage {
+        let store = Arc::new(MemoryStore::new());
+        let (created, host) = create(store.clone(), NEW_REPOSITORY, |_| Ok(())).await.unwrap();
+        let restorer = Repository::open_as_restorer(store, &created.restore).await.unwrap();
+        Stage {
+            host,
+            restorer: Arc::new(restorer),
+            created,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    fn files(&self, after: Duration) -> Files {
+        Files {
+            paths: vec![self.data()],
+            excludes: Excludes::new(&["*.tmp".to_owned()]).unwrap(),
+            one_file_system: false,
+            reads_all: false,
+            now_us: Arc::new(move || {
+                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + after;
+                i64::try_from(now.as_micros()).unwrap()
+            }),
+        }
+    }
+
+    /// As if so much time had passed.
+    async fn take(&self, after: Duration) -> Result<Manifest, ComponentError> {
+        let files = self.files(after);
+        let inputs = TakeInputs {
+            repository: Arc::clone(&self.host),
+            signing: Arc::new(SigningKey::from_seed(self.created.host.signing.seed().clone()).unwrap()),
+            name: "uploads".into(),
+            group: None,
+            jobs: 2,
+            uploads_in_flight: 2,
+            pace: Arc::new(Pace::default()),
+            duration_max: Duration::from_secs(3600),
+            progress: Arc::new(Progress::default()),
+            label: None,
+            host_name: "h".into(),
+            now_us: files.now_us.clone(),
+        };
+        take(&files, inputs).await
+    }
+
+    async fn restore(
+        &self,
+        manifest: &Manifest,
+        to: &Path,
+        over: bool,
+        only: &[&str],
+    ) -> Result<Restored, ComponentError> {
+        let stored = Stored::new(Arc::clone(&self.restorer), manifest.clone());
+        let options = RestoreOptions {
+            to: to.to_owned(),
+            only: only.iter().map(|path| path.as_bytes().to_vec()).collect(),
+            over,
+            owners: rustix::process::geteuid().is_root(),
+            dry_run: false,
+        };
+        restore(&stored, self.restorer.keys(), &options, &|_| ()).await
+    }
+
+    /// Where the data lies below a directory that was restored to.
+    fn below(&self, to: &Path) -> PathBuf {
+        to.join(self.data().strip_prefix("/").unwrap())
+    }
+}
+
+/// All that is to be the same, by path.
+fn look(root: &Path) -> BTreeMap<PathBuf, String> {
+    let mut out = BTreeMap::new();
+    let mut names: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(path) = left.pop() {
+        let metadata = fs::symlink_metadata(&path).unwrap();
+        let below = path.strip_prefix(root).unwrap().to_owned();
+        let kind = metadata.file_type();
+        let what = if kind.is_symlink() {
+            format!("-> {}", fs::read_link(&path).unwrap().display())
+        } else if kind.is_dir() {
+            left.extend(fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().path()));
+            "directory".into()
+        } else if kind.is_fifo() {
+            "pipe".into()
+        } else {
+            let content = fs::read(&path).unwrap();
+            let mut value = [0; 100];
+            let extended = rustix::fs::lgetxattr(&path, "user.seen", &mut value).map(|length| value[..length].to_vec());
+            let first = names
+                .entry((metadata.dev(), metadata.ino()))
+                .or_insert_with(|| below.clone());
+            // Which name comes first depends on the order in which directories are listed.
+            let is_several = metadata.nlink() > 1;
+            let _ = first;
+            format!(
+                "{} {:?} {is_several} {:?}",
+                content.len(),
+                crc32c(&content),
+                extended.ok()
+            )
+        };
+        out.insert(
+            below,
+            format!(
+                "{:o} {}:{} {}.{} {what}",
+                metadata.mode(),
+                metadata.uid(),
+                metadata.gid(),
+                metadata.mtime(),
+                metadata.mtime_nsec()
+            ),
+        );
+    }
+    out
+}
+
+fn differences(now: &BTreeMap<PathBuf, String>, then: &BTreeMap<PathBuf, String>) -> Vec<String> {
+    let paths: std::collections::BTreeSet<_> = now.keys().chain(then.keys()).collect();
+    let differs = paths.into_iter().filter(|path| now.get(*path) != then.get(*path));
+    differs
+        .map(|path| format!("{}: {:?}, was {:?}", path.display(), now.get(path), then.get(path)))
+        .collect()
+}
+
+fn crc32c(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(14_695_981_039_346_656_037, |sum, byte| {
+        (sum ^ u64::from(*byte)).wrapping_mul(1_099_511_628_211)
+    })
+}
+
+fn make(data: &Path) {
+    for directory in ["", "a", "a/b", "a-b", "empty", "deep/er/est"] {
+        fs::create_dir_all(data.join(directory)).unwrap();
+    }
+    let write = |name: &str, bytes: &[u8]| fs::write(data.join(name), bytes).unwrap();
+    write("a/b/one", &bytes_of(1, 3_000_000));
+    write("a-b/two", b"small");
+    write("a.txt", b"between");
+    write("a/zero", b"");
+    write("deep/er/est/x.tmp", b"left out");
+    write("private", &bytes_of(2, 70_000));
+    fs::set_permissions(data.join("private"), fs::Permissions::from_mode(0o4711)).unwrap();
+    fs::set_permissions(data.join("empty"), fs::Permissions::from_mode(0o1577)).unwrap();
+    symlink("/nowhere/at all", data.join("link")).unwrap();
+    symlink("a", data.join("to-directory")).unwrap();
+    fs::hard_link(data.join("private"), data.join("a/again")).unwrap();
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        data.join("pipe"),
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::from_raw_mode(0o640),
+        0,
+    )
+    .unwrap();
+    let sparse = fs::File::create(data.join("sparse")).unwrap();
+    sparse.set_len(40 << 20).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&sparse, b"in the middle", 20 << 20).unwrap();
+    let _ = rustix::fs::setxattr(data.join("a.txt"), "user.seen", b"yes", rustix::fs::XattrFlags::empty());
+    for number in 0..3000 {
+        let directory = data.join(format!("many/{:02}", number % 37));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(
+            directory.join(format!("{number}")),
+            bytes_of(number, (number as usize * 7) % 900),
+        )
+        .unwrap();
+    }
+}
+
+#[tokio::test]
+async fn directories_come_back_exactly_and_unchanged_files_are_not_read_again() {
+    let stage = Stage::new().await;
+    let data = stage.data();
+    make(&data);
+    let mut first = look(&data);
+    let hour = Duration::from_secs(3600);
+    let one = stage.take(hour).await.unwrap();
+    assert_eq!(one.totals.files, 3000 + 7);
+
+    // Changed: content of one, mode of one, one gone, one new; same size and time for the one that is hardest to see.
+    let changed = data.join("many/05/5");
+    let before = fs::metadata(&changed).unwrap();
+    fs::write(&changed, bytes_of(99, before.len() as usize)).unwrap();
+    fs::File::options()
+        .write(true)
+        .open(&changed)
+        .unwrap()
+        .set_modified(before.modified().unwrap())
+        .unwrap();
+    fs::set_permissions(data.join("a/zero"), fs::Permissions::from_mode(0o600)).unwrap();
+    fs::remove_file(data.join("many/06/6")).unwrap();
+    fs::write(data.join("new"), bytes_of(77, 10_000)).unwrap();
+    let mut second = look(&data);
+    let two = stage.take(2 * hour).await.unwrap();
+    assert!(two.totals.new_stored_bytes < 60_000, "{}", two.totals.new_stored_bytes);
+    assert_eq!(two.parent, Some(one.backup));
+
+    for seen in [&mut first, &mut second] {
+        seen.remove(Path::new("deep/er/est/x.tmp"));
+    }
+    for (manifest, seen, name) in [(&one, &first, "one"), (&two, &second, "two")] {
+        let to = stage.directory.path().join(name);
+        let restored = stage.restore(manifest, &to, false, &[]).await.unwrap();
+        assert_eq!(restored.replaced + restored.same, 0);
+        assert_eq!(
+            differences(&look(&stage.below(&to)), seen),
+            Vec::<String>::new(),
+            "{name}"
+        );
+        let sparse = fs::metadata(stage.below(&to).join("sparse")).unwrap();
+        assert!(sparse.blocks() * 512 < 1 << 20);
+        let again = (
+            fs::metadata(stage.below(&to).join("private")),
+            fs::metadata(stage.below(&to).join("a/again")),
+        );
+        assert_eq!(again.0.unwrap().ino(), again.1.unwrap().ino());
+        let facts = &manifest.component.as_ref().unwrap().facts;
+        let differs = stage.files(hour).compare(facts, &stage.below(&to)).await.unwrap();
+        // The directory itself is one of those that were captured.
+        assert_eq!(differs.len(), 1, "{differs:?}");
+        assert!(differs[0].contains("directories"), "{differs:?}");
+    }
+
+    // Over the first the second: only what differs is replaced, and what is not in the backup stays.
+    let to = stage.directory.path().join("one");
+    fs::write(stage.below(&to).join("mine"), b"stays").unwrap();
+    assert!(matches!(
+        stage.restore(&two, &to, false, &[]).await,
+        Err(ComponentError::Refused { .. })
+    ));
+    let restored = stage.restore(&two, &to, true, &[]).await.unwrap();
+    assert_eq!((restored.replaced, restored.bytes), (1, before.len() + 10_000));
+    let now = look(&stage.below(&to));
+    assert!(
+        second
+            .iter()
+            .all(|(path, what)| path.as_os_str().is_empty() || now.get(path) == Some(what))
+    );
+    assert!(now.contains_key(Path::new("mine")) && now.contains_key(Path::new("many/06/6")));
+
+    // A part.
+    let part = stage.directory.path().join("part");
+    let prefix = data.strip_prefix("/").unwrap().display().to_string();
+    let only = [format!("{prefix}/a"), format!("{prefix}/many/05/5")];
+    let only: Vec<&str> = only.iter().map(String::as_str).collect();
+    stage.restore(&two, &part, false, &only).await.unwrap();
+    let found = look(&stage.below(&part));
+    assert!(
+        found.contains_key(Path::new("a/b/one"))
+            && found.contains_key(Path::new("a/again"))
+            && !found.contains_key(Path::new("a-b"))
+    );
+    assert_eq!(found[Path::new("many/05/5")], second[Path::new("many/05/5")]);
+    let nothing = stage
+        .restore(&two, &stage.directory.path().join("none"), false, &["not/there"])
+        .await;
+    assert!(matches!(nothing, Err(ComponentError::Refused { .. })));
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_fails_and_what_is_replaced_by_a_link_is_not_followed() {
+    let stage = Stage::new().await;
+    let data = stage.data();
+    fs::create_dir(&data).unwrap();
+    fs::write(data.join("f"), b"content").unwrap();
+    let missing = Files {
+        paths: vec![data.join("not there")],
+        ..stage.files(Duration::ZERO)
+    };
+    assert!(missing.look().await.is_err());
+    let nested = Files {
+        paths: vec![data.clone(), data.join("f")],
+        ..stage.files(Duration::ZERO)
+    };
+    assert!(matches!(nested.look().await, Err(ComponentError::Refused { .. })));
+    assert!(stage.host.component_manifests().await.unwrap().is_empty());
+    let taken = stage.take(Duration::ZERO).await.unwrap();
+    assert_eq!(stage.host.component_manifests().await.unwrap(), [taken]);
+    assert!(stage.host.manifests().await.unwrap().is_empty());
+}
