@@ -34,7 +34,7 @@ pub enum Command {
     Init(InitOptions),
     /// The daemon: stream WAL into the repository
     Run,
-    /// Take a base backup now
+    /// Take a base backup now, or capture components
     Backup(BackupOptions),
     /// Make a restored or an upgraded server production again: lineage, slots, settings, first backup
     Adopt(AdoptOptions),
@@ -421,6 +421,9 @@ pub struct DropSlotsOptions {
 
 #[derive(Debug, Args)]
 pub struct BackupOptions {
+    /// Components of the configuration ([component.NAME]) to capture, in place of the cluster
+    #[arg(value_name = "COMPONENT", conflicts_with = "source")]
+    pub components: Vec<String>,
     /// Where the data is read; by default as backup.source in the config says
     #[arg(long, value_enum)]
     pub source: Option<Source>,

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use components::ComponentError;
 use pg::replication::ReplicationError;
 use pg::tls::TlsError;
 use store::StoreError;
@@ -107,6 +108,9 @@ pub fn hint(error: &anyhow::Error) -> Option<String> {
         if let Some(push) = cause.downcast_ref::<PushError>() {
             return push.hint();
         }
+        if let Some(component) = cause.downcast_ref::<ComponentError>() {
+            return component.hint().map(str::to_owned);
+        }
         if let Some(object) = cause.downcast_ref::<ObjectError>() {
             return object.hint().map(str::to_owned);
         }
@@ -168,6 +172,13 @@ fn code_of(cause: &(dyn std::error::Error + 'static)) -> Option<u8> {
     }
     if let Some(push) = cause.downcast_ref::<PushError>() {
         return push.code();
+    }
+    if let Some(component) = cause.downcast_ref::<ComponentError>() {
+        return match component {
+            ComponentError::Refused { .. } => Some(REFUSED),
+            ComponentError::System { .. } => Some(UNREACHABLE),
+            _ => None,
+        };
     }
     if let Some(store) = cause.downcast_ref::<StoreError>() {
         return match store {

@@ -13,7 +13,7 @@ use store::records::LedgerEntry;
 use store::repository::Repository;
 
 use crate::open::{Context, command_policy};
-use crate::output;
+use crate::{component, output};
 
 /// The newest events in the table; JSON has all.
 const EVENTS_SHOWN: usize = 10;
@@ -27,10 +27,13 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
         coverages.push(repository.settled_coverage(lineage.id).await?);
     }
     let pins = pinned(&repository).await?;
+    let components = repository.component_manifests().await?;
     if as_json {
-        print_json(&backups, &coverages, &events, &pins)
+        print_json(&backups, &coverages, &events, &pins, &components)
     } else {
-        print_tables(&backups, &coverages, &events, &pins)
+        print_tables(&backups, &coverages, &events, &pins)?;
+        print_components(&components);
+        Ok(())
     }
 }
 
@@ -92,6 +95,7 @@ fn print_json(
     coverages: &[Coverage],
     events: &[LedgerEntry],
     pins: &BTreeSet<BackupId>,
+    components: &[Manifest],
 ) -> anyhow::Result<()> {
     let backups_json: Vec<_> = backups
         .iter()
@@ -135,11 +139,42 @@ fn print_json(
         .iter()
         .map(|entry| json!({ "time": output::time_us(entry.time_us), "host": entry.host, "event": entry.event, "detail": entry.detail }))
         .collect();
-    output::print_json(&json!({ "backups": backups_json, "windows": windows, "holes": holes, "events": events }))
+    let components: Vec<_> = components
+        .iter()
+        .map(|backup| {
+            let mut report = component::report_of(backup);
+            report["pinned"] = pins.contains(&backup.backup).into();
+            report
+        })
+        .collect();
+    output::print_json(
+        &json!({ "backups": backups_json, "windows": windows, "holes": holes, "events": events, "components": components }),
+    )
 }
 
 fn known_good(known: &KnownGood) -> serde_json::Value {
     json!({ "query": known.query, "rows": known.rows, "error": known.error, "asked": output::time_us(known.asked_us) })
+}
+
+/// Nothing where there are none.
+fn print_components(backups: &[Manifest]) {
+    if backups.is_empty() {
+        return;
+    }
+    let mut table = output::table(&["component", "kind", "backup", "as of", "files", "logical", "stored new"]);
+    for backup in backups {
+        let component = backup.component.as_deref().cloned().unwrap_or_default();
+        table.add_row([
+            component.name,
+            component.kind,
+            backup.backup.to_string(),
+            output::time_us(component.as_of_us),
+            backup.totals.files.to_string(),
+            output::bytes(backup.totals.logical_bytes),
+            output::bytes(backup.totals.new_stored_bytes),
+        ]);
+    }
+    println!("{table}");
 }
 
 fn print_tables(

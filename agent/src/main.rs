@@ -9,6 +9,7 @@ mod archiver;
 mod backup;
 mod check;
 mod cli;
+mod component;
 mod copies;
 mod disk;
 mod drill;
@@ -36,7 +37,7 @@ mod verify;
 use std::process::ExitCode;
 
 use clap::Parser;
-use cli::{Cli, Command};
+use cli::{BackupOptions, Cli, Command};
 
 fn main() -> ExitCode {
     leave_quietly_when_nobody_reads();
@@ -133,6 +134,15 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     match cli.command {
         Command::Init(options) => init::run(&context, &options).await,
         Command::Run => run::run(context).await,
+        Command::Backup(options) if !options.components.is_empty() => {
+            let BackupOptions {
+                components,
+                label,
+                json,
+                ..
+            } = options;
+            component::run(&context, &components, label.as_deref(), json).await
+        }
         Command::Backup(options) => take_backup::run(&context, &options).await,
         Command::Adopt(options) => Box::pin(adopt::run(context, &options)).await,
         Command::ArchivePush { path } => archive_push::run(&context, &path).await,

@@ -16,7 +16,7 @@ use store::retention::Rules;
 use crate::cli::PruneOptions;
 use crate::exit::Failure;
 use crate::open::{Context, backup_policy, host_name};
-use crate::output;
+use crate::{component, output};
 use report::Report;
 
 /// More than this between the store's clock and ours: one of them is wrong.
@@ -49,6 +49,10 @@ async fn one(
 ) -> anyhow::Result<(Report, BTreeSet<BackupId>)> {
     let policy = Policy {
         is_copy: pinned.is_some() || context.is_copy,
+        components: component::of_cluster(context)
+            .into_iter()
+            .map(|component| (component.name.clone(), component::rules(component)))
+            .collect(),
         ..policy(&context.cluster.retention)
     };
     refuse_short_grace(context, &policy)?;
@@ -122,7 +126,10 @@ fn policy(retention: &Retention) -> Policy {
 
 /// What protects a running backup is the grace: a backup that may take longer could lose packs that it refers to.
 fn refuse_short_grace(context: &Context, policy: &Policy) -> anyhow::Result<()> {
-    let longest = context.cluster.backup.duration_max;
+    let of_components = component::of_cluster(context).into_iter();
+    let longest = of_components
+        .map(|component| component.duration_max)
+        .fold(context.cluster.backup.duration_max, std::time::Duration::max);
     if longest <= policy.duration_max() {
         return Ok(());
     }

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::StoreError;
-use store::component::{ComponentBackup, GroupPoint, lineage_of};
+use store::component::{ComponentBackup, lineage_of};
 use store::id::BackupId;
 use store::keys::SigningKey;
 use store::manifest::Manifest;
@@ -31,8 +31,6 @@ pub struct TakeInputs {
     pub signing: Arc<SigningKey>,
     /// Name of the component.
     pub name: String,
-    /// The recovery point that it is a part of.
-    pub group: Option<GroupPoint>,
     /// Threads that read and encode.
     pub jobs: usize,
     /// Packs on their way at the same time.
@@ -155,7 +153,6 @@ fn manifest(
         version: captured.version,
         facts: captured.facts,
         as_of_us: captured.as_of_us.unwrap_or(finished_us),
-        group: inputs.group.clone(),
         changed: outcome.changed,
     };
     Manifest {

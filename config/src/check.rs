@@ -9,6 +9,7 @@ use crate::checked::{
     Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Drill, Keys, Log, LogFormat, LogLevel, Objectives,
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
+use crate::component;
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
 use crate::keys::{CLUSTER, ROOT, Section, join};
@@ -43,6 +44,7 @@ pub(crate) fn check(
         clusters.insert(name.clone(), cluster(raw, name, secrets, &mut out));
     }
     let notify = notify::check(raw, secrets, &mut out);
+    let components = component::check(raw, &mut out);
     let log = log(&mut table(raw, "", &ROOT, "log", &mut out));
     let mut passed_over = Vec::new();
     if secrets == Secrets::Leave {
@@ -56,6 +58,7 @@ pub(crate) fn check(
             keys,
             clusters,
             notify,
+            components,
             log,
             passed_over,
             origins: out.effective,
@@ -68,7 +71,7 @@ pub(crate) fn check(
 fn is_for_the_agent(problem: &Problem) -> bool {
     let mut path = problem.place.iter().flat_map(|place| place.split('.'));
     match path.next() {
-        Some("notify") => true,
+        Some("notify" | "component") => true,
         Some("cluster") => path.nth(1).is_some_and(|table| OF_THE_AGENT.contains(&table)),
         _ => false,
     }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use store::object::mirrored::Confirm;
 
+use crate::component::Component;
 use crate::effective::Effective;
 use crate::error::{ConfigErrors, Problem};
 use crate::notify::Notify;
@@ -31,6 +32,8 @@ pub struct Config {
     pub clusters: BTreeMap<String, Cluster>,
     /// `[notify.<name>]`, by name: to whom alarms go.
     pub notify: BTreeMap<String, Notify>,
+    /// `[component.<name>]`, by name: systems beside PostgreSQL.
+    pub components: BTreeMap<String, Component>,
     /// `[log]`.
     pub log: Log,
     /// What is wrong where nobody looks now: a restore reads the same file, and must not be stopped by what only the agent needs.

@@ -194,6 +194,31 @@ pub(crate) static NOTIFY: Section = Section {
     children: &[],
 };
 
+/// The table of one system beside PostgreSQL.
+pub(crate) static COMPONENT: Section = Section {
+    name: "",
+    keys: &[
+        key("kind", Kind::Choice(&["files"])),
+        key("cluster", Kind::Text),
+        key("paths", Kind::List),
+        key("exclude", Kind::List),
+        key_or("one_file_system", Kind::Flag, "false"),
+        key_or("read_all", Kind::Flag, "false"),
+        key("schedule", Kind::Schedule),
+        key("backup_age", seconds(60, 365 * 86_400)),
+        key_or("duration_max", seconds(60, 30 * 86_400), "24h"),
+        key("keep_within", seconds(60, 36_500 * 86_400)),
+        key("keep_last", count(1, 1_000_000)),
+        key("keep_daily", count(1, 36_500)),
+        key("keep_weekly", count(1, 5_200)),
+        key("keep_monthly", count(1, 1_200)),
+        key("keep_yearly", count(1, 100)),
+        key("before", Kind::List),
+        key("after", Kind::List),
+    ],
+    children: &[],
+};
+
 const S3: Section = Section {
     name: "s3",
     keys: &[

@@ -14,6 +14,7 @@
 
 mod check;
 mod checked;
+mod component;
 mod effective;
 mod environment;
 mod error;
@@ -42,6 +43,7 @@ pub use checked::{
     Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Drill, Keys, Log, LogFormat, LogLevel, Objectives,
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
+pub use component::{Component, ComponentKind};
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};
 pub use notify::{Channel, Email, Notify};

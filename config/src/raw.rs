@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::error::Problem;
-use crate::keys::{CLUSTER, COPY, Key, Kind, NOTIFY, ROOT, Section, join};
+use crate::keys::{CLUSTER, COMPONENT, COPY, Key, Kind, NOTIFY, ROOT, Section, join};
 use crate::origin::Origin;
 use crate::suggest::nearest;
 
@@ -27,6 +27,8 @@ pub(crate) struct Raw {
     pub(crate) copies: Vec<String>,
     /// Names of the places that alarms go to, in order.
     pub(crate) notify: Vec<String>,
+    /// Names of the systems beside PostgreSQL, in order.
+    pub(crate) components: Vec<String>,
 }
 
 /// Reads TOML. The message has the line, not its text: that may be a secret.
@@ -52,6 +54,7 @@ pub(crate) fn walk(table: &Table, problems: &mut Vec<Problem>) -> Raw {
         match name.as_str() {
             "cluster" => raw.clusters = walk_named(name, &CLUSTER, value, &mut raw, problems),
             "notify" => raw.notify = walk_named(name, &NOTIFY, value, &mut raw, problems),
+            "component" => raw.components = walk_named(name, &COMPONENT, value, &mut raw, problems),
             "copy" => raw.copies = walk_named(name, &COPY, value, &mut raw, problems),
             _ => walk_item("", &ROOT, name, value, &mut raw, problems),
         }
@@ -173,7 +176,7 @@ fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> 
     }
     let tables = section.children.iter().map(|child| child.name);
     let named: &[&str] = if path.is_empty() {
-        &["cluster", "copy", "notify"]
+        &["cluster", "component", "copy", "notify"]
     } else {
         &[]
     };

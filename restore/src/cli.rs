@@ -39,6 +39,8 @@ pub(crate) enum Command {
     },
     /// Bring back single tables, or one database, as they were: restores into a scratch directory and dumps them from there
     Table(TableArgs),
+    /// Bring back what was captured beside PostgreSQL ([component.NAME]): all of it, some paths, or one file
+    Component(ComponentArgs),
     /// Move a restored server that waits at its stop point (--explore) on to a later one
     Forward(ForwardArgs),
     /// End the recovery of a restored server where it waits: a new timeline begins
@@ -63,6 +65,44 @@ pub(crate) enum Command {
         /// The directory that they are written to.
         directory: PathBuf,
     },
+}
+
+/// `component`.
+#[derive(Debug, Args)]
+pub(crate) struct ComponentArgs {
+    /// Its name in the configuration that captured it
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Restore below this directory, new or empty; paths are as in the backup: srv/uploads/...
+    #[arg(long, value_name = "DIR")]
+    pub(crate) to: Option<PathBuf>,
+    /// This backup [default: the newest]
+    #[arg(long, value_name = "ID", conflicts_with = "at")]
+    pub(crate) backup: Option<String>,
+    /// The newest backup of this time or before it, with an offset or a zone
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// Only this path, with what lies below it; can be repeated
+    #[arg(long, value_name = "PATH")]
+    pub(crate) path: Vec<PathBuf>,
+    /// Replace files that differ; others that are there stay
+    #[arg(long)]
+    pub(crate) over: bool,
+    /// Leave owners and groups as they come; always so where this is not root
+    #[arg(long)]
+    pub(crate) no_owners: bool,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Print what the backup holds
+    #[arg(long, conflicts_with_all = ["to", "cat"])]
+    pub(crate) list: bool,
+    /// Print one file
+    #[arg(long, value_name = "PATH", conflicts_with = "to")]
+    pub(crate) cat: Option<PathBuf>,
+    /// Report as one JSON document; with --list a document a line
+    #[arg(long)]
+    pub(crate) json: bool,
 }
 
 /// `table`.

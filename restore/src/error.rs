@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use components::ComponentError;
 use store::StoreError;
 use wal::reader::WalError;
 
@@ -69,6 +70,22 @@ pub(crate) enum RestoreError {
 
 /// Result of everything here.
 pub(crate) type Result<T> = std::result::Result<T, RestoreError>;
+
+impl From<ComponentError> for RestoreError {
+    fn from(error: ComponentError) -> Self {
+        let hint = error.hint().unwrap_or_default().to_owned();
+        match error {
+            ComponentError::Store(error) => RestoreError::Store(error),
+            ComponentError::Io { action, path, source } => RestoreError::Io { action, path, source },
+            ComponentError::Refused { message, hint } => RestoreError::Refused { message, hint },
+            ComponentError::System { .. } => RestoreError::Server {
+                message: error.to_string(),
+                hint,
+            },
+            ComponentError::TooLong(_) | ComponentError::Stopped => RestoreError::Failed(error.to_string()),
+        }
+    }
+}
 
 impl RestoreError {
     /// A refusal.

@@ -6,6 +6,7 @@
 
 mod cli;
 mod comparison;
+mod component;
 mod decide;
 mod delta;
 mod detour;
@@ -131,6 +132,7 @@ async fn dispatch(cli: &Cli) -> u8 {
         Some(Command::Forward(args)) => args.server.json,
         Some(Command::Promote(args)) => args.json,
         Some(Command::Find(args)) => args.json,
+        Some(Command::Component(args)) => args.json,
         Some(_) => false,
         None => cli.restore.json,
     };
@@ -146,6 +148,7 @@ async fn dispatch(cli: &Cli) -> u8 {
             .map_err(RestoreError::io("write man pages to", directory)),
         Some(Command::List { json }) => list(cli, *json).await,
         Some(Command::Find(args)) => Box::pin(find(cli, args)).await,
+        Some(Command::Component(args)) => Box::pin(component::run(cli, args)).await,
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
         Some(Command::Forward(args)) => {
             let report = Box::pin(forward::forward(cli, args)).await;

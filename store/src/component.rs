@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
-use crate::id::{BackupId, LineageId};
+use crate::id::LineageId;
 use crate::keys::ClusterKeys;
 
 /// What was captured.
@@ -31,28 +31,13 @@ pub struct ComponentBackup {
     /// The moment that it holds, microseconds since 1970 by the clock of the host. Changes after it are not in it, changes before it are.
     #[n(4)]
     pub as_of_us: i64,
-    /// The recovery point that it is a part of.
-    #[n(5)]
-    pub group: Option<GroupPoint>,
     /// Files that changed while they were read.
-    #[n(6)]
+    #[n(5)]
     #[cbor(default)]
     pub changed: Vec<ByteVec>,
 }
 
-/// A moment at which several components were captured together.
-#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
-#[cbor(map)]
-pub struct GroupPoint {
-    /// One for all that belong together.
-    #[n(0)]
-    pub id: BackupId,
-    /// Name of the group.
-    #[n(1)]
-    pub group: String,
-}
-
-/// True for what may be the name of a component or a group: as a cluster's.
+/// True for what may be the name of a component: as a cluster's.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
     let is_first = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();

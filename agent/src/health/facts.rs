@@ -1,5 +1,8 @@
 //! What was seen: of the stream each second, of everything around it each time somebody looked.
 
+use std::collections::BTreeMap;
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
 
 use crate::copies::CopySeen;
@@ -33,6 +36,8 @@ pub struct Facts {
     pub channels: Vec<Channel>,
     /// Why a configuration that was to be read again was not taken.
     pub reload_error: Option<String>,
+    /// How old the newest backup of a component may be, where that was said.
+    pub component_ages: Vec<(String, Duration)>,
 }
 
 impl Facts {
@@ -70,6 +75,8 @@ pub struct Repository {
     pub damaged_objects: u64,
     /// When a restore was proven last.
     pub proven_us: Option<i64>,
+    /// When the newest backup of each component was finished.
+    pub components: BTreeMap<String, i64>,
 }
 
 /// A backup.

@@ -304,6 +304,16 @@ fn around(page: &Page, facts: &Facts) -> prometheus::Result<()> {
         jobs(|job| job.due_us),
     )?;
     page.gauges(
+        "component_backup_timestamp_seconds",
+        "When the newest backup of a component was finished.",
+        &["component"],
+        facts
+            .repository
+            .components
+            .iter()
+            .map(|(name, us)| (vec![name.clone()], seconds(*us))),
+    )?;
+    page.gauges(
         "notify_failing",
         "1 while messages do not arrive there.",
         &["channel"],

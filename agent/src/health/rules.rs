@@ -207,6 +207,7 @@ fn repository(seen: &Repository, facts: &Facts, objectives: &Objectives, alarms:
             }
         }
     }
+    components(seen, facts, alarms);
     if seen.damaged_objects > 0 {
         alarms.push(Alarm::new(
             Kind::VerifyDamage,
@@ -307,6 +308,28 @@ fn server(seen: &Server, now_us: i64, alarms: &mut Vec<Alarm>) {
     }
 }
 
+/// Those whose newest backup may have an age.
+fn components(seen: &Repository, facts: &Facts, alarms: &mut Vec<Alarm>) {
+    for (name, age_max) in &facts.component_ages {
+        let newest_us = seen.components.get(name).copied();
+        let since_us = newest_us.unwrap_or(facts.started_us);
+        if facts.now_us.saturating_sub(since_us) <= us(*age_max) {
+            continue;
+        }
+        let newest = match newest_us {
+            Some(us) => format!(
+                "the newest backup of component \"{name}\" is from {}",
+                output::time_us(us)
+            ),
+            None => format!("there is no backup of component \"{name}\""),
+        };
+        let hint = format!(
+            "`wal-agent backup {name}` takes one; see why its schedule has taken none: backup_failed, or the log."
+        );
+        alarms.push(Alarm::new(Kind::BackupOld, newest, hint).of(name));
+    }
+}
+
 fn host(seen: &Host, objectives: &Objectives, alarms: &mut Vec<Alarm>) {
     for disk in &seen.disks {
         let used = disk.used_percent();
@@ -368,8 +391,10 @@ fn drill(facts: &Facts, objectives: &Objectives, alarms: &mut Vec<Alarm>) {
 }
 
 fn job(job: &Job) -> Option<Alarm> {
+    let component = job.name.strip_prefix("backup ");
     let kind = match job.name.as_str() {
         "backup" => Kind::BackupFailed,
+        _ if component.is_some() => Kind::BackupFailed,
         "prune" => Kind::PruneFailed,
         "drill" => Kind::DrillFailed,
         _ => Kind::VerifyFailed,
@@ -383,14 +408,18 @@ fn job(job: &Job) -> Option<Alarm> {
             .error
             .clone()
             .unwrap_or_else(|| "it was ended by a signal".to_owned());
-        Alarm::new(
+        let alarm = Alarm::new(
             kind,
             format!("`{}` on schedule failed at {when}: {why}", job.name),
             format!(
                 "Run `wal-agent {}` by hand once that is mended; the schedule tries again a quarter of an hour later.",
                 job.name
             ),
-        )
+        );
+        match component {
+            Some(name) => alarm.of(name),
+            None => alarm,
+        }
     })
 }
 

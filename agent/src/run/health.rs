@@ -23,7 +23,7 @@ use crate::health::{Alarm, Facts, Kind, judge};
 use crate::notify::Telling;
 use crate::open::Context;
 use crate::status::state_file;
-use crate::{copies, exit, output};
+use crate::{component, copies, exit, output};
 
 /// Between two judgements.
 const EVERY: Duration = Duration::from_secs(1);
@@ -229,6 +229,10 @@ impl Judging {
             jobs: self.jobs.borrow().clone(),
             channels: self.telling.seen(),
             reload_error: reload_error.borrow().clone(),
+            component_ages: component::of_cluster(context)
+                .into_iter()
+                .filter_map(|component| Some((component.name.clone(), component.backup_age?)))
+                .collect(),
         }
     }
 }

@@ -20,7 +20,7 @@ use tokio::task::JoinHandle;
 use crate::health::facts::Job;
 use crate::open::Context;
 use crate::status::state_file;
-use crate::{exit, output};
+use crate::{component, exit, output};
 
 /// Between two looks at the clock: it may be set, and machines sleep.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -48,19 +48,28 @@ impl Jobs {
         let schedules = &context.cluster.schedule;
         let share = schedules.verify_share.to_string();
         let all = [
-            ("backup", &schedules.backup, vec!["backup"]),
-            ("verify", &schedules.verify, vec!["verify", "--share", share.as_str()]),
-            ("prune", &schedules.prune, vec!["prune"]),
-            ("drill", &schedules.drill, vec!["drill"]),
+            ("backup".to_owned(), &schedules.backup, vec!["backup"]),
+            (
+                "verify".to_owned(),
+                &schedules.verify,
+                vec!["verify", "--share", share.as_str()],
+            ),
+            ("prune".to_owned(), &schedules.prune, vec!["prune"]),
+            ("drill".to_owned(), &schedules.drill, vec!["drill"]),
         ];
+        let components = component::of_cluster(context).into_iter().map(|component| {
+            let arguments = vec!["backup", component.name.as_str()];
+            (format!("backup {}", component.name), &component.schedule, arguments)
+        });
         let planned: Vec<_> = all
             .into_iter()
+            .chain(components)
             .filter_map(|(name, schedule, arguments)| Some((name, schedule.clone()?, arguments)))
             .collect();
         let jobs = planned.iter().map(|(name, _, _)| {
             let known = kept.iter().find(|job| job.name == *name).cloned();
             known.unwrap_or_else(|| Job {
-                name: (*name).to_owned(),
+                name: name.clone(),
                 ..Job::default()
             })
         });
@@ -130,7 +139,7 @@ impl Task {
             while output::now_us() < due_us {
                 tokio::time::sleep(LOOK_EVERY).await;
             }
-            // A backup waits for nobody.
+            // A backup of the cluster waits for nobody.
             let turn = match self.job().name.as_str() {
                 "backup" => None,
                 _ => Some(self.turn.lock().await),

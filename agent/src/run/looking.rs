@@ -2,7 +2,7 @@
 //!
 //! Each look has an end of its own, so that one that hangs hides nothing: what could not be seen is itself something that was seen.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -47,7 +47,8 @@ pub struct Looking {
     server: watch::Receiver<Option<ConnectOptions>>,
     losses: Arc<Losses>,
     backups: BTreeMap<BackupId, Known>,
-    of_components: BTreeSet<BackupId>,
+    /// Name, and when it was finished.
+    of_components: BTreeMap<BackupId, (String, i64)>,
     proofs: BTreeMap<ObjectName, Proof>,
     holes: Vec<Hole>,
     listed: Option<Instant>,
@@ -93,7 +94,7 @@ impl Looking {
             server,
             losses: Arc::clone(losses),
             backups: BTreeMap::new(),
-            of_components: BTreeSet::new(),
+            of_components: BTreeMap::new(),
             proofs: BTreeMap::new(),
             holes: Vec::new(),
             listed: None,
@@ -142,10 +143,10 @@ impl Looking {
         let lineage = (self.lineage)();
         let ids = self.repository.backup_ids().await.context("cannot list the backups")?;
         self.backups.retain(|id, _| ids.contains(id));
-        self.of_components.retain(|id| ids.contains(id));
+        self.of_components.retain(|id, _| ids.contains(id));
         let mut damage = None;
         for id in &ids {
-            if !self.backups.contains_key(id) && !self.of_components.contains(id) {
+            if !self.backups.contains_key(id) && !self.of_components.contains_key(id) {
                 let manifest = match self.repository.manifest(*id).await {
                     Ok(manifest) => manifest,
                     // The others are there all the same.
@@ -155,8 +156,9 @@ impl Looking {
                     }
                     Err(error) => return Err(error).with_context(|| format!("cannot read backup {id}")),
                 };
-                if manifest.component.is_some() {
-                    self.of_components.insert(*id);
+                if let Some(component) = manifest.component {
+                    let seen = (component.name, manifest.finished_us);
+                    self.of_components.insert(*id, seen);
                     continue;
                 }
                 let backup = facts::Backup {
@@ -197,7 +199,13 @@ impl Looking {
             .proofs
             .values()
             .filter(|proof| proof.backup.is_some() && proof.damaged == 0);
+        let mut components: BTreeMap<String, i64> = BTreeMap::new();
+        for (name, finished_us) in self.of_components.values() {
+            let newest = components.entry(name.clone()).or_insert(i64::MIN);
+            *newest = (*newest).max(*finished_us);
+        }
         Ok(facts::Repository {
+            components,
             looked_us: output::now_us(),
             is_damaged: damage.is_some(),
             error: damage,

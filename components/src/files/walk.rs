@@ -4,7 +4,7 @@
 //!
 //! Nothing is reached through a link. Directories that go away while we walk are as if they had gone before.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsStr;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
@@ -32,19 +32,40 @@ pub struct Root {
     pub on_disk: PathBuf,
 }
 
+/// Roots, and the directories above them: these are captured too, and nothing else that is in them.
+#[derive(Debug, Default)]
+struct Above {
+    children: BTreeMap<Vec<u8>, Above>,
+    root: Option<PathBuf>,
+}
+
+impl Above {
+    fn of(roots: Vec<Root>) -> Self {
+        let mut top = Above::default();
+        for root in roots {
+            let names = root.name.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
+            let place = names.fold(&mut top, |at, name| at.children.entry(name.to_vec()).or_default());
+            place.root = Some(root.on_disk);
+        }
+        top
+    }
+}
+
 /// What is to come of a directory: an entry of it, or what lies below that entry.
 #[derive(Debug)]
 enum Item {
     Entry(Box<[u8]>, Stat),
     Below(Box<[u8]>),
+    /// Above a root, or a root.
+    Named(Box<[u8]>, PathBuf, Stat),
+    BelowNamed(Box<[u8]>, PathBuf, Above),
 }
 
 impl Item {
-    /// What it is sorted by.
-    fn key(&self) -> (&[u8], bool) {
+    /// What it is sorted by: below `a` comes where `a/` would.
+    fn key(&self) -> &[u8] {
         match self {
-            Item::Entry(name, _) => (name, false),
-            Item::Below(name) => (name, true),
+            Item::Entry(name, _) | Item::Below(name) | Item::Named(name, _, _) | Item::BelowNamed(name, _, _) => name,
         }
     }
 }
@@ -57,7 +78,8 @@ struct Level {
     /// Path below its root, for patterns.
     below_root: PathBuf,
     on_disk: PathBuf,
-    fd: Arc<OwnedFd>,
+    /// None above the roots.
+    fd: Option<Arc<OwnedFd>>,
     /// The next one last.
     items: Vec<Item>,
 }
@@ -65,7 +87,7 @@ struct Level {
 /// A walk over some roots.
 #[derive(Debug)]
 pub struct Walk {
-    roots: std::vec::IntoIter<Root>,
+    above: Option<Above>,
     levels: Vec<Level>,
     excludes: Excludes,
     one_file_system: bool,
@@ -89,11 +111,11 @@ pub struct WalkOptions {
 }
 
 impl Walk {
-    /// Over these roots, which are sorted by name, and none below another. What is the same as `before` is not read again.
+    /// Over these roots, none below another. What is the same as `before` is not read again.
     #[must_use]
     pub fn new(roots: Vec<Root>, options: WalkOptions, before: Option<Before>) -> Self {
         Walk {
-            roots: roots.into_iter(),
+            above: Some(Above::of(roots)),
             levels: Vec::new(),
             excludes: options.excludes,
             one_file_system: options.one_file_system,
@@ -111,20 +133,34 @@ impl Walk {
         &self.counts
     }
 
-    fn open_root(&mut self, root: Root) -> Result<Option<Listed>, StoreError> {
-        let failed = |source: Errno| io_error("look at", &root.on_disk, source);
-        let stat = statat(CWD, &root.on_disk, AtFlags::SYMLINK_NOFOLLOW).map_err(failed)?;
-        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
-            let prefix = match root.name.as_slice() {
-                [] => Vec::new(),
-                name => [name, b"/"].concat(),
+    /// Roots and what is above them, below one path.
+    fn open_named(&mut self, prefix: Vec<u8>, on_disk: PathBuf, above: Above) -> Result<(), StoreError> {
+        if let Some(root) = above.root {
+            return self.open_level(prefix, PathBuf::new(), root);
+        }
+        let mut items = Vec::new();
+        for (name, child) in above.children {
+            let own = on_disk.join(OsStr::from_bytes(&name));
+            let (place, flags) = match &child.root {
+                Some(root) => (root.clone(), AtFlags::SYMLINK_NOFOLLOW),
+                // On the way to a root there may be links: the root is what they lead to.
+                None => (own.clone(), AtFlags::empty()),
             };
-            self.open_level(prefix, PathBuf::new(), root.on_disk.clone())?;
+            let stat = statat(CWD, &place, flags).map_err(|errno| io_error("look at", &place, errno))?;
+            if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+                items.push(Item::BelowNamed([name.as_slice(), b"/"].concat().into(), own, child));
+            }
+            items.push(Item::Named(name.into(), place, stat));
         }
-        if root.name.is_empty() {
-            return Ok(None);
-        }
-        self.entry(root.name, root.on_disk, None, &stat)
+        items.sort_unstable_by(|a, b| b.key().cmp(a.key()));
+        self.levels.push(Level {
+            prefix,
+            below_root: PathBuf::new(),
+            on_disk,
+            fd: None,
+            items,
+        });
+        Ok(())
     }
 
     fn open_level(&mut self, prefix: Vec<u8>, below_root: PathBuf, on_disk: PathBuf) -> Result<(), StoreError> {
@@ -132,7 +168,8 @@ impl Walk {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match openat2(CWD, &on_disk, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
             Ok(fd) => Arc::new(fd),
-            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !self.levels.is_empty() => return Ok(()),
+            // A root must be there.
+            Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !below_root.as_os_str().is_empty() => return Ok(()),
             Err(errno) => return Err(failed(errno)),
         };
         let device = rustix::fs::fstat(&fd).map_err(failed)?.st_dev;
@@ -160,12 +197,12 @@ impl Walk {
             }
             items.push(Item::Entry(name, stat));
         }
-        items.sort_unstable_by(|a, b| b.key().cmp(&a.key()));
+        items.sort_unstable_by(|a, b| b.key().cmp(a.key()));
         self.levels.push(Level {
             prefix,
             below_root,
             on_disk,
-            fd,
+            fd: Some(fd),
             items,
         });
         Ok(())
@@ -174,11 +211,11 @@ impl Walk {
     fn step(&mut self) -> Result<Option<Listed>, StoreError> {
         loop {
             let Some(level) = self.levels.last_mut() else {
-                let Some(root) = self.roots.next() else { return Ok(None) };
-                match self.open_root(root)? {
-                    Some(listed) => return Ok(Some(listed)),
-                    None => continue,
+                match self.above.take() {
+                    Some(above) => self.open_named(Vec::new(), PathBuf::from("/"), above)?,
+                    None => return Ok(None),
                 }
+                continue;
             };
             match level.items.pop() {
                 None => drop(self.levels.pop()),
@@ -188,11 +225,22 @@ impl Walk {
                     let prefix = [level.prefix.as_slice(), &name].concat();
                     self.open_level(prefix, below_root, on_disk)?;
                 }
+                Some(Item::BelowNamed(name, on_disk, above)) => {
+                    let prefix = [level.prefix.as_slice(), &name].concat();
+                    self.open_named(prefix, on_disk, above)?;
+                }
+                Some(Item::Named(name, on_disk, stat)) => {
+                    let path = [level.prefix.as_slice(), &name].concat();
+                    if let Some(listed) = self.entry(path, on_disk, None, &stat)? {
+                        return Ok(Some(listed));
+                    }
+                }
                 Some(Item::Entry(name, stat)) => {
                     let path = [level.prefix.as_slice(), &name].concat();
                     let on_disk = level.on_disk.join(OsStr::from_bytes(&name));
-                    let fd = Arc::clone(&level.fd);
-                    if let Some(listed) = self.entry(path, on_disk, Some((&fd, &name)), &stat)? {
+                    let fd = level.fd.clone();
+                    let at = fd.as_deref().map(|fd| (fd, &*name));
+                    if let Some(listed) = self.entry(path, on_disk, at, &stat)? {
                         return Ok(Some(listed));
                     }
                 }

@@ -10,6 +10,7 @@ use super::heads::wal_heads;
 use super::{Finding, judge, object};
 use crate::catalog::{Coverage, TimelineCoverage};
 use crate::chunk::ChunkReference;
+use crate::component::lineage_of;
 use crate::envelope::OBJECT_BYTES_MIN;
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, EntryType, FileEntry};
@@ -290,9 +291,17 @@ async fn wal(
         Named::Wal(range) => Some((range.lineage, meta.name.to_string())),
         _ => None,
     });
-    let used = manifests
-        .iter()
-        .map(|manifest| (manifest.lineage, format!("backup {}", manifest.backup)));
+    for manifest in manifests {
+        // A component has a lineage by its name, and no object for it.
+        if let Some(component) = manifest.component_name()
+            && lineage_of(repository.keys(), component) != manifest.lineage
+        {
+            let name = repository.layout().manifest(manifest.backup)?;
+            findings.push(Finding::damage(name, "is in another lineage than its component"));
+        }
+    }
+    let of_cluster = manifests.iter().filter(|manifest| manifest.component.is_none());
+    let used = of_cluster.map(|manifest| (manifest.lineage, format!("backup {}", manifest.backup)));
     let orphans: BTreeMap<LineageId, String> = with_wal.chain(used).collect();
     for (lineage, user) in orphans.into_iter().filter(|(lineage, _)| !lineages.contains(lineage)) {
         let name = repository.layout().lineage(lineage)?;

@@ -198,3 +198,34 @@ fn a_look_that_found_damage_did_not_fail() {
     facts.jobs[0].exit_code = Some(4);
     assert_eq!(judge(&facts, &cluster()), []);
 }
+
+#[test]
+fn each_component_has_an_age_of_its_own() {
+    let mut facts = fine();
+    let hour = std::time::Duration::from_secs(3600);
+    facts.component_ages = vec![("cache".into(), hour), ("uploads".into(), 30 * hour)];
+    let two_hours_ago = facts.now_us - 7_200_000_000;
+    facts.repository.components = [("cache", two_hours_ago), ("uploads", two_hours_ago)]
+        .map(|(name, us)| (name.to_owned(), us))
+        .into();
+    let old = judge(&facts, &cluster());
+    assert_eq!(
+        old.iter().map(Alarm::key).collect::<Vec<_>>(),
+        [(Kind::BackupOld, Some("cache".to_owned()))]
+    );
+    // Never captured: as old as the agent.
+    facts.repository.components.clear();
+    facts.started_us = two_hours_ago;
+    assert_eq!(judge(&facts, &cluster()).len(), 1);
+    facts.jobs = vec![Job {
+        name: "backup cache".into(),
+        ended_us: Some(1),
+        error: Some("away".into()),
+        ..Job::default()
+    }];
+    let keys: Vec<_> = judge(&facts, &cluster()).iter().map(Alarm::key).collect();
+    assert!(
+        keys.contains(&(Kind::BackupFailed, Some("cache".to_owned()))),
+        "{keys:?}"
+    );
+}

@@ -1,0 +1,289 @@
+//! `wal-restore component`: what was captured beside PostgreSQL, back below a directory; or listed, or one file of it on standard output.
+
+use std::io::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use components::Stored;
+use components::files::{Excludes, Files};
+use components::restore::{RestoreOptions, Restored, restore};
+use serde::Serialize;
+use store::file_table::{EntryType, FileEntry};
+use store::manifest::Manifest;
+
+use crate::cli::{Cli, ComponentArgs};
+use crate::error::{RestoreError, Result};
+use crate::open::{Opened, open};
+use crate::plan::bytes_text;
+use crate::progress::Progress;
+use crate::time;
+
+/// A restore goes on for as long as a store may be away.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// What was restored.
+#[derive(Debug, Serialize)]
+pub(crate) struct Report {
+    component: String,
+    kind: String,
+    backup: String,
+    as_of: String,
+    to: PathBuf,
+    dry_run: bool,
+    made: u64,
+    same: u64,
+    replaced: u64,
+    directories: u64,
+    bytes: u64,
+    /// What differs from what was captured; nothing was compared where a part was restored, or something was there before.
+    differs: Option<Vec<String>>,
+    seconds: f64,
+}
+
+/// Runs the command.
+///
+/// # Errors
+/// What was asked for is not there, is in the way, or cannot be read.
+pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
+    let opened = open(cli.which(), PATIENCE).await?;
+    let manifest = choose(&opened, args).await?;
+    let stored = Stored::new(Arc::clone(&opened.repository), manifest);
+    if args.list {
+        return list(stored, args.json).await;
+    }
+    if let Some(path) = &args.cat {
+        return cat(stored, path).await;
+    }
+    let report = Box::pin(to_directory(&opened, &stored, args)).await?;
+    crate::print_report(&report, args.json)?;
+    match report.differs.as_deref() {
+        Some([first, ..]) => Err(RestoreError::Server {
+            message: format!("what was restored is not what was captured: {first}"),
+            hint: "All that differs is named above. `wal-agent verify --all` says whether the backup is whole.".into(),
+        }),
+        _ => Ok(()),
+    }
+}
+
+/// The backup that was asked for, or the newest at that time.
+async fn choose(opened: &Opened, args: &ComponentArgs) -> Result<Manifest> {
+    let mut all = opened.repository.component_manifests().await?;
+    let mut names: Vec<String> = all
+        .iter()
+        .filter_map(|one| one.component_name().map(str::to_owned))
+        .collect();
+    names.sort();
+    names.dedup();
+    all.retain(|manifest| manifest.component_name() == Some(args.name.as_str()));
+    if all.is_empty() {
+        let hint = match names.as_slice() {
+            [] => "No component was ever captured; `wal-agent backup NAME` does it.".to_owned(),
+            names => format!("There are backups of: {}.", names.join(", ")),
+        };
+        return Err(RestoreError::refused(
+            format!("there is no backup of component \"{}\"", args.name.escape_debug()),
+            hint,
+        ));
+    }
+    let as_of = |manifest: &Manifest| manifest.component.as_ref().map_or(0, |component| component.as_of_us);
+    all.sort_by_key(|manifest| (as_of(manifest), manifest.backup));
+    let all_of_them = || {
+        let lines = all
+            .iter()
+            .map(|manifest| format!("{} ({})", manifest.backup, time::show(as_of(manifest))));
+        format!("There are: {}.", lines.collect::<Vec<_>>().join(", "))
+    };
+    let found = if let Some(id) = &args.backup {
+        all.iter().find(|manifest| manifest.backup.to_string() == *id)
+    } else if let Some(text) = &args.at {
+        let at_us = time::parse_option("--at", text)?;
+        // Lists print milliseconds: who types what was printed means that backup.
+        let printed = |manifest: &&Manifest| as_of(manifest) - as_of(manifest).rem_euclid(1000) <= at_us;
+        all.iter().rev().find(printed)
+    } else {
+        all.last()
+    };
+    found
+        .cloned()
+        .ok_or_else(|| RestoreError::refused("no backup of it is of then", all_of_them()))
+}
+
+async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) -> Result<Report> {
+    let begun = Instant::now();
+    let manifest = stored.manifest();
+    let component = manifest.component.as_deref().cloned().unwrap_or_default();
+    let to = args.to.clone().ok_or_else(|| {
+        RestoreError::usage(
+            "it was not said where to",
+            "Add --to DIRECTORY; or --list, or --cat PATH.",
+        )
+    })?;
+    let was_free = std::fs::read_dir(&to).map_or(true, |mut entries| entries.next().is_none());
+    let options = RestoreOptions {
+        to: to.clone(),
+        only: args.path.iter().map(|path| plain(path)).collect(),
+        over: args.over,
+        owners: !args.no_owners && rustix::process::geteuid().is_root(),
+        dry_run: args.dry_run,
+    };
+    let progress = Progress::new(manifest.totals.logical_bytes, args.json || args.dry_run);
+    let restored = restore(stored, opened.repository.keys(), &options, &|bytes| progress.add(bytes)).await?;
+    progress.finish();
+    let is_whole = was_free && args.path.is_empty() && !args.dry_run;
+    let differs = match component.kind.as_str() {
+        "files" if is_whole => Some(compare_files(&component.facts, &to).await?),
+        _ => None,
+    };
+    let Restored {
+        made,
+        same,
+        replaced,
+        directories,
+        bytes,
+    } = restored;
+    Ok(Report {
+        component: component.name,
+        kind: component.kind,
+        backup: manifest.backup.to_string(),
+        as_of: time::show(component.as_of_us),
+        to,
+        dry_run: args.dry_run,
+        made,
+        same,
+        replaced,
+        directories,
+        bytes,
+        differs,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+async fn compare_files(facts: &std::collections::BTreeMap<String, String>, to: &Path) -> Result<Vec<String>> {
+    use components::Component as _;
+    let files = Files {
+        paths: Vec::new(),
+        excludes: Excludes::new(&[])?,
+        one_file_system: false,
+        reads_all: true,
+        now_us: Arc::new(|| 0),
+    };
+    Ok(files.compare(facts, to).await?)
+}
+
+/// As in the backup: without a slash before or behind it.
+fn plain(path: &Path) -> Vec<u8> {
+    let bytes = path.as_os_str().as_bytes();
+    let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
+    bytes.strip_suffix(b"/").unwrap_or(bytes).to_vec()
+}
+
+/// An entry, for programs.
+#[derive(Serialize)]
+struct Listed {
+    path: String,
+    entry: &'static str,
+    mode: String,
+    bytes: u64,
+    modified: Option<String>,
+}
+
+impl Listed {
+    fn of(entry: &FileEntry) -> Self {
+        Listed {
+            path: entry.path.escape_ascii().to_string(),
+            entry: match entry.entry_type {
+                EntryType::File => "file",
+                EntryType::Directory => "directory",
+                EntryType::Link => "link",
+                EntryType::Other => "other",
+            },
+            mode: format!("{:04o}", entry.mode),
+            bytes: entry.size,
+            modified: entry.attributes.as_ref().map(|of| time::show(of.modified_ns / 1000)),
+        }
+    }
+}
+
+/// One line an entry; with `--json` one document a line.
+async fn list(mut stored: Stored, as_json: bool) -> Result<()> {
+    while let Some(piece) = stored.next_piece().await? {
+        let mut text = String::new();
+        for listed in piece.iter().map(Listed::of) {
+            if as_json {
+                text += &serde_json::to_string(&listed).map_err(|error| RestoreError::Failed(error.to_string()))?;
+            } else {
+                let modified = listed.modified.as_deref().unwrap_or("");
+                text += &format!(
+                    "{:<9} {} {:>14} {modified:>30} {}",
+                    listed.entry, listed.mode, listed.bytes, listed.path
+                );
+            }
+            text.push('\n');
+        }
+        out(text.as_bytes())?;
+    }
+    Ok(())
+}
+
+async fn cat(mut stored: Stored, path: &Path) -> Result<()> {
+    let wanted = plain(path);
+    while let Some(piece) = stored.next_piece().await? {
+        let Some(entry) = piece.iter().find(|entry| entry.path.as_slice() == wanted) else {
+            continue;
+        };
+        if entry.entry_type != EntryType::File {
+            break;
+        }
+        stored
+            .in_order(entry, async |bytes| {
+                let written = std::io::stdout().write_all(&bytes);
+                written.map_err(|source| components::ComponentError::Io {
+                    action: "write to",
+                    path: "standard output".into(),
+                    source,
+                })
+            })
+            .await?;
+        return out(b"");
+    }
+    Err(RestoreError::refused(
+        format!("the backup has no file \"{}\"", path.display()),
+        "--list prints its paths.",
+    ))
+}
+
+fn out(bytes: &[u8]) -> Result<()> {
+    let mut stdout = std::io::stdout().lock();
+    let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+    written.map_err(RestoreError::io("write to", Path::new("standard output")))
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        writeln!(
+            f,
+            "component  {} ({}), backup {}",
+            self.component, self.kind, self.backup
+        )?;
+        writeln!(f, "as of      {}", self.as_of)?;
+        let word = if self.dry_run { "would go to" } else { "is in" };
+        writeln!(
+            f,
+            "{word:<10} {}: {} made, {} the same already, {} replaced, {} directories, {}",
+            self.to.display(),
+            self.made,
+            self.same,
+            self.replaced,
+            self.directories,
+            bytes_text(self.bytes)
+        )?;
+        match self.differs.as_deref() {
+            None => {}
+            Some([]) => writeln!(f, "compared   as many of everything as were captured")?,
+            Some(all) => all.iter().try_for_each(|line| writeln!(f, "DIFFERS    {line}"))?,
+        }
+        write!(f, "took       {:.1} s", self.seconds)
+    }
+}
