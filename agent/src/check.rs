@@ -51,6 +51,9 @@ pub async fn run(context: &Context, as_json: bool) -> anyhow::Result<()> {
     }
     report.add(look::clocks(&client, &probed).await?);
     report.add(look::disks(context, &client).await);
+    for component in look::components(context).await {
+        report.add(component);
+    }
     if is_refused {
         report.fail(preflight::refuse(findings).map(drop))?;
         return Ok(());

@@ -1,4 +1,4 @@
-//! Results: a table for people, `target/bench/<question>.json` for machines.
+//! Results: a table for people, `target/bench/<question>.json` for machines, and all of them in `target/bench/summary.json`.
 
 use std::io;
 use std::path::PathBuf;
@@ -60,10 +60,10 @@ impl Summary {
         });
     }
 
-    /// Writes `bench/<question>.json` into the target directory and says where.
+    /// Writes `bench/<question>.json` into the target directory, and into the summary of all questions beside it; says where.
     ///
     /// # Errors
-    /// It cannot be written.
+    /// They cannot be written.
     pub fn write(&self, question: &str) -> io::Result<PathBuf> {
         let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
             || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
@@ -74,8 +74,27 @@ impl Summary {
         let path = directory.join(format!("{question}.json"));
         let rows: Vec<_> = self.figures.iter().map(row).collect();
         std::fs::write(&path, serde_json::to_vec_pretty(&rows)?)?;
+        let all = directory.join("summary.json");
+        let before = std::fs::read(&all)
+            .ok()
+            .and_then(|text| serde_json::from_slice(&text).ok());
+        std::fs::write(
+            &all,
+            serde_json::to_vec_pretty(&merged(before.unwrap_or_default(), question, rows))?,
+        )?;
         Ok(path)
     }
+}
+
+/// The figures of all questions, each by its last run.
+fn merged(mut all: Vec<serde_json::Value>, question: &str, rows: Vec<serde_json::Value>) -> Vec<serde_json::Value> {
+    let prefix = format!("{question}: ");
+    all.retain(|row| !row["name"].as_str().is_some_and(|name| name.starts_with(&prefix)));
+    all.extend(rows.into_iter().map(|mut row| {
+        row["name"] = format!("{prefix}{}", row["name"].as_str().unwrap_or_default()).into();
+        row
+    }));
+    all
 }
 
 fn row(figure: &Figure) -> serde_json::Value {
@@ -87,4 +106,18 @@ fn row(figure: &Figure) -> serde_json::Value {
         "ratio": figure.bound.map(|bound| figure.value / bound),
         "peer": figure.peer,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_has_the_last_run_of_each_question() {
+        let row = |name: &str, value: u64| serde_json::json!({ "name": name, "value": value });
+        let all = merged(Vec::new(), "backup", vec![row("full", 1), row("increment", 2)]);
+        let all = merged(all, "wal", vec![row("path", 3)]);
+        let all = merged(all, "backup", vec![row("full", 4)]);
+        assert_eq!(all, [row("wal: path", 3), row("backup: full", 4)]);
+    }
 }

@@ -79,6 +79,11 @@ pub async fn restore(
         owners: Owners::of_system(),
         progress,
     };
+    if let (Some(target), false) = (&work.target, options.dry_run)
+        && target.stat(MARKER.as_bytes())?.is_none()
+    {
+        target.create(MARKER.as_bytes(), 0)?;
+    }
     let mut restored = Restored::default();
     let mut pieces = stored.clone();
     while let Some(piece) = pieces.next_piece().await? {
@@ -114,16 +119,12 @@ fn begin(options: &RestoreOptions) -> Result<(), ComponentError> {
         }
         Err(error) => return Err(ComponentError::io("list", to)(error)),
     };
-    let is_ours = to.join(MARKER).exists();
+    let is_ours = std::fs::symlink_metadata(to.join(MARKER)).is_ok_and(|found| found.is_file());
     if !is_free && !is_ours && !options.over {
         return Err(ComponentError::refused(
             format!("\"{}\" is not empty", to.display()),
             "Restore to another directory; or with --over: files of the backup that differ are replaced, the others stay.",
         ));
-    }
-    if !options.dry_run {
-        std::fs::write(to.join(MARKER), "A restore is at work here, or was broken off.\n")
-            .map_err(ComponentError::io("write", &to.join(MARKER)))?;
     }
     Ok(())
 }
@@ -254,6 +255,10 @@ impl Work<'_> {
             }
             self.refuse_replacing(&entry)?;
             target.remove(&entry.path)?;
+        }
+        if target.stat(first)?.is_none() {
+            // It went away before it was read: then its other name has the content.
+            return self.files(vec![entry], restored).await;
         }
         target.make_above(&entry.path)?;
         target.link(first, &entry.path)?;

@@ -3,13 +3,16 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::FileExt as _;
 
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{AtFlags, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, XattrFlags, openat2};
+use rustix::fs::{
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps, UTIME_OMIT, Uid, XattrFlags,
+    openat2,
+};
 use rustix::io::Errno;
 use store::StoreError;
 use store::file_table::{Attributes, EntryType, FileEntry};
@@ -146,7 +149,7 @@ impl Target {
                 StoreError::damaged("the file table", format!("\"{}\" is of no kind", path.escape_ascii())).into(),
             );
         };
-        let kind = rustix::fs::FileType::from_raw_mode(kind);
+        let kind = FileType::from_raw_mode(kind);
         let made = rustix::fs::mknodat(&parent, name, kind, Mode::from_raw_mode(0o600), number);
         made.map_err(self.failed("create", path))
     }
@@ -174,26 +177,48 @@ impl Target {
         }
     }
 
-    /// Owner, mode, extended attributes and time, in this order: a change of owner takes bits of the mode away.
+    /// Owner, extended attributes, mode and time, in this order: a change of owner takes bits of the mode away, and a mode may forbid attributes. All of it on what was opened:
+    /// whoever puts something else in its place meanwhile changes nothing of that.
     pub(crate) fn dress(
         &self,
         path: &[u8],
         entry: &FileEntry,
         owner: Option<(u32, u32)>,
     ) -> Result<(), ComponentError> {
-        let Some(attributes) = &entry.attributes else {
-            return self.mode(path, entry);
+        let there = self
+            .open_at(path, OFlags::PATH, Mode::empty())
+            .map_err(self.failed("open", path))?;
+        let found = FileType::from_raw_mode(rustix::fs::fstat(&there).map_err(self.failed("look at", path))?.st_mode);
+        let is_it = match entry.entry_type {
+            EntryType::File => found == FileType::RegularFile,
+            EntryType::Directory => found == FileType::Directory,
+            EntryType::Link => found == FileType::Symlink,
+            EntryType::Other => !matches!(found, FileType::RegularFile | FileType::Directory | FileType::Symlink),
         };
-        let (parent, name) = self.parent(path)?;
+        if !is_it {
+            return Err(self.failed("use what is in the place of", path)(Errno::EXIST));
+        }
+        // An `O_PATH` descriptor has no other way to what it means (open(2)).
+        let itself = PathBuf::from(format!("/proc/self/fd/{}", there.as_raw_fd()));
         if let Some((uid, gid)) = owner.filter(|_| self.gives_owners) {
-            let (uid, gid) = (rustix::fs::Uid::from_raw(uid), rustix::fs::Gid::from_raw(gid));
-            let given = rustix::fs::chownat(&parent, name, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW);
+            let (uid, gid) = (Uid::from_raw(uid), Gid::from_raw(gid));
+            let given = rustix::fs::chownat(&there, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH);
             given.map_err(self.failed("change the owner of", path))?;
         }
-        self.mode(path, entry)?;
-        if matches!(entry.entry_type, EntryType::File | EntryType::Directory) {
-            self.extended(path, attributes)?;
+        let attributes = entry.attributes.as_deref();
+        if let Some(attributes) = attributes
+            && matches!(entry.entry_type, EntryType::File | EntryType::Directory)
+        {
+            self.extended(path, &itself, attributes)?;
         }
+        if entry.entry_type != EntryType::Link {
+            let mode = Mode::from_raw_mode(entry.mode & 0o7777);
+            let changed = rustix::fs::chmodat(CWD, &itself, mode, AtFlags::empty());
+            changed.map_err(self.failed("change the mode of", path))?;
+        }
+        let Some(attributes) = attributes else {
+            return Ok(());
+        };
         let (seconds, rest) = (
             attributes.modified_ns.div_euclid(1_000_000_000),
             attributes.modified_ns.rem_euclid(1_000_000_000),
@@ -208,34 +233,19 @@ impl Target {
                 tv_nsec: rest,
             },
         };
-        rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
-            .map_err(self.failed("set the time of", path))
+        let set = match entry.entry_type {
+            EntryType::Link => {
+                let (parent, name) = self.parent(path)?;
+                rustix::fs::utimensat(&parent, name, &times, AtFlags::SYMLINK_NOFOLLOW)
+            }
+            _ => rustix::fs::utimensat(CWD, &itself, &times, AtFlags::empty()),
+        };
+        set.map_err(self.failed("set the time of", path))
     }
 
-    fn mode(&self, path: &[u8], entry: &FileEntry) -> Result<(), ComponentError> {
-        if entry.entry_type == EntryType::Link {
-            return Ok(());
-        }
-        let (parent, name) = self.parent(path)?;
-        // What it is was just made by us, or looked at: no link.
-        let changed = rustix::fs::chmodat(
-            &parent,
-            name,
-            Mode::from_raw_mode(entry.mode & 0o7777),
-            AtFlags::empty(),
-        );
-        changed.map_err(self.failed("change the mode of", path))
-    }
-
-    fn extended(&self, path: &[u8], attributes: &Attributes) -> Result<(), ComponentError> {
-        if attributes.extended.is_empty() {
-            return Ok(());
-        }
-        let file = self
-            .open_at(path, OFlags::RDONLY | OFlags::NONBLOCK, Mode::empty())
-            .map_err(self.failed("open", path))?;
+    fn extended(&self, path: &[u8], itself: &Path, attributes: &Attributes) -> Result<(), ComponentError> {
         for (name, value) in &attributes.extended {
-            match rustix::fs::fsetxattr(&file, OsStr::from_bytes(name), value, XattrFlags::empty()) {
+            match rustix::fs::setxattr(itself, OsStr::from_bytes(name), value, XattrFlags::empty()) {
                 Ok(()) => {}
                 // Those of `trusted.` are root's, and not every file system has all.
                 Err(Errno::PERM | Errno::NOTSUP) if !self.gives_owners => {}

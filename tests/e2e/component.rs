@@ -295,6 +295,22 @@ fn the_daemon_captures_on_schedule_and_says_so() {
             status.is_ok_and(|status| status.stdout.contains("backup uploads: next"))
         })
         .await?;
+        let good = seawall.agent.run_ok(&["check", "--json"]).await?.json()?;
+        let areas = json_array(&good, "areas")?;
+        assert!(
+            areas
+                .iter()
+                .any(|area| area["area"] == "component uploads" && area["state"] == "files"),
+            "{good}"
+        );
+        fs::rename(&uploads, uploads.with_extension("away"))?;
+        let away = seawall.agent.run(&["check"]).await?;
+        assert_eq!(away.code(), REFUSED, "{}", away.stdout);
+        assert!(
+            away.stdout.contains("cannot find") && away.stdout.contains("No such file"),
+            "{}",
+            away.stdout
+        );
         agent.stop(DEADLINE).await?;
         Ok(())
     });

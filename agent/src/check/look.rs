@@ -13,7 +13,7 @@ use tokio_postgres::Client;
 use super::report::Area;
 use crate::health::rules::CLOCKS_APART_MAX_MS;
 use crate::open::{Context, command_policy, requests};
-use crate::{disk, key, output, preflight, sql};
+use crate::{component, disk, exit, key, output, preflight, sql};
 
 const RULE_HINT: &str =
     "Remove that lifecycle rule, or have it spare this prefix: `wal-agent prune` is what deletes here.";
@@ -211,4 +211,33 @@ pub(super) async fn disks(context: &Context, client: &Client) -> Area {
         area.find(Severity::Warning, problem, hint);
     }
     area
+}
+
+/// Could each component be captured now? Nothing is read but what that takes to know.
+pub(super) async fn components(context: &Context) -> Vec<Area> {
+    let mut areas = Vec::new();
+    for component in component::of_cluster(context) {
+        let looked = match component::of_kind(&component.kind) {
+            Ok(system) => system.look().await.map(|look| (system.kind(), look)),
+            Err(error) => Err(error),
+        };
+        let name = format!("component {}", component.name);
+        areas.push(match looked {
+            Ok((kind, look)) => {
+                let words = [kind.to_owned(), look.version].into_iter().chain(look.notes);
+                let words: Vec<String> = words.filter(|word| !word.is_empty()).collect();
+                Area::good(&name, words.join(", "))
+            }
+            Err(error) => {
+                let error = anyhow::Error::from(error);
+                let mut area = Area::good(&name, "cannot be captured".into());
+                let hint = exit::hint(&error).unwrap_or_else(|| {
+                    "See that this user may read it, or name something else in its table of the configuration.".into()
+                });
+                area.find(Severity::Error, format!("{error:#}"), hint);
+                area
+            }
+        });
+    }
+    areas
 }
