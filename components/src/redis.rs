@@ -179,7 +179,8 @@ impl Redis {
         for server in self.candidates().await? {
             let begun = async {
                 let (info, link) = self.connect(&server).await?;
-                Ok((info, Transfer::begin(link).await?))
+                let transfer = Transfer::begin(link, &info).await?;
+                Ok((info, transfer))
             };
             match begun.await {
                 Ok(begun) => return Ok(begun),

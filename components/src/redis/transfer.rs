@@ -3,9 +3,13 @@
 //! Source: "How Redis replication works" at redis.io/docs/latest/operate/oss_and_stack/management/replication, and
 //! redis.io/docs/latest/commands/psync. `REPLCONF rdb-only 1` (since Redis 7.0) says that we want the file alone: the server does not gather
 //! later changes for us, and closes behind the file. An older one refuses the option, which changes nothing.
+//!
+//! Valkey 9 takes a replica that does not name its version for one of before 9: it writes an older format, and gives up where a key does not
+//! fit into that (seen: fields of hashes that expire). So we name its own version: what it wrote is loaded by its like.
 
 use bytes::Bytes;
 
+use super::info::Info;
 use super::link::Link;
 use super::payload::{Payload, PayloadError};
 use super::refusal;
@@ -29,8 +33,8 @@ impl Transfer {
     ///
     /// # Errors
     /// The server refuses.
-    pub async fn begin(mut link: Link) -> Result<Self, ComponentError> {
-        introduce(&mut link).await?;
+    pub async fn begin(mut link: Link, info: &Info) -> Result<Self, ComponentError> {
+        introduce(&mut link, info.get("valkey_version")).await?;
         link.send(&resp::command(&["PSYNC", "?", "-1"]), "PSYNC").await?;
         // It comes when the snapshot begins: another one may have to end first.
         let answer = link.answer("PSYNC").await?;
@@ -89,9 +93,18 @@ impl Transfer {
 }
 
 /// What a replica can do, and that this one wants no more than the file.
-async fn introduce(link: &mut Link) -> Result<(), ComponentError> {
+async fn introduce(link: &mut Link, valkey_version: &str) -> Result<(), ComponentError> {
     link.must(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
-    match link.ask(&["REPLCONF", "rdb-only", "1"]).await? {
+    option(link, &["REPLCONF", "rdb-only", "1"]).await?;
+    if !valkey_version.is_empty() {
+        option(link, &["REPLCONF", "version", valkey_version]).await?;
+    }
+    Ok(())
+}
+
+/// Says something that a server need not understand.
+async fn option(link: &mut Link, words: &[&str]) -> Result<(), ComponentError> {
+    match link.ask(words).await? {
         Reply::Error(no) if !no.starts_with("ERR") => Err(refusal::refused(link.server(), "REPLCONF", &no)),
         _ => Ok(()),
     }
@@ -108,9 +121,8 @@ pub async fn probe(link: &mut Link) -> Result<(), ComponentError> {
     link.must(&["REPLCONF", "capa", "eof", "capa", "psync2"]).await?;
     let both = [resp::command(&["PING"]), resp::command(&["PSYNC", "?", "x"])].concat();
     link.send(&both, "PSYNC").await?;
-    match link.answer("PING").await? {
-        Reply::Error(no) => return Err(refusal::refused(link.server(), "PING", &no)),
-        _ => {}
+    if let Reply::Error(no) = link.answer("PING").await? {
+        return Err(refusal::refused(link.server(), "PING", &no));
     }
     match link.answer("PSYNC").await? {
         Reply::Error(no) if no.starts_with("ERR") && !no.starts_with("ERR unknown command") => Ok(()),

@@ -29,7 +29,14 @@ pub fn fill(client: &mut Client, has: Has) {
             for name in ["hash", "hash large"] {
                 let key = format!("fields of {name}");
                 client.bytes(&[b"COPY", name.as_bytes(), key.as_bytes()]);
-                client.bytes(&[b"HPEXPIREAT", key.as_bytes(), LATER_MS.as_bytes(), b"FIELDS", b"1", b"f0"]);
+                client.bytes(&[
+                    b"HPEXPIREAT",
+                    key.as_bytes(),
+                    LATER_MS.as_bytes(),
+                    b"FIELDS",
+                    b"1",
+                    b"f0",
+                ]);
             }
         }
     }
@@ -74,14 +81,27 @@ fn collections(client: &mut Client) {
         client.bytes(&[b"RPUSH", b"list large", text]);
         client.bytes(&[b"SADD", b"set large", text]);
         client.bytes(&[b"HSET", b"hash large", format!("f{number}").as_bytes(), text]);
-        client.bytes(&[b"ZADD", b"sorted large", format!("{}", f64::from(number) / 7.0).as_bytes(), text]);
+        client.bytes(&[
+            b"ZADD",
+            b"sorted large",
+            format!("{}", f64::from(number) / 7.0).as_bytes(),
+            text,
+        ]);
     }
     client.ask(&format!("PEXPIREAT set {LATER_MS}"));
 }
 
 fn streams(client: &mut Client) {
     for number in 1..500_u32 {
-        client.bytes(&[b"XADD", b"stream", format!("{number}-1").as_bytes(), b"field", b"value", b"n", b"1"]);
+        client.bytes(&[
+            b"XADD",
+            b"stream",
+            format!("{number}-1").as_bytes(),
+            b"field",
+            b"value",
+            b"n",
+            b"1",
+        ]);
     }
     client.ask("XDEL stream 5-1 499-1");
     client.ask("XGROUP CREATE stream group 0");
@@ -116,7 +136,11 @@ pub fn look(client: &mut Client) -> BTreeMap<(u32, Vec<u8>), Vec<Value>> {
             let kind = client.bytes(&[b"TYPE", key]);
             let mut seen = vec![kind.clone(), client.bytes(&[b"DEBUG", b"DIGEST-VALUE", key])];
             let left = client.bytes(&[b"PTTL", key]).number();
-            seen.push(Value::Integer(if left < 0 { left } else { expires_at(client, key, left) }));
+            seen.push(Value::Integer(if left < 0 {
+                left
+            } else {
+                expires_at(client, key, left)
+            }));
             match kind.bytes() {
                 // Tables are written in an order of their own.
                 b"hash" => seen.extend(fields_expire(client, key)),

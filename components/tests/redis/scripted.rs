@@ -24,16 +24,45 @@ const CAPA: (&str, &[u8]) = ("REPLCONF", b"+OK\r\n");
 pub const REFUSALS: &[(Script, &[&str])] = &[
     (&[INFO, REPLCONF], &["refused REPLCONF"]),
     (
-        &[INFO, CAPA, ("PSYNC", b"\n\n-NOMASTERLINK Can't SYNC while not connected with my master\r\n")],
+        &[
+            INFO,
+            CAPA,
+            (
+                "PSYNC",
+                b"\n\n-NOMASTERLINK Can't SYNC while not connected with my master\r\n",
+            ),
+        ],
         &["NOMASTERLINK", "Restore the link"],
     ),
-    (&[INFO, CAPA, ("PSYNC", b"-ERR unknown command 'PSYNC'\r\n")], &["their own snapshots"]),
+    (
+        &[INFO, CAPA, ("PSYNC", b"-ERR unknown command 'PSYNC'\r\n")],
+        &["their own snapshots"],
+    ),
     (&[INFO, CAPA, ("PSYNC", b"+CONTINUE\r\n")], &["not FULLRESYNC"]),
-    (&[INFO, CAPA, ("PSYNC", b"+FULLRESYNC a 1\r\n\n\n-ERR BGSAVE failed, replication can't continue\r\n")], &["BGSAVE failed"]),
-    (&[INFO, CAPA, ("PSYNC", b"+FULLRESYNC a 1\r\n$20\r\nthis is no RDB file.")], &["not an RDB file"]),
-    (&[INFO, CAPA, ("PSYNC", b"+FULLRESYNC a 1\r\n$12\r\nREDIS0011\xfe\0\xff")], &["ends in the middle"]),
+    (
+        &[
+            INFO,
+            CAPA,
+            (
+                "PSYNC",
+                b"+FULLRESYNC a 1\r\n\n\n-ERR BGSAVE failed, replication can't continue\r\n",
+            ),
+        ],
+        &["BGSAVE failed"],
+    ),
+    (
+        &[INFO, CAPA, ("PSYNC", b"+FULLRESYNC a 1\r\n$20\r\nthis is no RDB file.")],
+        &["not an RDB file"],
+    ),
+    (
+        &[INFO, CAPA, ("PSYNC", b"+FULLRESYNC a 1\r\n$12\r\nREDIS0011\xfe\0\xff")],
+        &["ends in the middle"],
+    ),
     (&[("INFO", b"$9\r\nloading:1\r\n")], &["LOADING"]),
-    (&[("INFO", b"-DENIED Redis is running in protected mode\r\n")], &["protected mode", "\"bind\""]),
+    (
+        &[("INFO", b"-DENIED Redis is running in protected mode\r\n")],
+        &["protected mode", "\"bind\""],
+    ),
     (&[("INFO", b"HTTP/1.1 400 Bad Request\r\n\r\n")], &["Redis or Valkey"]),
 ];
 

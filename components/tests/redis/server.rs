@@ -77,7 +77,11 @@ impl Server {
             match answer {
                 // "No" without a password is also an answer.
                 Ok(answer) if !format!("{answer:?}").contains("LOADING") => return,
-                _ => assert!(Instant::now() < until && self.process.try_wait().unwrap().is_none(), "{}", self.log()),
+                _ => assert!(
+                    Instant::now() < until && self.process.try_wait().unwrap().is_none(),
+                    "{}",
+                    self.log()
+                ),
             }
             std::thread::sleep(Duration::from_millis(20));
         }

@@ -122,7 +122,9 @@ pub struct Faulty {
 
 impl std::fmt::Debug for Faulty {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Faulty").field("behind", &self.behind).finish_non_exhaustive()
+        f.debug_struct("Faulty")
+            .field("behind", &self.behind)
+            .finish_non_exhaustive()
     }
 }
 
@@ -144,7 +146,11 @@ struct FaultyStream {
 }
 
 impl AsyncRead for FaultyStream {
-    fn poll_read(mut self: Pin<&mut Self>, context: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let left = self.faulty.behind.saturating_sub(self.read);
         match (&self.faulty.fault, left) {
             (Fault::Ends, 0) => return Poll::Ready(Ok(())),
