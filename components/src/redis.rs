@@ -14,6 +14,7 @@ mod dial;
 mod facts;
 mod grammar;
 mod info;
+mod kept;
 mod length;
 mod link;
 mod payload;

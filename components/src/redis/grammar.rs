@@ -29,9 +29,10 @@ pub enum Part {
 use Part::{AuxName, AuxValue, Bytes, ModuleParts, Number, SelectDatabase, Text, TextDouble, Times};
 
 /// Who wrote the file: the same numbers mean other things.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Family {
     /// Magic `REDIS`: all of Redis, and Valkey before 9.
+    #[default]
     Redis,
     /// Magic `VALKEY`: Valkey from 9 on.
     Valkey,
@@ -39,9 +40,9 @@ pub enum Family {
 
 /// End of the file; the checksum follows.
 pub const END: u8 = 255;
-/// Expiry of the next key in milliseconds, and in seconds.
+/// Expiry of the next key, in milliseconds.
 pub const EXPIRES_MS: u8 = 252;
-/// See above.
+/// The same in seconds.
 pub const EXPIRES: u8 = 253;
 /// A library of functions.
 pub const FUNCTION: u8 = 245;

@@ -9,11 +9,10 @@ use std::collections::BTreeMap;
 
 use super::crc64::Sum;
 use super::grammar::{self, Family, Part};
+use super::kept::{KEPT_MAX, Kept};
 use super::length::{Carry, Length};
 pub use super::summary::{Keys, RdbError, Summary};
 
-/// Longest text that is kept.
-const KEPT_MAX: usize = 256;
 /// No file has more databases: the setting of the server goes no further than this makes sense.
 const DATABASES_MAX: usize = 1 << 16;
 /// From this version on a checksum stands at the end.
@@ -33,7 +32,7 @@ enum Task {
 }
 
 /// A file that passes.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Rdb {
     todo: Vec<Task>,
     /// Beginning of something that is read as a whole.
@@ -45,9 +44,7 @@ pub struct Rdb {
     expires: bool,
     functions: u64,
     unknown: Option<u8>,
-    kept: Vec<u8>,
-    is_created: bool,
-    created_s: Option<i64>,
+    kept: Kept,
     bytes: u64,
     sum: Sum,
 }
@@ -58,19 +55,7 @@ impl Rdb {
     pub fn new() -> Self {
         Rdb {
             todo: vec![Task::Magic],
-            carry: Carry::default(),
-            family: Family::Redis,
-            version: 0,
-            databases: BTreeMap::new(),
-            database: 0,
-            expires: false,
-            functions: 0,
-            unknown: None,
-            kept: Vec::new(),
-            is_created: false,
-            created_s: None,
-            bytes: 0,
-            sum: Sum::default(),
+            ..Rdb::default()
         }
     }
 
@@ -118,12 +103,12 @@ impl Rdb {
             functions: self.functions,
             unknown: self.unknown,
             is_summed,
-            created_s: self.created_s,
+            created_s: self.kept.created_s,
             bytes: self.bytes,
         })
     }
 
-    /// Does one thing; false: it needs more bytes, and is put back.
+    /// Does one thing; false: it needs more bytes, and was put back.
     fn step(&mut self, task: Task, rest: &mut &[u8]) -> Result<bool, RdbError> {
         match task {
             Task::Skip(left) => {
@@ -133,7 +118,7 @@ impl Rdb {
             }
             Task::Keep(left) => {
                 let (now, behind) = rest.split_at_checked(left).unwrap_or((rest, &[]));
-                self.kept.extend_from_slice(now);
+                self.kept.add(now);
                 *rest = behind;
                 let left = left - now.len();
                 return Ok(self.again_if(left as u64, |_| Task::Keep(left)));
@@ -146,15 +131,11 @@ impl Rdb {
                 return Ok(true);
             }
             Task::KeptName => {
-                self.is_created = self.kept == b"ctime";
-                self.kept.clear();
+                self.kept.end_name();
                 return Ok(true);
             }
             Task::KeptValue => {
-                if self.is_created {
-                    self.created_s = std::str::from_utf8(&self.kept).ok().and_then(|text| text.parse().ok());
-                }
-                self.kept.clear();
+                self.kept.end_value();
                 return Ok(true);
             }
             Task::Magic | Task::Opcode | Task::Part(_) => {}
@@ -303,7 +284,7 @@ impl Rdb {
                     return Ok(false);
                 }
                 let integer = self.carry.bytes().get(used..).unwrap_or_default();
-                self.kept = little_endian(integer).to_string().into_bytes();
+                self.kept.add_integer(integer);
                 self.todo.push(behind);
             }
             Length::Plain(bytes) => match usize::try_from(bytes) {
@@ -315,16 +296,6 @@ impl Rdb {
         self.carry.clear();
         Ok(true)
     }
-}
-
-/// A signed number.
-fn little_endian(bytes: &[u8]) -> i64 {
-    let is_negative = bytes.last().is_some_and(|last| last & 0x80 != 0);
-    let mut wide = [if is_negative { 0xff } else { 0 }; 8];
-    for (to, from) in wide.iter_mut().zip(bytes) {
-        *to = *from;
-    }
-    i64::from_le_bytes(wide)
 }
 
 #[cfg(test)]

@@ -100,6 +100,9 @@ impl Stage {
     }
 }
 
+/// Something that is done once.
+pub type Call = Box<dyn FnOnce() + Send>;
+
 /// What happens to a stream behind so many bytes.
 #[derive(Clone)]
 pub enum Fault {
@@ -110,7 +113,7 @@ pub enum Fault {
     /// A byte is another.
     Flips,
     /// Something happens, once.
-    Calls(Arc<Mutex<Option<Box<dyn FnOnce() + Send>>>>),
+    Calls(Arc<Mutex<Option<Call>>>),
 }
 
 /// Streams with a fault in what is read.
@@ -171,10 +174,11 @@ impl AsyncRead for FaultyStream {
         match Pin::new(&mut self.stream).poll_read(context, &mut part) {
             Poll::Ready(Ok(())) => {
                 let bytes = part.filled_mut();
-                if matches!(self.faulty.fault, Fault::Flips) && left == bytes.len() as u64 {
-                    if let Some(last) = bytes.last_mut() {
-                        *last ^= 0x10;
-                    }
+                if matches!(self.faulty.fault, Fault::Flips)
+                    && left == bytes.len() as u64
+                    && let Some(last) = bytes.last_mut()
+                {
+                    *last ^= 0x10;
                 }
                 self.read += bytes.len() as u64;
                 buffer.put_slice(bytes);
