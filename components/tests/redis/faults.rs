@@ -85,7 +85,7 @@ async fn a_wrong_password_and_a_missing_right_are_named_and_the_least_rights_suf
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn nobody_there_and_protected_mode_are_named() {
+async fn nobody_there_is_named() {
     let stage = Stage::new().await;
     let nobody = stage.redis(Address::Tcp("127.0.0.1".into(), server::free_port()), None);
     refused(&stage, &nobody, &["connecting", "Is the server running"]).await;
