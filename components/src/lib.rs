@@ -12,6 +12,7 @@
 mod component;
 mod error;
 pub mod files;
+pub mod redis;
 pub mod restore;
 mod sink;
 mod stored;

@@ -1,5 +1,5 @@
 #!/bin/bash
-# Installs what the tests run against: PostgreSQL servers, an S3 server, the packages of the second decoder and build tools.
+# Installs what the tests run against: PostgreSQL servers, an S3 server, Redis and Valkey, the packages of the second decoder and build tools.
 #
 #   install.sh [MAJOR|PEER...]     default: all of 13 14 15 16 17 18, no peer
 #
@@ -41,6 +41,7 @@ retry() {
 . "$HERE/system.sh"
 . "$HERE/suite.sh"
 . "$HERE/servers.sh"
+. "$HERE/redis.sh"
 . "$HERE/peers.sh"
 . "$HERE/reader.sh"
 
@@ -67,6 +68,8 @@ main() {
   for major in "${MAJORS[@]}"; do "postgres_$major"; done
   seaweedfs
   rclone
+  # Who asks for some servers of PostgreSQL, for the demo or a measurement, needs no other.
+  [ "${#MAJORS[@]}" != "${#KNOWN[@]}" ] || redis_servers
   reader
   for peer in "${PEERS[@]}"; do "peer_$peer"; done
   write_env
@@ -76,7 +79,7 @@ main() {
 
 # The environment file names everything in the cache, also what earlier runs put there.
 write_env() {
-  local major bin peer
+  local major bin peer name
   {
     for major in "${KNOWN[@]}"; do
       bin=$(postgres_bin "$major")
@@ -85,6 +88,9 @@ write_env() {
     printf 'SEAWALL_WEED_BIN=%s\n' "$CACHE/weed/weed"
     printf 'SEAWALL_RCLONE_BIN=%s\n' "$(readlink -f "$CACHE/rclone/rclone.bin")"
     printf 'SEAWALL_READER_PYTHON=%s\n' "$(reader_python)"
+    for name in "${REDIS_KNOWN[@]}"; do
+      [ ! -e "$CACHE/$name/.stamp" ] || printf 'SEAWALL_%s_BIN=%s\n' "${name^^}" "$(redis_program "$name")"
+    done
     for peer in "${PEERS_KNOWN[@]}"; do
       [ ! -e "$CACHE/$peer/.stamp" ] || printf 'SEAWALL_%s_BIN=%s\n' "${peer^^}" "$(peer_bin "$peer")"
     done
@@ -98,7 +104,7 @@ try_programs() {
   while IFS='=' read -r name path; do
     case $name in
       SEAWALL_WEED_BIN | SEAWALL_RCLONE_BIN | SEAWALL_PGBACKREST_BIN) program=$path version=version ;;
-      SEAWALL_READER_PYTHON) program=$path version=--version ;;
+      SEAWALL_READER_PYTHON | SEAWALL_REDIS* | SEAWALL_VALKEY*) program=$path version=--version ;;
       *) program=$path/postgres version=--version ;;
     esac
     as_server_user "$program" "$version" \
