@@ -43,7 +43,7 @@ use store::id::BackupId;
 use store::keys::SigningKey;
 use store::manifest::{ConfigurationPaths, KnownGood, Manifest, Tablespace};
 use store::pipeline::{Clock, Outcome, Pipeline, commit};
-use store::records::{Intent, Lineage};
+use store::records::Lineage;
 use store::repository::{Repository, Writer};
 
 use crate::archive_push;
@@ -162,7 +162,7 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     versions::add(sql, &mut settings).await?;
 
     // Announced before the first pack.
-    let backup = announce(&writer, begun_us, &inputs.host_name).await?;
+    let backup = commit::announce(&writer, begun_us, &inputs.host_name).await?;
     let copying = copying_of(&inputs, &writer, backup);
     let copied = match source {
         Source::Local(directory) => Box::pin(local::copy(&inputs, copying, directory, server)).await?,
@@ -210,19 +210,6 @@ async fn steps(inputs: BackupInputs) -> Result<BackupReport, BackupError> {
     }
     say(&manifest);
     Ok(BackupReport::new(&manifest, begun.elapsed(), copied.took))
-}
-
-/// Draws the id and writes the intent.
-async fn announce(writer: &Writer, begun_us: i64, host: &str) -> Result<BackupId, BackupError> {
-    let unix_ms = u64::try_from(begun_us / 1000).unwrap_or(0);
-    let backup = BackupId::from_parts(unix_ms, store::entropy::bytes()?);
-    let intent = Intent {
-        backup,
-        host: host.to_owned(),
-        begun_us,
-    };
-    commit::put_intent(writer, &intent).await?;
-    Ok(backup)
 }
 
 fn copying_of(inputs: &BackupInputs, writer: &Arc<Writer>, backup: BackupId) -> copy::Copying {

@@ -1,6 +1,5 @@
 //! `wal-agent backup NAME`: a component of the configuration, captured now; between the programs that its configuration names.
 
-use std::num::NonZeroU32;
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -13,7 +12,6 @@ use config::ComponentKind;
 use serde_json::json;
 use store::manifest::Manifest;
 use store::pipeline::{Pace, PaceLimits, Progress};
-use store::retention::Rules;
 use tokio::process::Command;
 
 use crate::backup::show_progress;
@@ -93,21 +91,6 @@ pub fn of_kind(kind: &ComponentKind) -> Result<Box<dyn Component>, ComponentErro
             now_us: Arc::new(output::now_us),
         }),
     })
-}
-
-/// Which of its backups are kept.
-pub fn rules(component: &config::Component) -> Rules {
-    let retention = &component.retention;
-    let count = |count: Option<u32>| count.and_then(NonZeroU32::new);
-    Rules {
-        keep_within: retention.keep_within,
-        keep_last: count(retention.keep_last),
-        keep_daily: count(retention.keep_daily),
-        keep_weekly: count(retention.keep_weekly),
-        keep_monthly: count(retention.keep_monthly),
-        keep_yearly: count(retention.keep_yearly),
-        window: None,
-    }
 }
 
 async fn one(

@@ -51,7 +51,7 @@ async fn one(
         is_copy: pinned.is_some() || context.is_copy,
         components: component::of_cluster(context)
             .into_iter()
-            .map(|component| (component.name.clone(), component::rules(component)))
+            .map(|component| (component.name.clone(), rules(&component.retention)))
             .collect(),
         ..policy(&context.cluster.retention)
     };
@@ -107,20 +107,25 @@ fn refuse_doubtful(repository: &Repository, now_ms: i64, now_us: i64) -> anyhow:
 }
 
 fn policy(retention: &Retention) -> Policy {
-    let count = |count: Option<u32>| count.and_then(NonZeroU32::new);
     Policy {
-        rules: Rules {
-            keep_within: retention.keep_within,
-            keep_last: count(retention.keep_last),
-            keep_daily: count(retention.keep_daily),
-            keep_weekly: count(retention.keep_weekly),
-            keep_monthly: count(retention.keep_monthly),
-            keep_yearly: count(retention.keep_yearly),
-            window: retention.window,
-        },
-        grace: retention.grace,
+        rules: rules(retention),
         components: std::collections::BTreeMap::new(),
+        grace: retention.grace,
         is_copy: false,
+    }
+}
+
+/// Of the cluster, or of a component.
+fn rules(retention: &Retention) -> Rules {
+    let count = |count: Option<u32>| count.and_then(NonZeroU32::new);
+    Rules {
+        keep_within: retention.keep_within,
+        keep_last: count(retention.keep_last),
+        keep_daily: count(retention.keep_daily),
+        keep_weekly: count(retention.keep_weekly),
+        keep_monthly: count(retention.keep_monthly),
+        keep_yearly: count(retention.keep_yearly),
+        window: retention.window,
     }
 }
 

@@ -96,15 +96,7 @@ impl Component for Files {
         captured: &BTreeMap<String, String>,
         restored: &Path,
     ) -> Result<Vec<String>, ComponentError> {
-        let restored = restored.to_owned();
-        let counted = tokio::task::spawn_blocking(move || count(&restored));
-        let now = counted.await.map_err(|_| ComponentError::Stopped)??.facts();
-        let differs = captured.iter().filter(|(name, count)| now.get(*name) != Some(count));
-        let differs = differs.map(|(name, count)| {
-            let found = now.get(name).map_or("none", String::as_str);
-            format!("{name}: {count} were captured, {found} are there")
-        });
-        Ok(differs.collect())
+        compare(captured, restored).await
     }
 }
 
@@ -135,6 +127,22 @@ impl Files {
             )),
         }
     }
+}
+
+/// What differs from the counts of a capture.
+pub(crate) async fn compare(
+    captured: &BTreeMap<String, String>,
+    restored: &Path,
+) -> Result<Vec<String>, ComponentError> {
+    let restored = restored.to_owned();
+    let counted = tokio::task::spawn_blocking(move || count(&restored));
+    let now = counted.await.map_err(|_| ComponentError::Stopped)??.facts();
+    let differs = captured.iter().filter(|(name, count)| now.get(*name) != Some(count));
+    let differs = differs.map(|(name, count)| {
+        let found = now.get(name).map_or("none", String::as_str);
+        format!("{name}: {count} were captured, {found} are there")
+    });
+    Ok(differs.collect())
 }
 
 /// What is below a directory.

@@ -23,3 +23,18 @@ pub use component::{Captured, Component, Look};
 pub use error::ComponentError;
 pub use sink::{Lane, Lanes, Sink};
 pub use stored::Stored;
+
+/// Holds what was restored against what was captured, where that needs nothing but the files; none where it needs a server of the system
+/// ([`Component::compare`]).
+///
+/// # Errors
+/// It cannot be told.
+pub async fn compare_files(
+    backup: &store::component::ComponentBackup,
+    restored: &std::path::Path,
+) -> Result<Option<Vec<String>>, ComponentError> {
+    match backup.kind.as_str() {
+        "files" => Ok(Some(files::compare(&backup.facts, restored).await?)),
+        _ => Ok(None),
+    }
+}

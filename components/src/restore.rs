@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FileType;
@@ -392,10 +392,4 @@ impl Work<'_> {
         }
         Ok(())
     }
-}
-
-/// True where a restore was broken off.
-#[must_use]
-pub fn is_incomplete(directory: &Path) -> bool {
-    directory.join(MARKER).exists()
 }

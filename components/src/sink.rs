@@ -107,17 +107,6 @@ impl Lanes {
             bytes: 0,
         })
     }
-
-    /// A whole small file.
-    ///
-    /// # Errors
-    /// As [`Self::open`].
-    pub async fn put(&self, path: &str, bytes: impl Into<Bytes>) -> Result<(), ComponentError> {
-        let mut lane = self.open(path).await?;
-        lane.send(bytes.into()).await?;
-        lane.finish();
-        Ok(())
-    }
 }
 
 /// A file that is being handed over. Dropped without [`Lane::finish`], it breaks the backup off.

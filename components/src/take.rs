@@ -13,7 +13,6 @@ use store::keys::SigningKey;
 use store::manifest::Manifest;
 use store::pipeline::earlier::{self, Earlier};
 use store::pipeline::{BelieveAll, Clock, Outcome, Pace, Pipeline, PipelineInputs, Progress, commit};
-use store::records::Intent;
 use store::repository::{Repository, Writer};
 use store::session::Purpose;
 
@@ -75,7 +74,7 @@ async fn steps(component: &dyn Component, inputs: &TakeInputs) -> Result<Manifes
     let writer = Arc::new(Writer::new(Arc::clone(repository), Arc::clone(&inputs.signing), 0));
 
     // Announced before the first pack; then what is there is looked at.
-    let backup = announce(&writer, begun_us, &inputs.host_name).await?;
+    let backup = commit::announce(&writer, begun_us, &inputs.host_name).await?;
     let earlier = earlier::load(repository, Some(&inputs.name)).await?;
     let before = earlier.parent.as_ref().and_then(|parent| parent.manifest()).cloned();
     let parent = before.as_ref().map(|before| before.backup);
@@ -99,18 +98,6 @@ async fn steps(component: &dyn Component, inputs: &TakeInputs) -> Result<Manifes
         true => Ok(manifest),
         false => Err(ComponentError::TooLong(inputs.duration_max.as_secs())),
     }
-}
-
-async fn announce(writer: &Writer, begun_us: i64, host: &str) -> Result<BackupId, StoreError> {
-    let unix_ms = u64::try_from(begun_us / 1000).unwrap_or(0);
-    let backup = BackupId::from_parts(unix_ms, store::entropy::bytes()?);
-    let intent = Intent {
-        backup,
-        host: host.to_owned(),
-        begun_us,
-    };
-    commit::put_intent(writer, &intent).await?;
-    Ok(backup)
 }
 
 fn start(

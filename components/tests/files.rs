@@ -104,7 +104,6 @@ impl Stage {
 /// All that is to be the same, by path.
 fn look(root: &Path) -> BTreeMap<PathBuf, String> {
     let mut out = BTreeMap::new();
-    let mut names: BTreeMap<(u64, u64), PathBuf> = BTreeMap::new();
     let mut left = vec![root.to_owned()];
     while let Some(path) = left.pop() {
         let metadata = fs::symlink_metadata(&path).unwrap();
@@ -121,12 +120,7 @@ fn look(root: &Path) -> BTreeMap<PathBuf, String> {
             let content = fs::read(&path).unwrap();
             let mut value = [0; 100];
             let extended = rustix::fs::lgetxattr(&path, "user.seen", &mut value).map(|length| value[..length].to_vec());
-            let first = names
-                .entry((metadata.dev(), metadata.ino()))
-                .or_insert_with(|| below.clone());
-            // Which name comes first depends on the order in which directories are listed.
             let is_several = metadata.nlink() > 1;
-            let _ = first;
             format!(
                 "{} {:?} {is_several} {:?}",
                 content.len(),

@@ -6,9 +6,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use components::Stored;
-use components::files::{Excludes, Files};
 use components::restore::{RestoreOptions, Restored, restore};
+use components::{Stored, compare_files};
 use serde::Serialize;
 use store::file_table::{EntryType, FileEntry};
 use store::manifest::Manifest;
@@ -132,9 +131,9 @@ async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) ->
     let restored = restore(stored, opened.repository.keys(), &options, &|bytes| progress.add(bytes)).await?;
     progress.finish();
     let is_whole = was_free && args.path.is_empty() && !args.dry_run;
-    let differs = match component.kind.as_str() {
-        "files" if is_whole => Some(compare_files(&component.facts, &to).await?),
-        _ => None,
+    let differs = match is_whole {
+        true => compare_files(&component, &to).await?,
+        false => None,
     };
     let Restored {
         made,
@@ -158,18 +157,6 @@ async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) ->
         differs,
         seconds: begun.elapsed().as_secs_f64(),
     })
-}
-
-async fn compare_files(facts: &std::collections::BTreeMap<String, String>, to: &Path) -> Result<Vec<String>> {
-    use components::Component as _;
-    let files = Files {
-        paths: Vec::new(),
-        excludes: Excludes::new(&[])?,
-        one_file_system: false,
-        reads_all: true,
-        now_us: Arc::new(|| 0),
-    };
-    Ok(files.compare(facts, to).await?)
 }
 
 /// As in the backup: without a slash before or behind it.

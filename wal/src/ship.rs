@@ -30,6 +30,10 @@ const SESSION_BYTES_MAX: u64 = 64 << 30;
 /// A piece that takes no longer to encode than to be handed to another thread: some tenths of a millisecond.
 const ENCODED_AT_ONCE_BYTES: usize = 64 << 10;
 
+/// Pieces that are encoded at once, on however many cores: what is encoded is in memory beside what it came from, under no permit. Two take
+/// hundreds of MB a second, more than a server writes.
+const ENCODERS_MAX: usize = 2;
+
 /// What happened to a piece.
 #[derive(Debug)]
 pub struct Shipped {
@@ -80,7 +84,9 @@ impl Shipper {
         let (done, reports) = mpsc::unbounded_channel();
         let session_period = writer.repository().period_number();
         let session = Arc::new(writer.repository().begin_session(lineage, Purpose::Wal)?);
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let cores = std::thread::available_parallelism()
+            .map_or(1, usize::from)
+            .min(ENCODERS_MAX);
         let shipper = Shipper {
             writer,
             fence,

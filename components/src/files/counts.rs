@@ -28,7 +28,7 @@ pub struct Counts {
 }
 
 impl Counts {
-    pub(super) fn add(&mut self, _path: &[u8], mode: u32, kind: FileType, stat: &Stat) {
+    pub(super) fn add(&mut self, mode: u32, kind: FileType, stat: &Stat) {
         match kind {
             FileType::RegularFile => {
                 let bytes = stat.st_size.cast_unsigned();

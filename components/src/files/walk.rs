@@ -262,7 +262,7 @@ impl Walk {
             attributes: Some(Box::new(attributes.clone())),
             ..FileEntry::bare(path.clone(), entry_type, mode)
         };
-        self.counts.add(&path, mode, kind, stat);
+        self.counts.add(mode, kind, stat);
         match kind {
             FileType::Directory => Ok(Some(Listed::Entry(bare(EntryType::Directory)))),
             FileType::Symlink => {

@@ -17,6 +17,22 @@ use crate::repository::create::description_name;
 use crate::repository::{NewObject, Put, Repository, Writer};
 use crate::session::to_cbor;
 
+/// Draws the id of a backup and announces it. Before its first pack.
+///
+/// # Errors
+/// As [`put_intent`].
+pub async fn announce(writer: &Writer, begun_us: i64, host: &str) -> Result<BackupId, StoreError> {
+    let unix_ms = u64::try_from(begun_us / 1000).unwrap_or(0);
+    let backup = BackupId::from_parts(unix_ms, crate::entropy::bytes()?);
+    let intent = Intent {
+        backup,
+        host: host.to_owned(),
+        begun_us,
+    };
+    put_intent(writer, &intent).await?;
+    Ok(backup)
+}
+
 /// Announces a backup. Before its first pack.
 ///
 /// # Errors
