@@ -1,14 +1,14 @@
 //! `wal-agent backup NAME`: a component of the configuration, captured now; between the programs that its configuration names.
 
+mod kinds;
+
 use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use components::files::{Excludes, Files};
 use components::take::{TakeInputs, take};
-use components::{Component, ComponentError};
-use config::ComponentKind;
+use components::ComponentError;
 use serde_json::json;
 use store::manifest::Manifest;
 use store::pipeline::{Pace, PaceLimits, Progress};
@@ -18,6 +18,7 @@ use crate::backup::show_progress;
 use crate::exit::Failure;
 use crate::open::{Context, backup_policy, host_name};
 use crate::{copies, output};
+pub use kinds::of_kind;
 
 /// How long the end of a backup waits for copies.
 const COPIES_WAIT: Duration = Duration::from_secs(60);
@@ -73,24 +74,6 @@ pub fn of_cluster(context: &Context) -> Vec<&config::Component> {
     let all = context.config.components.values();
     all.filter(|component| component.cluster == context.cluster.name)
         .collect()
-}
-
-/// What the configuration describes.
-pub fn of_kind(kind: &ComponentKind) -> Result<Box<dyn Component>, ComponentError> {
-    Ok(match kind {
-        ComponentKind::Files {
-            paths,
-            exclude,
-            one_file_system,
-            read_all,
-        } => Box::new(Files {
-            paths: paths.clone(),
-            excludes: Excludes::new(exclude)?,
-            one_file_system: *one_file_system,
-            reads_all: *read_all,
-            now_us: Arc::new(output::now_us),
-        }),
-    })
 }
 
 async fn one(

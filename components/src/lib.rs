@@ -24,17 +24,24 @@ pub use error::ComponentError;
 pub use sink::{Lane, Lanes, Sink};
 pub use stored::Stored;
 
-/// Holds what was restored against what was captured, where that needs nothing but the files; none where it needs a server of the system
-/// ([`Component::compare`]).
+/// Holds what was restored against what was captured, with a server of the system where there is one, and by its files alone otherwise; what
+/// differs. None: nothing here knows such a kind.
 ///
 /// # Errors
 /// It cannot be told.
-pub async fn compare_files(
+pub async fn compare(
     backup: &store::component::ComponentBackup,
     restored: &std::path::Path,
+    server: Option<&std::path::Path>,
 ) -> Result<Option<Vec<String>>, ComponentError> {
+    let facts = &backup.facts;
     match backup.kind.as_str() {
-        "files" => Ok(Some(files::compare(&backup.facts, restored).await?)),
+        "files" => Ok(Some(files::compare(facts, restored).await?)),
+        "redis" => {
+            let waits = redis::Waits::default();
+            let differs = redis::compare(facts, restored, server, &std::env::temp_dir(), waits).await?;
+            Ok(Some(differs))
+        }
         _ => Ok(None),
     }
 }

@@ -129,16 +129,7 @@ impl Component for Redis {
         captured: &BTreeMap<String, String>,
         restored: &Path,
     ) -> Result<Vec<String>, ComponentError> {
-        let dump = restored.join(FILE);
-        let read = dump.clone();
-        let summary = tokio::task::spawn_blocking(move || read_whole(&read));
-        let summary = summary.await.map_err(|_| ComponentError::Stopped)??;
-        let mut differs = facts::differences(captured, &summary);
-        match &self.program {
-            Some(program) => differs.extend(self.load(program, &dump, &summary).await?),
-            None => tracing::warn!("no server is named that could load what was restored: only the file was looked at"),
-        }
-        Ok(differs)
+        compare(captured, restored, self.program.as_deref(), &self.scratch, self.waits).await
     }
 }
 
@@ -190,18 +181,47 @@ impl Redis {
         }
         Err(failed.unwrap_or_else(no_server))
     }
+}
 
-    /// What a server lacks that has loaded the file.
-    async fn load(&self, program: &Path, dump: &Path, summary: &Summary) -> Result<Vec<String>, ComponentError> {
-        let highest = summary.databases.keys().next_back().copied().unwrap_or(0);
-        if highest >= DATABASES_MAX {
-            return Ok(vec![format!("db{highest}: no server has so many databases")]);
-        }
-        let mut trial = Trial::start(program, &self.scratch, dump, DATABASES_MIN.max(highest + 1))?;
-        let info = trial.loaded(self.waits).await;
-        trial.end().await;
-        Ok(facts::missing(summary, &info?))
+/// Holds a restored file against its facts, and with a server that is started on it below `scratch`; what differs.
+///
+/// # Errors
+/// The file cannot be read, or the server not be started.
+pub async fn compare(
+    captured: &BTreeMap<String, String>,
+    restored: &Path,
+    program: Option<&Path>,
+    scratch: &Path,
+    waits: Waits,
+) -> Result<Vec<String>, ComponentError> {
+    let dump = restored.join(FILE);
+    let read = dump.clone();
+    let summary = tokio::task::spawn_blocking(move || read_whole(&read));
+    let summary = summary.await.map_err(|_| ComponentError::Stopped)??;
+    let mut differs = facts::differences(captured, &summary);
+    match program {
+        Some(program) => differs.extend(load(program, scratch, waits, &dump, &summary).await?),
+        None => tracing::warn!("no server is named that could load what was restored: only the file was looked at"),
     }
+    Ok(differs)
+}
+
+/// What a server lacks that has loaded the file.
+async fn load(
+    program: &Path,
+    scratch: &Path,
+    waits: Waits,
+    dump: &Path,
+    summary: &Summary,
+) -> Result<Vec<String>, ComponentError> {
+    let highest = summary.databases.keys().next_back().copied().unwrap_or(0);
+    if highest >= DATABASES_MAX {
+        return Ok(vec![format!("db{highest}: no server has so many databases")]);
+    }
+    let mut trial = Trial::start(program, scratch, dump, DATABASES_MIN.max(highest + 1))?;
+    let info = trial.loaded(waits).await;
+    trial.end().await;
+    Ok(facts::missing(summary, &info?))
 }
 
 /// Hands the file over as it comes; what it says of itself.

@@ -44,7 +44,7 @@ pub(crate) fn check(
         clusters.insert(name.clone(), cluster(raw, name, secrets, &mut out));
     }
     let notify = notify::check(raw, secrets, &mut out);
-    let components = component::check(raw, &mut out);
+    let components = component::check(raw, secrets, &mut out);
     let log = log(&mut table(raw, "", &ROOT, "log", &mut out));
     let mut passed_over = Vec::new();
     if secrets == Secrets::Leave {

@@ -1,14 +1,19 @@
 //! `[component.<name>]`: a system beside PostgreSQL.
 
+mod files;
+mod redis;
+
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::Secrets;
 use crate::checked::Retention;
 use crate::keys::{COMPONENT, join};
 use crate::raw::Raw;
 use crate::reader::{Outcome, Reader};
 use crate::schedule::Schedule;
+pub use files::FilesSource;
+pub use redis::{RedisAddress, RedisServers, RedisSource, RedisTls};
 
 /// A system beside PostgreSQL.
 #[derive(Debug, Clone)]
@@ -34,34 +39,44 @@ pub struct Component {
 }
 
 /// What a component is.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ComponentKind {
     /// Directories.
-    Files {
-        /// `paths`: absolute.
-        paths: Vec<PathBuf>,
-        /// `exclude`: patterns as rsync has them.
-        exclude: Vec<String>,
-        /// `one_file_system`; no: what is mounted below is captured too.
-        one_file_system: bool,
-        /// `read_all`; no: unchanged files are read again only now and then.
-        read_all: bool,
-    },
+    Files(FilesSource),
+    /// A Redis or Valkey server, or several behind sentinels.
+    Redis(Box<RedisSource>),
 }
 
+/// Keys that every kind has.
+const COMMON: [&str; 13] = [
+    "kind",
+    "cluster",
+    "schedule",
+    "backup_age",
+    "duration_max",
+    "keep_within",
+    "keep_last",
+    "keep_daily",
+    "keep_weekly",
+    "keep_monthly",
+    "keep_yearly",
+    "before",
+    "after",
+];
+
 /// Reads all of `[component.<name>]`.
-pub(crate) fn check(raw: &Raw, out: &mut Outcome) -> BTreeMap<String, Component> {
+pub(crate) fn check(raw: &Raw, secrets: Secrets, out: &mut Outcome) -> BTreeMap<String, Component> {
     let mut all = BTreeMap::new();
     for name in &raw.components {
         let mut reader = Reader::at(raw, &join("component", name), &COMPONENT, out);
-        let component = component(&mut reader, raw, name);
+        let component = component(&mut reader, raw, name, secrets);
         all.extend(component.map(|component| (name.clone(), component)));
     }
     all
 }
 
-fn component(reader: &mut Reader<'_>, raw: &Raw, name: &str) -> Option<Component> {
-    let kind = kind(reader);
+fn component(reader: &mut Reader<'_>, raw: &Raw, name: &str, secrets: Secrets) -> Option<Component> {
+    let kind = kind(reader, secrets);
     let cluster = cluster(reader, raw);
     let retention = retention(reader);
     let schedule = reader.text("schedule").and_then(|text| Schedule::parse(&text).ok());
@@ -81,34 +96,37 @@ fn component(reader: &mut Reader<'_>, raw: &Raw, name: &str) -> Option<Component
     })
 }
 
-fn kind(reader: &mut Reader<'_>) -> Option<ComponentKind> {
+fn kind(reader: &mut Reader<'_>, secrets: Secrets) -> Option<ComponentKind> {
     let Some(kind) = reader.text("kind") else {
         if !reader.is_set("kind") {
-            reader.complain("kind", "is not set", "Write files.");
+            reader.complain("kind", "is not set", "Write files or redis.");
         }
         return None;
     };
     match kind.as_str() {
-        "files" => Some(files(reader)),
+        "files" => {
+            only(reader, &kind, &files::KEYS);
+            Some(ComponentKind::Files(files::read(reader)))
+        }
+        "redis" => {
+            only(reader, &kind, &redis::KEYS);
+            redis::read(reader, secrets).map(|source| ComponentKind::Redis(Box::new(source)))
+        }
         _ => None,
     }
 }
 
-fn files(reader: &mut Reader<'_>) -> ComponentKind {
-    let paths: Vec<PathBuf> = reader.list("paths").into_iter().map(PathBuf::from).collect();
-    let is_path = |path: &PathBuf| path.is_absolute() && path.components().all(|part| part.as_os_str() != "..");
-    if paths.is_empty() || !paths.iter().all(is_path) {
-        reader.complain(
-            "paths",
-            "names no directories",
-            "Write absolute paths: [\"/srv/uploads\", \"/etc/app\"].",
-        );
-    }
-    ComponentKind::Files {
-        paths,
-        exclude: reader.list("exclude"),
-        one_file_system: reader.flag("one_file_system").unwrap_or_default(),
-        read_all: reader.flag("read_all").unwrap_or_default(),
+/// A key of another kind would be believed to do something.
+fn only(reader: &mut Reader<'_>, kind: &str, keys: &[&str]) {
+    let others: Vec<&str> = COMPONENT
+        .keys
+        .iter()
+        .map(|key| key.name)
+        .filter(|name| !COMMON.contains(name) && !keys.contains(name) && reader.is_set(name))
+        .collect();
+    for name in others {
+        let hint = format!("A component of kind \"{kind}\" has: {}.", keys.join(", "));
+        reader.complain(name, "belongs to a component of another kind", hint);
     }
 }
 

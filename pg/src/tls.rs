@@ -21,7 +21,7 @@ use rustls::{ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-use crate::conninfo::{ConnectOptions, RootCert, SslMode};
+use crate::conninfo::{ClientCert, ConnectOptions, RootCert, SslMode};
 
 pub(crate) use end_point::server_end_point;
 
@@ -127,10 +127,25 @@ impl TlsError {
 /// # Errors
 /// [`TlsError`] when a file is missing, unreadable or not what it should be.
 pub fn client_config(options: &ConnectOptions) -> Result<ClientConfig, TlsError> {
+    client_config_of(
+        options.sslmode,
+        options.sslrootcert.as_ref(),
+        options.client_cert.as_ref(),
+    )
+}
+
+/// The same for a server of another kind.
+///
+/// # Errors
+/// As [`client_config`].
+pub fn client_config_of(
+    sslmode: SslMode,
+    root: Option<&RootCert>,
+    client: Option<&ClientCert>,
+) -> Result<ClientConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let algorithms = provider.signature_verification_algorithms;
-    let sslmode = options.sslmode;
-    let trust = match &options.sslrootcert {
+    let trust = match root {
         Some(RootCert::File(path)) => Some(read_roots(path)?),
         Some(RootCert::System) => Some(system_roots()?),
         None if matches!(sslmode, SslMode::VerifyCa | SslMode::VerifyFull) => {
@@ -147,7 +162,7 @@ pub fn client_config(options: &ConnectOptions) -> Result<ClientConfig, TlsError>
         .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(verifier);
-    match &options.client_cert {
+    match client {
         None => Ok(builder.with_no_client_auth()),
         Some(files) => {
             let (chain, key) = client_cert::read(files)?;

@@ -91,6 +91,9 @@ pub(crate) struct ComponentArgs {
     /// Leave owners and groups as they come; always so where this is not root
     #[arg(long)]
     pub(crate) no_owners: bool,
+    /// Compare with this redis-server or valkey-server, which loads what was restored in a directory of its own and ends
+    #[arg(long, value_name = "PROGRAM")]
+    pub(crate) server: Option<PathBuf>,
     /// Say what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use components::restore::{RestoreOptions, Restored, restore};
-use components::{Stored, compare_files};
+use components::{Stored, compare};
 use serde::Serialize;
 use store::file_table::{EntryType, FileEntry};
 use store::manifest::Manifest;
@@ -132,7 +132,7 @@ async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) ->
     progress.finish();
     let is_whole = was_free && args.path.is_empty() && !args.dry_run;
     let differs = match is_whole {
-        true => compare_files(&component, &to).await?,
+        true => compare(&component, &to, args.server.as_deref()).await?,
         false => None,
     };
     let Restored {
@@ -268,7 +268,7 @@ impl std::fmt::Display for Report {
         )?;
         match self.differs.as_deref() {
             None => {}
-            Some([]) => writeln!(f, "compared   as many of everything as were captured")?,
+            Some([]) => writeln!(f, "compared   nothing differs from what was captured")?,
             Some(all) => all.iter().try_for_each(|line| writeln!(f, "DIFFERS    {line}"))?,
         }
         write!(f, "took       {:.1} s", self.seconds)

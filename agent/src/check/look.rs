@@ -218,7 +218,7 @@ pub(super) async fn components(context: &Context) -> Vec<Area> {
     let mut areas = Vec::new();
     for component in component::of_cluster(context) {
         let looked = match component::of_kind(&component.kind) {
-            Ok(system) => system.look().await.map(|look| (system.kind(), look)),
+            Ok(system) => system.look().await.map(|look| (system.kind(), look)).map_err(Into::into),
             Err(error) => Err(error),
         };
         let name = format!("component {}", component.name);
@@ -229,7 +229,6 @@ pub(super) async fn components(context: &Context) -> Vec<Area> {
                 Area::good(&name, words.join(", "))
             }
             Err(error) => {
-                let error = anyhow::Error::from(error);
                 let mut area = Area::good(&name, "cannot be captured".into());
                 let hint = exit::hint(&error).unwrap_or_else(|| {
                     "See that this user may read it, or name something else in its table of the configuration.".into()

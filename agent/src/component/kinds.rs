@@ -1,0 +1,95 @@
+//! From what the configuration describes to what can be captured.
+
+use std::sync::Arc;
+
+use anyhow::Context as _;
+use components::Component;
+use components::files::{Excludes, Files};
+use components::redis::{Address, Dial, Login, Plain, Redis, Sentinels, Servers, Tls, Waits};
+use config::{ComponentKind, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls, SecretText};
+use pg::conninfo::{ClientCert, RootCert, SslMode};
+use store::object::Secret;
+
+use crate::output;
+
+/// What the configuration describes.
+///
+/// # Errors
+/// A pattern or a certificate cannot be used.
+pub fn of_kind(kind: &ComponentKind) -> anyhow::Result<Box<dyn Component>> {
+    Ok(match kind {
+        ComponentKind::Files(source) => Box::new(files(source)?),
+        ComponentKind::Redis(source) => Box::new(redis(source)?),
+    })
+}
+
+fn files(source: &FilesSource) -> anyhow::Result<Files> {
+    Ok(Files {
+        paths: source.paths.clone(),
+        excludes: Excludes::new(&source.exclude)?,
+        one_file_system: source.one_file_system,
+        reads_all: source.read_all,
+        now_us: Arc::new(output::now_us),
+    })
+}
+
+fn redis(source: &RedisSource) -> anyhow::Result<Redis> {
+    let servers = match &source.servers {
+        RedisServers::One(one) => Servers::One(address(one)),
+        RedisServers::Sentinels {
+            addresses,
+            master,
+            user,
+            password,
+        } => Servers::Sentinels(Sentinels {
+            addresses: addresses.iter().map(address).collect(),
+            master: master.clone(),
+            login: login(user.as_deref(), password.as_ref()),
+        }),
+    };
+    let dial: Arc<dyn Dial> = match &source.tls {
+        None => Arc::new(Plain),
+        Some(tls) => Arc::new(encrypted(tls)?),
+    };
+    Ok(Redis {
+        servers,
+        login: login(source.user.as_deref(), source.password.as_ref()),
+        dial,
+        waits: Waits::default(),
+        program: source.server.clone(),
+        scratch: std::env::temp_dir(),
+        now_us: Arc::new(output::now_us),
+    })
+}
+
+fn address(address: &RedisAddress) -> Address {
+    match address {
+        RedisAddress::Tcp(host, port) => Address::Tcp(host.clone(), *port),
+        RedisAddress::Unix(path) => Address::Unix(path.clone()),
+    }
+}
+
+fn login(user: Option<&str>, password: Option<&SecretText>) -> Option<Login> {
+    Some(Login {
+        user: user.map(str::to_owned),
+        password: Secret::new(password?.expose()),
+    })
+}
+
+/// The certificate's chain and its name are checked: of what cannot be trusted nothing is captured.
+fn encrypted(tls: &RedisTls) -> anyhow::Result<Tls> {
+    let root = match &tls.ca_file {
+        Some(file) => RootCert::File(file.clone()),
+        None => RootCert::System,
+    };
+    let client = tls.client.as_ref().map(|(certificate, key)| ClientCert {
+        certificate: certificate.clone(),
+        key: key.clone(),
+    });
+    let config = pg::tls::client_config_of(SslMode::VerifyFull, Some(&root), client.as_ref())
+        .context("the certificates for Redis cannot be used")?;
+    Ok(Tls {
+        config: Arc::new(config),
+        server_name: tls.server_name.clone(),
+    })
+}
