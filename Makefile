@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo deb book kill-loop faults outage relations churn generations restore-kills bench floors loadtest
+.PHONY: help setup build lint test demo demo-group deb book kill-loop faults outage relations churn generations restore-kills bench floors loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -56,6 +56,12 @@ demo bench loadtest: MAJORS := 15
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 	$(RELEASE)
 	$(WITH_SERVERS) $(TARGET)/release/demo --repo $(REPO) $(ARGS)
+
+demo-group: MAJORS := 15
+demo-group: PEERS := redis7
+demo-group: setup ## PostgreSQL, Redis and a directory, lost and brought back to one point
+	$(RELEASE)
+	$(WITH_SERVERS) $(TARGET)/release/demo_group
 
 deb: ## build a Debian package (target/deb)
 	$(RELEASE)

@@ -3,7 +3,7 @@
 
 mod look;
 mod report;
-mod wal;
+pub mod wal;
 
 use anyhow::Context as _;
 use pg::preflight::Severity;

@@ -424,6 +424,9 @@ pub struct BackupOptions {
     /// Components of the configuration ([component.NAME]) to capture, in place of the cluster
     #[arg(value_name = "COMPONENT", conflicts_with = "source")]
     pub components: Vec<String>,
+    /// All components of this group ([group.NAME]) at one point, to which the cluster can be restored as well
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["components", "source"])]
+    pub group: Option<String>,
     /// Where the data is read; by default as backup.source in the config says
     #[arg(long, value_enum)]
     pub source: Option<Source>,

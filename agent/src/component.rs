@@ -1,5 +1,6 @@
 //! `wal-agent backup NAME`: a component of the configuration, captured now; between the programs that its configuration names.
 
+pub mod group;
 mod kinds;
 
 use std::process::Stdio;
@@ -7,9 +8,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use components::take::{TakeInputs, take};
 use components::ComponentError;
+use components::take::{TakeInputs, take};
 use serde_json::json;
+use store::component::GroupPoint;
 use store::manifest::Manifest;
 use store::pipeline::{Pace, PaceLimits, Progress};
 use tokio::process::Command;
@@ -32,7 +34,11 @@ pub async fn run(context: &Context, names: &[String], label: Option<&str>, as_js
     let (mut taken, mut failed) = (Vec::new(), None);
     for component in wanted {
         let begun = Instant::now();
-        match Box::pin(one(context, component, label, as_json)).await {
+        let progress = Arc::new(Progress::default());
+        let bar = show_progress(&progress, as_json);
+        let captured = Box::pin(one(context, component, label, None, progress)).await;
+        bar.finish();
+        match captured {
             Ok(manifest) => {
                 if !as_json {
                     print(&manifest, begun.elapsed());
@@ -76,17 +82,18 @@ pub fn of_cluster(context: &Context) -> Vec<&config::Component> {
         .collect()
 }
 
+/// Captures one, between its programs.
 async fn one(
     context: &Context,
     component: &config::Component,
     label: Option<&str>,
-    is_quiet: bool,
+    point: Option<GroupPoint>,
+    progress: Arc<Progress>,
 ) -> anyhow::Result<Manifest> {
     let system = of_kind(&component.kind)?;
     let keys = context.host_keys()?;
     let (repository, places) = context.writing(backup_policy(), &keys).await?;
     let policy = &context.cluster.backup;
-    let progress = Arc::new(Progress::default());
     let inputs = TakeInputs {
         repository: Arc::clone(&repository),
         signing: Arc::new(keys.signing),
@@ -98,15 +105,14 @@ async fn one(
             nice: policy.nice,
         })),
         duration_max: component.duration_max,
-        progress: Arc::clone(&progress),
+        progress,
         label: label.map(str::to_owned),
+        point,
         host_name: host_name(),
         now_us: Arc::new(output::now_us),
     };
     execute(component, "before", &component.before).await?;
-    let bar = show_progress(&progress, is_quiet);
     let taken = take(&*system, inputs).await;
-    bar.finish();
     // However it ended: what "before" has made must not stay.
     let after = execute(component, "after", &component.after).await;
     let manifest = taken?;
@@ -186,6 +192,7 @@ pub fn report_of(manifest: &Manifest) -> serde_json::Value {
         "needed_bytes": manifest.totals.needed_bytes,
         "parent": manifest.parent.map(|parent| parent.to_string()),
         "label": manifest.label,
+        "point": component.point.as_ref().map(group::report_of),
         "vanished": paths(&manifest.vanished),
         "changed": paths(&component.changed),
     })

@@ -143,6 +143,12 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
             } = options;
             component::run(&context, &components, label.as_deref(), json).await
         }
+        Command::Backup(BackupOptions {
+            group: Some(group),
+            label,
+            json,
+            ..
+        }) => Box::pin(component::group::run(&context, &group, label.as_deref(), json)).await,
         Command::Backup(options) => take_backup::run(&context, &options).await,
         Command::Adopt(options) => Box::pin(adopt::run(context, &options)).await,
         Command::ArchivePush { path } => archive_push::run(&context, &path).await,

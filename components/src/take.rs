@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use store::StoreError;
-use store::component::{ComponentBackup, lineage_of};
+use store::component::{ComponentBackup, GroupPoint, lineage_of};
 use store::id::BackupId;
 use store::keys::SigningKey;
 use store::manifest::Manifest;
@@ -42,6 +42,8 @@ pub struct TakeInputs {
     pub progress: Arc<Progress>,
     /// The operator's label.
     pub label: Option<String>,
+    /// The point that it is captured for together with others.
+    pub point: Option<GroupPoint>,
     /// Name of this host.
     pub host_name: String,
     /// Microseconds since 1970.
@@ -141,6 +143,7 @@ fn manifest(
         facts: captured.facts,
         as_of_us: captured.as_of_us.unwrap_or(finished_us),
         changed: outcome.changed,
+        point: inputs.point.clone(),
     };
     Manifest {
         parent,

@@ -71,6 +71,7 @@ impl Stage {
             duration_max: Duration::from_secs(3600),
             progress: Arc::new(Progress::default()),
             label: None,
+            point: None,
             host_name: "h".into(),
             now_us: files.now_us.clone(),
         };

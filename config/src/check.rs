@@ -12,6 +12,7 @@ use crate::checked::{
 use crate::component;
 use crate::environment::Environment;
 use crate::error::{ConfigErrors, Problem};
+use crate::group;
 use crate::keys::{CLUSTER, ROOT, Section, join};
 use crate::notify;
 use crate::raw::Raw;
@@ -45,6 +46,7 @@ pub(crate) fn check(
     }
     let notify = notify::check(raw, secrets, &mut out);
     let components = component::check(raw, secrets, &mut out);
+    let groups = group::check(raw, &components, &mut out);
     let log = log(&mut table(raw, "", &ROOT, "log", &mut out));
     let mut passed_over = Vec::new();
     if secrets == Secrets::Leave {
@@ -59,6 +61,7 @@ pub(crate) fn check(
             clusters,
             notify,
             components,
+            groups,
             log,
             passed_over,
             origins: out.effective,
@@ -71,7 +74,7 @@ pub(crate) fn check(
 fn is_for_the_agent(problem: &Problem) -> bool {
     let mut path = problem.place.iter().flat_map(|place| place.split('.'));
     match path.next() {
-        Some("notify" | "component") => true,
+        Some("notify" | "component" | "group") => true,
         Some("cluster") => path.nth(1).is_some_and(|table| OF_THE_AGENT.contains(&table)),
         _ => false,
     }

@@ -9,6 +9,7 @@ use store::object::mirrored::Confirm;
 use crate::component::Component;
 use crate::effective::Effective;
 use crate::error::{ConfigErrors, Problem};
+use crate::group::Group;
 use crate::notify::Notify;
 use crate::origin::Origin;
 use crate::repository::Repository;
@@ -34,6 +35,8 @@ pub struct Config {
     pub notify: BTreeMap<String, Notify>,
     /// `[component.<name>]`, by name: systems beside PostgreSQL.
     pub components: BTreeMap<String, Component>,
+    /// `[group.<name>]`, by name: what is brought back to one point.
+    pub groups: BTreeMap<String, Group>,
     /// `[log]`.
     pub log: Log,
     /// What is wrong where nobody looks now: a restore reads the same file, and must not be stopped by what only the agent needs.

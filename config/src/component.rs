@@ -130,7 +130,8 @@ fn only(reader: &mut Reader<'_>, kind: &str, keys: &[&str]) {
     }
 }
 
-fn cluster(reader: &mut Reader<'_>, raw: &Raw) -> Option<String> {
+/// In whose part of the repository it is.
+pub(crate) fn cluster(reader: &mut Reader<'_>, raw: &Raw) -> Option<String> {
     let all = raw.clusters.join(", ");
     match (reader.text("cluster"), raw.clusters.as_slice()) {
         (Some(name), clusters) if clusters.contains(&name) => Some(name),

@@ -236,6 +236,17 @@ pub(crate) static COMPONENT: Section = Section {
     children: &[],
 };
 
+/// The table of one group.
+pub(crate) static GROUP: Section = Section {
+    name: "",
+    keys: &[
+        key("cluster", Kind::Text),
+        key("components", Kind::List),
+        key("schedule", Kind::Schedule),
+    ],
+    children: &[],
+};
+
 const S3: Section = Section {
     name: "s3",
     keys: &[

@@ -19,6 +19,7 @@ mod effective;
 mod environment;
 mod error;
 mod files;
+mod group;
 mod key_command;
 mod keys;
 mod notify;
@@ -43,11 +44,10 @@ pub use checked::{
     Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Drill, Keys, Log, LogFormat, LogLevel, Objectives,
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
-pub use component::{
-    Component, ComponentKind, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls,
-};
+pub use component::{Component, ComponentKind, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls};
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};
+pub use group::Group;
 pub use notify::{Channel, Email, Notify};
 pub use origin::Origin;
 pub use reference::reference;

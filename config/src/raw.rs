@@ -6,7 +6,7 @@ use std::path::Path;
 use toml::{Table, Value};
 
 use crate::error::Problem;
-use crate::keys::{CLUSTER, COMPONENT, COPY, Key, Kind, NOTIFY, ROOT, Section, join};
+use crate::keys::{CLUSTER, COMPONENT, COPY, GROUP, Key, Kind, NOTIFY, ROOT, Section, join};
 use crate::origin::Origin;
 use crate::suggest::nearest;
 
@@ -29,6 +29,8 @@ pub(crate) struct Raw {
     pub(crate) notify: Vec<String>,
     /// Names of the systems beside PostgreSQL, in order.
     pub(crate) components: Vec<String>,
+    /// Names of the groups, in order.
+    pub(crate) groups: Vec<String>,
 }
 
 /// Reads TOML. The message has the line, not its text: that may be a secret.
@@ -55,6 +57,7 @@ pub(crate) fn walk(table: &Table, problems: &mut Vec<Problem>) -> Raw {
             "cluster" => raw.clusters = walk_named(name, &CLUSTER, value, &mut raw, problems),
             "notify" => raw.notify = walk_named(name, &NOTIFY, value, &mut raw, problems),
             "component" => raw.components = walk_named(name, &COMPONENT, value, &mut raw, problems),
+            "group" => raw.groups = walk_named(name, &GROUP, value, &mut raw, problems),
             "copy" => raw.copies = walk_named(name, &COPY, value, &mut raw, problems),
             _ => walk_item("", &ROOT, name, value, &mut raw, problems),
         }
@@ -176,7 +179,7 @@ fn unknown(path: &str, section: &'static Section, name: &str, value: &Value) -> 
     }
     let tables = section.children.iter().map(|child| child.name);
     let named: &[&str] = if path.is_empty() {
-        &["cluster", "component", "copy", "notify"]
+        &["cluster", "component", "copy", "group", "notify"]
     } else {
         &[]
     };

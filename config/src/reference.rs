@@ -4,19 +4,20 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use crate::keys::{CLUSTER, COMPONENT, COPY, Key, Kind, NOTIFY, ROOT, Section, join};
+use crate::keys::{CLUSTER, COMPONENT, COPY, GROUP, Key, Kind, NOTIFY, ROOT, Section, join};
 use crate::template;
 
 const HEAD: &str = "# Configuration\n\n\
     Every key of `seawall.toml`, with what it may be and what it is when nobody sets it. This page is printed by `wal-agent config-reference`.\n\n\
     Each key can come from a variable of the environment, which wins: `slot` of `[cluster.main.wal]` is `SEAWALL_CLUSTER_MAIN_WAL_SLOT` \
-    (not those of `[copy.NAME]`, `[component.NAME]` and `[notify.NAME]`). What is in force, and where it comes from: `wal-agent check --show-config`.\n";
+    (not those of `[copy.NAME]`, `[component.NAME]`, `[group.NAME]` and `[notify.NAME]`). What is in force, and where it comes from: `wal-agent check --show-config`.\n";
 
 /// Tables whose names have a part that the user chooses, as the example names them.
-const NAMED: [(&str, &str, &Section); 4] = [
+const NAMED: [(&str, &str, &Section); 5] = [
     ("copy.NAME", "copy.offsite", &COPY),
     ("cluster.NAME", "cluster.main", &CLUSTER),
     ("component.NAME", "component.uploads", &COMPONENT),
+    ("group.NAME", "group.app", &GROUP),
     ("notify.NAME", "notify.oncall", &NOTIFY),
 ];
 

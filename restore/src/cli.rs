@@ -41,6 +41,8 @@ pub(crate) enum Command {
     Table(TableArgs),
     /// Bring back what was captured beside PostgreSQL ([component.NAME]): all of it, some paths, or one file
     Component(ComponentArgs),
+    /// Bring back the cluster and its components to a point that all of them share ([group.NAME])
+    Group(GroupArgs),
     /// Move a restored server that waits at its stop point (--explore) on to a later one
     Forward(ForwardArgs),
     /// End the recovery of a restored server where it waits: a new timeline begins
@@ -104,6 +106,53 @@ pub(crate) struct ComponentArgs {
     #[arg(long, value_name = "PATH", conflicts_with = "to")]
     pub(crate) cat: Option<PathBuf>,
     /// Report as one JSON document; with --list a document a line
+    #[arg(long)]
+    pub(crate) json: bool,
+}
+
+/// `group`.
+#[derive(Debug, Args)]
+pub(crate) struct GroupArgs {
+    /// Its name in the configuration
+    #[arg(value_name = "NAME")]
+    pub(crate) name: String,
+    /// Restore below this directory, new or empty: the cluster and each component in a directory of its name
+    #[arg(long, value_name = "DIR", required_unless_present = "list")]
+    pub(crate) to: Option<PathBuf>,
+    /// This point [default: the newest that is whole]
+    #[arg(long, value_name = "ID", conflicts_with = "at")]
+    pub(crate) point: Option<String>,
+    /// The newest point of this time or before it, with an offset or a zone
+    #[arg(long, value_name = "TIME")]
+    pub(crate) at: Option<String>,
+    /// Print the points that there are
+    #[arg(long, conflicts_with = "to")]
+    pub(crate) list: bool,
+    /// Start the database server, check where recovery stopped, and promote it
+    #[arg(long)]
+    pub(crate) start: bool,
+    /// Then read every table, look for orphans and broken indexes, ask the queries of last_known_good again
+    #[arg(long, requires = "start")]
+    pub(crate) prove: bool,
+    /// Port of the restored database server
+    #[arg(long, value_name = "N")]
+    pub(crate) port: Option<u16>,
+    /// Directory for the socket of the restored database server
+    #[arg(long, value_name = "DIR")]
+    pub(crate) socket_dir: Option<PathBuf>,
+    /// How long recovery may take with --start, in seconds
+    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    pub(crate) start_timeout: u64,
+    /// Packs in flight [default: by the number of cores]
+    #[arg(long, value_name = "N")]
+    pub(crate) jobs: Option<usize>,
+    /// Owner of the database's files when run as root [default: as recorded]
+    #[arg(long, value_name = "USER")]
+    pub(crate) owner: Option<String>,
+    /// Say what would be done, and change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Report as one JSON document
     #[arg(long)]
     pub(crate) json: bool,
 }

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use components::restore::{RestoreOptions, Restored, restore};
 use components::{Stored, compare};
+use config::ComponentKind;
 use serde::Serialize;
 use store::file_table::{EntryType, FileEntry};
 use store::manifest::Manifest;
@@ -25,10 +26,12 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// What was restored.
 #[derive(Debug, Serialize)]
 pub(crate) struct Report {
-    component: String,
+    pub(crate) component: String,
     kind: String,
-    backup: String,
+    pub(crate) backup: String,
     as_of: String,
+    #[serde(skip)]
+    pub(crate) as_of_us: i64,
     to: PathBuf,
     dry_run: bool,
     made: u64,
@@ -37,8 +40,44 @@ pub(crate) struct Report {
     directories: u64,
     bytes: u64,
     /// What differs from what was captured; nothing was compared where a part was restored, or something was there before.
-    differs: Option<Vec<String>>,
+    pub(crate) differs: Option<Vec<String>>,
     seconds: f64,
+}
+
+/// How a component is brought back.
+#[derive(Debug)]
+pub(crate) struct Way {
+    /// The directory.
+    pub(crate) to: PathBuf,
+    /// Only these, as in the backup; empty: all.
+    pub(crate) only: Vec<Vec<u8>>,
+    /// Files that differ are replaced.
+    pub(crate) over: bool,
+    /// Owners are set, where we may.
+    pub(crate) owners: bool,
+    /// Nothing is changed.
+    pub(crate) dry_run: bool,
+    /// A server of the system, that loads what was restored.
+    pub(crate) server: Option<PathBuf>,
+    /// Nothing but the result is printed.
+    pub(crate) is_quiet: bool,
+}
+
+impl Report {
+    /// The first thing that differs, if anything does.
+    pub(crate) fn judge(&self) -> Result<()> {
+        match self.differs.as_deref() {
+            Some([first, ..]) => Err(RestoreError::Server {
+                message: format!(
+                    "what was restored of {} is not what was captured: {first}",
+                    self.component
+                ),
+                hint: "All that differs is named above. `wal-agent verify --all` says whether the backup is whole."
+                    .into(),
+            }),
+            _ => Ok(()),
+        }
+    }
 }
 
 /// Runs the command.
@@ -55,15 +94,24 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
     if let Some(path) = &args.cat {
         return cat(stored, path).await;
     }
-    let report = Box::pin(to_directory(&opened, &stored, args)).await?;
+    let to = args.to.clone().ok_or_else(|| {
+        RestoreError::usage(
+            "it was not said where to",
+            "Add --to DIRECTORY; or --list, or --cat PATH.",
+        )
+    })?;
+    let way = Way {
+        to,
+        only: args.path.iter().map(|path| plain(path)).collect(),
+        over: args.over,
+        owners: !args.no_owners,
+        dry_run: args.dry_run,
+        server: args.server.clone(),
+        is_quiet: args.json,
+    };
+    let report = Box::pin(to_directory(&opened, &stored, way)).await?;
     crate::print_report(&report, args.json)?;
-    match report.differs.as_deref() {
-        Some([first, ..]) => Err(RestoreError::Server {
-            message: format!("what was restored is not what was captured: {first}"),
-            hint: "All that differs is named above. `wal-agent verify --all` says whether the backup is whole.".into(),
-        }),
-        _ => Ok(()),
-    }
+    report.judge()
 }
 
 /// The backup that was asked for, or the newest at that time.
@@ -109,30 +157,27 @@ async fn choose(opened: &Opened, args: &ComponentArgs) -> Result<Manifest> {
         .ok_or_else(|| RestoreError::refused("no backup of it is of then", all_of_them()))
 }
 
-async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) -> Result<Report> {
+/// Restores it below a directory, and compares what is there then.
+pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> Result<Report> {
     let begun = Instant::now();
     let manifest = stored.manifest();
     let component = manifest.component.as_deref().cloned().unwrap_or_default();
-    let to = args.to.clone().ok_or_else(|| {
-        RestoreError::usage(
-            "it was not said where to",
-            "Add --to DIRECTORY; or --list, or --cat PATH.",
-        )
-    })?;
+    let Way { to, only, dry_run, .. } = way;
     let was_free = std::fs::read_dir(&to).map_or(true, |mut entries| entries.next().is_none());
+    let is_whole = was_free && only.is_empty() && !dry_run;
     let options = RestoreOptions {
         to: to.clone(),
-        only: args.path.iter().map(|path| plain(path)).collect(),
-        over: args.over,
-        owners: !args.no_owners && rustix::process::geteuid().is_root(),
-        dry_run: args.dry_run,
+        only,
+        over: way.over,
+        owners: way.owners && rustix::process::geteuid().is_root(),
+        dry_run,
     };
-    let progress = Progress::new(manifest.totals.logical_bytes, args.json || args.dry_run);
+    let progress = Progress::new(manifest.totals.logical_bytes, way.is_quiet || dry_run);
     let restored = restore(stored, opened.repository.keys(), &options, &|bytes| progress.add(bytes)).await?;
     progress.finish();
-    let is_whole = was_free && args.path.is_empty() && !args.dry_run;
+    let server = way.server.or_else(|| server_of(opened, &component.name));
     let differs = match is_whole {
-        true => compare(&component, &to, args.server.as_deref()).await?,
+        true => compare(&component, &to, server.as_deref()).await?,
         false => None,
     };
     let Restored {
@@ -147,8 +192,9 @@ async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) ->
         kind: component.kind,
         backup: manifest.backup.to_string(),
         as_of: time::show(component.as_of_us),
+        as_of_us: component.as_of_us,
         to,
-        dry_run: args.dry_run,
+        dry_run,
         made,
         same,
         replaced,
@@ -157,6 +203,14 @@ async fn to_directory(opened: &Opened, stored: &Stored, args: &ComponentArgs) ->
         differs,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// What the configuration names for it, where it is on this host.
+fn server_of(opened: &Opened, name: &str) -> Option<PathBuf> {
+    match &opened.config.components.get(name)?.kind {
+        ComponentKind::Redis(source) => source.server.clone().filter(|server| server.is_file()),
+        ComponentKind::Files(_) => None,
+    }
 }
 
 /// As in the backup: without a slash before or behind it.

@@ -17,6 +17,7 @@ mod fetch_files;
 mod find;
 mod finish;
 mod forward;
+mod group;
 mod list;
 mod listen;
 mod new_tablespaces;
@@ -133,6 +134,7 @@ async fn dispatch(cli: &Cli) -> u8 {
         Some(Command::Promote(args)) => args.json,
         Some(Command::Find(args)) => args.json,
         Some(Command::Component(args)) => args.json,
+        Some(Command::Group(args)) => args.json,
         Some(_) => false,
         None => cli.restore.json,
     };
@@ -149,6 +151,7 @@ async fn dispatch(cli: &Cli) -> u8 {
         Some(Command::List { json }) => list(cli, *json).await,
         Some(Command::Find(args)) => Box::pin(find(cli, args)).await,
         Some(Command::Component(args)) => Box::pin(component::run(cli, args)).await,
+        Some(Command::Group(args)) => Box::pin(group::run(cli, args)).await,
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
         Some(Command::Forward(args)) => {
             let report = Box::pin(forward::forward(cli, args)).await;

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use minicbor::bytes::ByteVec;
 use minicbor::{Decode, Encode};
 
-use crate::id::LineageId;
+use crate::id::{BackupId, LineageId};
 use crate::keys::ClusterKeys;
 
 /// What was captured.
@@ -35,6 +35,37 @@ pub struct ComponentBackup {
     #[n(5)]
     #[cbor(default)]
     pub changed: Vec<ByteVec>,
+    /// The point that it was captured for together with others.
+    #[n(6)]
+    pub point: Option<GroupPoint>,
+}
+
+/// A recovery point of several systems: a place in the WAL of the cluster, and the backups of components that were begun right after it. What a
+/// row committed before that place speaks of was there when they were captured.
+#[derive(Clone, Debug, PartialEq, Eq, Encode, Decode)]
+#[cbor(map)]
+pub struct GroupPoint {
+    /// The same in all backups of the point.
+    #[n(0)]
+    pub id: BackupId,
+    /// Name of the group.
+    #[n(1)]
+    pub group: String,
+    /// All components that belong to it: where one of them has no such backup, the point is not whole.
+    #[n(2)]
+    pub components: Vec<String>,
+    /// History of the cluster that the WAL belongs to.
+    #[n(3)]
+    pub lineage: LineageId,
+    /// Its timeline.
+    #[n(4)]
+    pub timeline: u32,
+    /// Where recovery stops: behind the first record that begins here or later.
+    #[n(5)]
+    pub lsn: u64,
+    /// The server's clock then, microseconds since 1970.
+    #[n(6)]
+    pub at_us: i64,
 }
 
 /// True for what may be the name of a component: as a cluster's.

@@ -55,7 +55,7 @@ main() {
     [[ " ${KNOWN[*]} " == *" $major "* ]] || die "PostgreSQL $major is not known here. Known: ${KNOWN[*]}"
   done
   for peer in "${PEERS[@]}"; do
-    [[ " ${PEERS_KNOWN[*]} " == *" $peer "* ]] || die "peer $peer is not known here. Known: ${PEERS_KNOWN[*]}"
+    [[ " ${PEERS_KNOWN[*]} redis7 " == *" $peer "* ]] || die "peer $peer is not known here. Known: ${PEERS_KNOWN[*]} redis7"
   done
 
   # Everything is locked, not only the cache: two runs of apt would also collide.

@@ -11,9 +11,14 @@ redis_program() {
   esac
 }
 
+# The one that a demonstration needs.
+peer_redis7() {
+  redis_of_suite redis7 bookworm redis-server redis-tools lua-bitop lua-cjson
+}
+
 redis_servers() {
   redis_of_suite redis6 bullseye redis-server redis-tools lua-bitop lua-cjson
-  redis_of_suite redis7 bookworm redis-server redis-tools lua-bitop lua-cjson
+  peer_redis7
   redis_of_suite redis8 trixie redis-server redis-tools lua-bitop lua-cjson
   redis_of_suite valkey8 trixie valkey-server valkey-tools lua-bitop lua-cjson
   valkey_9

@@ -31,6 +31,12 @@ pub fn rclone_bin() -> Result<PathBuf> {
         .context("rclone is not installed (SEAWALL_RCLONE_BIN is not set)\nHINT: run: make setup")
 }
 
+/// A Redis or Valkey server.
+pub fn redis_bin(name: &str) -> Result<PathBuf> {
+    let variable = format!("SEAWALL_{}_BIN", name.to_uppercase());
+    lookup(&variable).with_context(|| format!("{name} is not installed ({variable} is not set)\nHINT: run: make setup"))
+}
+
 /// The Python that has the packages of the second decoder.
 pub fn reader_python() -> Result<PathBuf> {
     lookup("SEAWALL_READER_PYTHON").context(

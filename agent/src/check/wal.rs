@@ -47,7 +47,7 @@ pub(super) async fn round_trip(
     if pushes {
         end_segment(client).await?;
     }
-    let range = wait_until_archived(repository, lineage, target, begun, pushes).await?;
+    let range = wait_until_archived(repository, lineage, target, ARCHIVE_LIMIT, pushes).await?;
     let archived_ms = elapsed_ms(begun);
     let begun = Instant::now();
     read_back(repository, lineage, &range).await?;
@@ -96,8 +96,8 @@ async fn write_record(client: &tokio_postgres::Client) -> anyhow::Result<Lsn> {
     sql::flush_lsn(client).await
 }
 
-/// Only whole segments are pushed: without a switch the record would wait for `archive_timeout`.
-async fn end_segment(client: &tokio_postgres::Client) -> anyhow::Result<()> {
+/// Ends the segment that is written. Only whole segments are pushed: without a switch the record would wait for `archive_timeout`.
+pub async fn end_segment(client: &tokio_postgres::Client) -> anyhow::Result<()> {
     if sql::is_standby(client).await? {
         return Ok(());
     }
@@ -112,13 +112,18 @@ async fn end_segment(client: &tokio_postgres::Client) -> anyhow::Result<()> {
     }
 }
 
-async fn wait_until_archived(
+/// Waits until the repository has the WAL before `target`, for `limit` at most; `pushes`: archive_command brings it, not the stream.
+///
+/// # Errors
+/// It does not come in time, or the repository cannot be asked.
+pub async fn wait_until_archived(
     repository: &Repository,
     lineage: &Lineage,
     target: Lsn,
-    begun: Instant,
+    limit: Duration,
     pushes: bool,
 ) -> anyhow::Result<WalRange> {
+    let begun = Instant::now();
     // Uploads end in any order: what counts is that nothing is missing from the start of the record's segment on.
     let size = segment_size(lineage)?;
     let segment = size.start_containing(Lsn::new(target.as_u64().saturating_sub(1)));
@@ -137,12 +142,12 @@ async fn wait_until_archived(
             return Ok(range);
         }
         let end = newest.and_then(TimelineCoverage::end);
-        if begun.elapsed() > ARCHIVE_LIMIT {
+        if begun.elapsed() > limit {
             let reached = end.map_or("nothing".to_owned(), |end| end.to_string());
             return Err(Failure::unreachable(
                 format!(
                     "a WAL record at {target} was not archived within {} s; archived so far: {reached}",
-                    ARCHIVE_LIMIT.as_secs()
+                    limit.as_secs()
                 ),
                 if pushes {
                     "The server's log has the answers of archive_command; `wal-agent status` shows since when it fails."

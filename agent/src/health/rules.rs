@@ -391,7 +391,11 @@ fn drill(facts: &Facts, objectives: &Objectives, alarms: &mut Vec<Alarm>) {
 }
 
 fn job(job: &Job) -> Option<Alarm> {
-    let component = job.name.strip_prefix("backup ");
+    // As the command is typed: "backup cache", "backup --group app".
+    let component = job
+        .name
+        .strip_prefix("backup ")
+        .map(|name| name.trim_start_matches('-'));
     let kind = match job.name.as_str() {
         "backup" => Kind::BackupFailed,
         _ if component.is_some() => Kind::BackupFailed,

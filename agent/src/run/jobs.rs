@@ -61,9 +61,14 @@ impl Jobs {
             let arguments = vec!["backup", component.name.as_str()];
             (format!("backup {}", component.name), &component.schedule, arguments)
         });
+        let groups = component::group::of_cluster(context).into_iter().map(|group| {
+            let arguments = vec!["backup", "--group", group.name.as_str()];
+            (format!("backup --group {}", group.name), &group.schedule, arguments)
+        });
         let planned: Vec<_> = all
             .into_iter()
             .chain(components)
+            .chain(groups)
             .filter_map(|(name, schedule, arguments)| Some((name, schedule.clone()?, arguments)))
             .collect();
         let jobs = planned.iter().map(|(name, _, _)| {

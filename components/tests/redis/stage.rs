@@ -76,6 +76,7 @@ impl Stage {
             duration_max: Duration::from_secs(120),
             progress: Arc::new(Progress::default()),
             label: None,
+            point: None,
             host_name: "h".into(),
             now_us: redis.now_us.clone(),
         };
