@@ -80,10 +80,11 @@ kill-loop: setup build ## kill agent and server N times, add up what was lost (N
 # What is asked of whole programs, ours and others', takes long: only by name.
 IS_PEERS = $(findstring --bench peers,$(ARGS))
 IS_SCALE = $(findstring --bench scale,$(ARGS))
-bench: PEERS := $(if $(IS_PEERS),pgbackrest)
+IS_COMPONENTS = $(findstring --bench components,$(ARGS))
+bench: PEERS := $(if $(IS_PEERS),pgbackrest) $(if $(IS_COMPONENTS),restic redis7)
 
 bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question; "--bench peers" beside other programs; "--bench scale" of 10 TB)
-	$(if $(IS_PEERS)$(IS_SCALE),$(RELEASE))
+	$(if $(IS_PEERS)$(IS_SCALE)$(IS_COMPONENTS),$(RELEASE))
 	$(WITH_SERVERS) cargo bench -p bench $(or $(ARGS),--bench backup --bench wal_backlog)
 
 # Twice where the first run falls short: a neighbour on the machine can spoil one.

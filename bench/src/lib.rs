@@ -2,8 +2,9 @@
 //!
 //! What is compared runs in one process on the same bytes, in turns, with all cores; medians of an odd number of runs are shown. A
 //! *bound* is what the stages of a path cost when each is run alone in the same run: nothing that does all of them can be faster.
-//! Only [`peers`] measures whole programs, and needs a server and those of others.
+//! Only [`peers`] and [`components`] measure whole programs, and need a server and those of others.
 
+pub mod components;
 pub mod dataset;
 pub mod floors;
 pub mod measure;

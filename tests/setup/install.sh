@@ -13,7 +13,7 @@ umask 022
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${SEAWALL_TEST_CACHE:-/var/tmp/seawall-test}
 KNOWN=(13 14 15 16 17 18)
-PEERS_KNOWN=(pgbackrest)
+PEERS_KNOWN=(pgbackrest restic)
 MAJORS=()
 PEERS=()
 for wanted in "$@"; do
@@ -103,7 +103,7 @@ try_programs() {
   local name path program version
   while IFS='=' read -r name path; do
     case $name in
-      SEAWALL_WEED_BIN | SEAWALL_RCLONE_BIN | SEAWALL_PGBACKREST_BIN) program=$path version=version ;;
+      SEAWALL_WEED_BIN | SEAWALL_RCLONE_BIN | SEAWALL_PGBACKREST_BIN | SEAWALL_RESTIC_BIN) program=$path version=version ;;
       SEAWALL_READER_PYTHON | SEAWALL_REDIS* | SEAWALL_VALKEY*) program=$path version=--version ;;
       *) program=$path/postgres version=--version ;;
     esac
