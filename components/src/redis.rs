@@ -30,9 +30,11 @@ use std::collections::BTreeMap;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use store::pipeline::Clock;
+use tokio::time::Instant;
 
 use crate::{Captured, Component, ComponentError, Lanes, Look, Sink};
 pub use dial::{Address, Dial, Plain, Stream, Tls};
@@ -51,6 +53,8 @@ pub const FILE: &str = "dump.rdb";
 const DATABASES_MIN: u64 = 16;
 /// More than a server can be configured for in earnest.
 const DATABASES_MAX: u64 = 1 << 16;
+/// How often it is asked whether a snapshot for somebody else has ended.
+const ASK_EVERY: Duration = Duration::from_millis(100);
 /// Bytes of a restored file that are read at once.
 const READ_BYTES: usize = 1 << 20;
 
@@ -155,6 +159,16 @@ impl Redis {
         }
     }
 
+    /// Waits for the end of a snapshot that is made for somebody else: what it holds is older than our wish.
+    async fn after_others(&self, mut info: Info, link: &mut Link) -> Result<Info, ComponentError> {
+        let until = Instant::now() + self.waits.load_max;
+        while info.is_saving_for_another() && Instant::now() < until {
+            tokio::time::sleep(ASK_EVERY).await;
+            info = link.info().await?;
+        }
+        Ok(info)
+    }
+
     async fn look_at(&self, server: &Address) -> Result<Look, ComponentError> {
         let (info, mut link) = self.connect(server).await?;
         let notes = notes(server, &info);
@@ -170,7 +184,8 @@ impl Redis {
         let mut failed = None;
         for server in self.candidates().await? {
             let begun = async {
-                let (info, link) = self.connect(&server).await?;
+                let (info, mut link) = self.connect(&server).await?;
+                let info = self.after_others(info, &mut link).await?;
                 let transfer = Transfer::begin(link, &info).await?;
                 Ok((info, transfer))
             };

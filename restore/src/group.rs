@@ -86,6 +86,8 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
     let backup = base_backup(&opened, &found.point).await?;
     let mut cluster = cluster(cli, args, &found.point, backup, to.join(&opened.cluster.name));
     cluster.restore.dry_run = true;
+    // The plan is printed once.
+    cluster.restore.json = args.json || !args.dry_run;
     if !args.dry_run {
         std::fs::create_dir_all(&to).map_err(RestoreError::io("create directory", &to))?;
     }
@@ -109,6 +111,7 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
         true => dry.report,
         false => {
             cluster.restore.dry_run = false;
+            cluster.restore.json = args.json;
             Box::pin(run::run(&cluster)).await?.report
         }
     };

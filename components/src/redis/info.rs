@@ -37,6 +37,13 @@ impl Info {
         }
     }
 
+    /// True while a snapshot is made for a replica (`slave0:ip=...,state=wait_bgsave`): whoever asks now gets that one, begun before.
+    #[must_use]
+    pub fn is_saving_for_another(&self) -> bool {
+        let waits = |value: &String| value.split(',').any(|part| part == "state=wait_bgsave");
+        self.get("rdb_bgsave_in_progress") == "1" && self.0.values().any(waits)
+    }
+
     /// Keys by database: `db0:keys=1,expires=0,avg_ttl=0`.
     #[must_use]
     pub fn databases(&self) -> BTreeMap<u64, Keys> {
@@ -66,5 +73,9 @@ mod tests {
         let keys = Keys { keys: 5, expiring: 2 };
         assert_eq!(info.databases(), [(3, keys)].into());
         assert_eq!((info.get("role"), info.number("db3")), ("", None));
+        assert!(!info.is_saving_for_another());
+        let saving = "rdb_bgsave_in_progress:1\r\nslave0:ip=::1,port=0,state=wait_bgsave,offset=0,lag=0\r\n";
+        assert!(Info::new(saving).is_saving_for_another());
+        assert!(!Info::new(&saving.replace("wait_bgsave", "online")).is_saving_for_another());
     }
 }
