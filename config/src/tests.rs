@@ -387,3 +387,68 @@ fn every_piece_of_configuration_in_the_documents_is_accepted() {
     }
     assert!(pieces >= 10, "{pieces}");
 }
+
+#[test]
+fn a_component_has_the_keys_of_its_kind_and_a_group_names_what_is_there() {
+    let cluster = "[cluster.main.wal]\n[component.c]\nkind = \"redis\"\n";
+    let files = "[component.f]\nkind = \"files\"\npaths = [\"/srv\"]\n";
+    let config = good(
+        &format!(
+            "{cluster}sentinels = [\"a\", \"b:1\"]\nmaster = \"m\"\n{files}[group.g]\ncomponents = [\"f\", \"c\"]"
+        ),
+        &[],
+    );
+    assert_eq!(config.groups["g"].components, ["f", "c"]);
+    let ComponentKind::Redis(redis) = &config.components["c"].kind else {
+        panic!("{:?}", config.components["c"]);
+    };
+    let RedisServers::Sentinels { addresses, master, .. } = &redis.servers else {
+        panic!("{redis:?}");
+    };
+    let tcp = |host: &str, port| RedisAddress::Tcp(host.into(), port);
+    assert_eq!(
+        (addresses.as_slice(), master.as_str()),
+        ([tcp("a", 26379), tcp("b", 1)].as_slice(), "m")
+    );
+
+    for (text, said) in [
+        ("", "\"component.c.address\" is not set"),
+        ("address = \"redis://a\"", "which is no address"),
+        ("address = \"a\"\nsentinels = [\"b\"]", "is set beside \"sentinels\""),
+        (
+            "address = \"a\"\nmaster = \"m\"",
+            "\"component.c.master\" is for sentinels",
+        ),
+        ("sentinels = [\"b\"]", "\"component.c.master\" is not set"),
+        ("address = \"a\"\nca_file = \"/ca\"", "is set, and \"tls\" is not"),
+        (
+            "address = \"a\"\ntls = true\ncert_file = \"/c\"",
+            "without \"key_file\"",
+        ),
+        ("address = \"a\"\nuser = \"u\"", "has no password"),
+        ("address = \"a\"\npassword = \"secret\"", "password_file"),
+        (
+            "address = \"a\"\nexclude = [\"x\"]",
+            "belongs to a component of another kind",
+        ),
+        ("address = \"a\"\n[group.g]\ncomponents = []", "names nothing"),
+        (
+            "address = \"a\"\n[group.g]\ncomponents = [\"c\", \"d\"]",
+            "names \"d\", which is not in the configuration",
+        ),
+        (
+            "address = \"a\"\n[group.g]\ncomponents = [\"c\", \"c\"]",
+            "names \"c\" twice",
+        ),
+    ] {
+        let errors = bad(&format!("{cluster}{text}"), &[]);
+        assert!(
+            errors.contains(said) && !errors.contains("secret\""),
+            "{text}: {errors}"
+        );
+    }
+    let two = format!(
+        "{cluster}address = \"a\"\ncluster = \"main\"\n[cluster.other.wal]\n[group.g]\ncluster = \"other\"\ncomponents = [\"c\"]"
+    );
+    assert!(bad(&two, &[]).contains("which belongs to cluster \"main\""));
+}
