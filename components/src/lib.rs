@@ -10,6 +10,7 @@
 //! No module here reads the environment, the command line or a configuration file: what it needs comes in as an argument.
 
 mod component;
+pub mod dump;
 mod error;
 pub mod files;
 pub mod redis;
