@@ -7,8 +7,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
-use components::take::{TakeInputs, take};
 use components::ComponentError;
+use components::take::{TakeInputs, take};
 use serde_json::json;
 use store::manifest::Manifest;
 use store::pipeline::{Pace, PaceLimits, Progress};

@@ -120,8 +120,16 @@ impl Component for Dump {
         Ok(Look {
             version: survey.version.clone(),
             notes: vec![
-                format!("it holds {} databases, {} are dumped", survey.databases.len(), databases.len()),
-                format!("by pg_dump {} in \"{}\"", programs.version, programs.directory.display()),
+                format!(
+                    "it holds {} databases, {} are dumped",
+                    survey.databases.len(),
+                    databases.len()
+                ),
+                format!(
+                    "by pg_dump {} in \"{}\"",
+                    programs.version,
+                    programs.directory.display()
+                ),
             ],
         })
     }
@@ -146,7 +154,10 @@ impl Component for Dump {
             }
             let dumps = databases.iter().map(|database| Box::pin(capture.database(database)));
             let dumps: Vec<_> = dumps.collect();
-            stream::iter(dumps).buffered(self.jobs.max(1)).try_collect::<Vec<Counts>>().await
+            stream::iter(dumps)
+                .buffered(self.jobs.max(1))
+                .try_collect::<Vec<Counts>>()
+                .await
         });
         let all = all.await?;
         let mut facts = facts(&all);
@@ -217,7 +228,10 @@ fn facts(all: &[Counts]) -> BTreeMap<String, String> {
 ///
 /// # Errors
 /// They cannot be read.
-pub async fn compare_files(captured: &BTreeMap<String, String>, restored: &Path) -> Result<Vec<String>, ComponentError> {
+pub async fn compare_files(
+    captured: &BTreeMap<String, String>,
+    restored: &Path,
+) -> Result<Vec<String>, ComponentError> {
     let all = read_counts(restored)?;
     let mut differs = Vec::new();
     for (name, now) in facts(&all) {
@@ -275,6 +289,9 @@ async fn listed(
     let (then, now) = (counts.tables.len(), lines.iter().filter_map(rows_of).count());
     Ok(match then == now {
         true => Vec::new(),
-        false => vec![format!("{}: {then} tables were captured, {now} are in the dump", counts.database)],
+        false => vec![format!(
+            "{}: {then} tables were captured, {now} are in the dump",
+            counts.database
+        )],
     })
 }

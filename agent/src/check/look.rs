@@ -218,7 +218,11 @@ pub(super) async fn components(context: &Context) -> Vec<Area> {
     let mut areas = Vec::new();
     for component in component::of_cluster(context) {
         let looked = match component::of_kind(&component.kind) {
-            Ok(system) => system.look().await.map(|look| (system.kind(), look)).map_err(Into::into),
+            Ok(system) => system
+                .look()
+                .await
+                .map(|look| (system.kind(), look))
+                .map_err(Into::into),
             Err(error) => Err(error),
         };
         let name = format!("component {}", component.name);

@@ -92,7 +92,12 @@ impl Capture<'_> {
         Ok(counts)
     }
 
-    async fn dump_of(&self, database: &str, snapshot: &str, named: oneshot::Sender<Vec<u32>>) -> Result<u64, ComponentError> {
+    async fn dump_of(
+        &self,
+        database: &str,
+        snapshot: &str,
+        named: oneshot::Sender<Vec<u32>>,
+    ) -> Result<u64, ComponentError> {
         let mut command = self.server.command(&self.programs.path("pg_dump"), Some(database));
         command
             .args(["--format=custom", "--compress=0", "--no-password"])

@@ -67,7 +67,11 @@ pub(super) async fn take(session: &mut Session, oids: &[u32], counts_rows: bool)
         tables.extend(session.ask::<Vec<Table>>(&lookup(oids)).await?);
     }
     if tables.len() != oids.len() {
-        let detail = format!("the dump has rows of {} tables, the database knows {} of them", oids.len(), tables.len());
+        let detail = format!(
+            "the dump has rows of {} tables, the database knows {} of them",
+            oids.len(),
+            tables.len()
+        );
         return Err(super::refusal::failed("counting rows", &detail));
     }
     if counts_rows {
@@ -84,7 +88,9 @@ pub(super) async fn take(session: &mut Session, oids: &[u32], counts_rows: bool)
 /// It is not there, or must not be read.
 pub(super) async fn count(session: &mut Session, table: &Table) -> Result<u64, ComponentError> {
     let name = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
-    session.ask(&format!("SELECT to_jsonb(count(*)) FROM ONLY {name}")).await
+    session
+        .ask(&format!("SELECT to_jsonb(count(*)) FROM ONLY {name}"))
+        .await
 }
 
 fn quoted(name: &str) -> String {
@@ -118,7 +124,10 @@ pub(super) async fn differences(session: &mut Session, tables: &[&Table]) -> Res
         let name = format!("{}.{}", quoted(&table.schema), quoted(&table.name));
         let literal = name.replace('\'', "''");
         let is_there: bool = session
-            .ask(&format!("SELECT to_jsonb(to_regclass(E'{}') IS NOT NULL)", literal.replace('\\', "\\\\")))
+            .ask(&format!(
+                "SELECT to_jsonb(to_regclass(E'{}') IS NOT NULL)",
+                literal.replace('\\', "\\\\")
+            ))
             .await?;
         let now = match is_there {
             true => Some(count(session, table).await?),
@@ -127,7 +136,10 @@ pub(super) async fn differences(session: &mut Session, tables: &[&Table]) -> Res
         match now {
             Some(now) if now == then => {}
             Some(now) => differs.push(format!("{}: {then} rows were captured, {now} are there", table.title())),
-            None => differs.push(format!("{}: {then} rows were captured, the table is not there", table.title())),
+            None => differs.push(format!(
+                "{}: {then} rows were captured, the table is not there",
+                table.title()
+            )),
         }
     }
     Ok(differs)
@@ -144,8 +156,17 @@ mod tests {
             is_of_extension,
             ..Table::default()
         };
-        let of = |tables: Vec<Table>| Counts { database: "app".into(), tables }.rows();
-        assert_eq!(of(vec![table(Some(3), false), table(Some(4), false), table(None, true)]), Some(7));
+        let of = |tables: Vec<Table>| {
+            Counts {
+                database: "app".into(),
+                tables,
+            }
+            .rows()
+        };
+        assert_eq!(
+            of(vec![table(Some(3), false), table(Some(4), false), table(None, true)]),
+            Some(7)
+        );
         assert_eq!(of(vec![]), Some(0));
         assert_eq!(of(vec![table(None, false)]), None);
     }

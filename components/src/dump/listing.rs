@@ -161,7 +161,10 @@ mod tests {
     #[test]
     fn an_entry_is_told_from_a_comment_and_rows_from_their_table() {
         let entry = Entry::parse("3345; 0 16386 TABLE DATA public users app").unwrap();
-        assert_eq!((entry.rows_of(), entry.text), (Some(16386), "TABLE DATA public users app"));
+        assert_eq!(
+            (entry.rows_of(), entry.text),
+            (Some(16386), "TABLE DATA public users app")
+        );
         let table = Entry::parse("215; 1259 16386 TABLE public users app").unwrap();
         assert_eq!((table.class, table.rows_of()), (1259, None));
         assert_eq!(Entry::parse(";     Dumped from database version: 15.18"), None);

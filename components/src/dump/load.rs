@@ -100,9 +100,7 @@ impl Source {
     async fn contents(&self, target: &Target) -> Result<Vec<String>, ComponentError> {
         match self {
             Source::File(path) => listing::of_file(&target.programs, &target.server, path).await,
-            Source::Stored(stored, entry) => {
-                listing::contents(stored, entry, &target.programs, &target.server).await
-            }
+            Source::Stored(stored, entry) => listing::contents(stored, entry, &target.programs, &target.server).await,
         }
     }
 }
@@ -204,11 +202,7 @@ fn wanted<'c>(counts: &'c Counts, options: &LoadOptions) -> Result<Vec<&'c Table
 }
 
 /// Where tables of somebody's are, nothing is loaded unless that was said.
-async fn refuse_tables(
-    session: &mut Session,
-    wanted: &[&Table],
-    options: &LoadOptions,
-) -> Result<(), ComponentError> {
+async fn refuse_tables(session: &mut Session, wanted: &[&Table], options: &LoadOptions) -> Result<(), ComponentError> {
     let tables: u64 = session.ask(USER_TABLES).await?;
     if options.over || tables == 0 {
         return Ok(());
@@ -241,7 +235,15 @@ async fn refuse_tables(
 async fn load_globals(target: &Target, globals: &Source) -> Result<(), ComponentError> {
     let mut command = target.server.command(&target.programs.path("psql"), None);
     command
-        .args(["--no-psqlrc", "--quiet", "--no-password", "--set", "VERBOSITY=verbose", "--file", "-"])
+        .args([
+            "--no-psqlrc",
+            "--quiet",
+            "--no-password",
+            "--set",
+            "VERBOSITY=verbose",
+            "--file",
+            "-",
+        ])
         .stdout(Stdio::null());
     let said = globals.feed(command, "loading roles and tablespaces".into()).await?;
     // One that could not be made would be missed by what it owns: that is said there, clearer than here.
@@ -309,7 +311,10 @@ async fn list_of(
         .collect();
     let found = chosen.iter().filter_map(|line| Entry::parse(line)?.rows_of()).count();
     if found != tables.len() {
-        return Err(failed("choosing tables of the dump", "its table of contents and its counts do not fit"));
+        return Err(failed(
+            "choosing tables of the dump",
+            "its table of contents and its counts do not fit",
+        ));
     }
     let directory = super::trial::Private::create(&options.scratch)?;
     let list = directory.path().join("list");

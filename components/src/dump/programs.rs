@@ -63,7 +63,9 @@ impl Places {
                 newest.version,
                 newest.directory.display()
             ),
-            format!("Install the client programs of PostgreSQL {major} or later, and name their directory in \"bin_directory\"."),
+            format!(
+                "Install the client programs of PostgreSQL {major} or later, and name their directory in \"bin_directory\"."
+            ),
         ))
     }
 
@@ -142,7 +144,10 @@ mod tests {
 
     #[test]
     fn the_version_is_read_as_the_program_prints_it() {
-        assert_eq!(parse("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n").as_deref(), Some("15.18"));
+        assert_eq!(
+            parse("pg_dump (PostgreSQL) 15.18 (Debian 15.18-0+deb12u1)\n").as_deref(),
+            Some("15.18")
+        );
         assert_eq!(parse("pg_dump (PostgreSQL) 18beta1").as_deref(), Some("18beta1"));
         assert_eq!(parse("sh: not found"), None);
     }

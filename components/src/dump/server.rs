@@ -102,6 +102,9 @@ mod tests {
         assert_eq!(of("app"), "dbname='a\\'b c'");
         assert_eq!(of("host=h dbname=app"), "host=h dbname=app dbname='a\\'b c'");
         assert_eq!(of("postgresql://h/app"), "postgresql://h/app?dbname=a%27b%20c");
-        assert_eq!(of("postgres://h?sslmode=require"), "postgres://h?sslmode=require&dbname=a%27b%20c");
+        assert_eq!(
+            of("postgres://h?sslmode=require"),
+            "postgres://h?sslmode=require&dbname=a%27b%20c"
+        );
     }
 }

@@ -76,9 +76,8 @@ impl Session {
         self.tell(&format!("{sql};")).await;
         let answer = self.answers.next_line().await;
         match answer.map_err(ComponentError::io("read from", Path::new("psql")))? {
-            Some(line) => {
-                serde_json::from_str(&line).map_err(|error| failed(self.what.as_str(), &format!("strange answer: {error}")))
-            }
+            Some(line) => serde_json::from_str(&line)
+                .map_err(|error| failed(self.what.as_str(), &format!("strange answer: {error}"))),
             None => Err(self.why().await),
         }
     }

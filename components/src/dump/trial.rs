@@ -64,10 +64,20 @@ impl Trial {
         let data = directory.path().join("data");
         let mut initdb = command(trials, "initdb");
         initdb
-            .args(["--auth=trust", "--no-sync", "--encoding=UTF8", "--locale=C", "--username", SUPERUSER, "--pgdata"])
+            .args([
+                "--auth=trust",
+                "--no-sync",
+                "--encoding=UTF8",
+                "--locale=C",
+                "--username",
+                SUPERUSER,
+                "--pgdata",
+            ])
             .arg(&data)
             .stdout(Stdio::null());
-        super::child::Running::start(initdb, "making a server to load into")?.end().await?;
+        super::child::Running::start(initdb, "making a server to load into")?
+            .end()
+            .await?;
         let log = directory.log();
         let output = std::fs::File::create(&log).map_err(ComponentError::io("create", &log))?;
         let mut postgres = command(trials, "postgres");
@@ -76,10 +86,19 @@ impl Trial {
             .arg(&data)
             .arg("-k")
             .arg(directory.path())
-            .args(["-c", "listen_addresses=", "-c", "fsync=off", "-c", "max_locks_per_transaction=1024"])
+            .args([
+                "-c",
+                "listen_addresses=",
+                "-c",
+                "fsync=off",
+                "-c",
+                "max_locks_per_transaction=1024",
+            ])
             .stdout(Stdio::null())
             .stderr(output);
-        let process = postgres.spawn().map_err(ComponentError::io("start", &trials.programs.join("postgres")))?;
+        let process = postgres
+            .spawn()
+            .map_err(ComponentError::io("start", &trials.programs.join("postgres")))?;
         let environment = [
             ("PGHOST", directory.path().display().to_string()),
             ("PGUSER", SUPERUSER.into()),
@@ -121,7 +140,12 @@ impl Trial {
     ///
     /// # Errors
     /// It cannot be loaded.
-    pub async fn load(&self, programs: &Programs, all: &[Counts], restored: &Path) -> Result<Vec<String>, ComponentError> {
+    pub async fn load(
+        &self,
+        programs: &Programs,
+        all: &[Counts],
+        restored: &Path,
+    ) -> Result<Vec<String>, ComponentError> {
         let target = Target {
             server: self.server.clone(),
             programs: programs.clone(),
@@ -133,7 +157,9 @@ impl Trial {
                 counts: counts.clone(),
             })
             .collect();
-        let globals = Some(restored.join(GLOBALS)).filter(|path| path.exists()).map(Source::File);
+        let globals = Some(restored.join(GLOBALS))
+            .filter(|path| path.exists())
+            .map(Source::File);
         let options = LoadOptions {
             // Whose roles are not in the backup can still be counted.
             no_owners: globals.is_none(),
@@ -186,8 +212,13 @@ fn command(trials: &Trials, name: &str) -> Command {
 /// It cannot be fetched, or there is no room.
 pub(super) async fn fetched(source: &Source, scratch: &Path) -> Result<Fetched, ComponentError> {
     let Source::Stored(stored, entry) = source else {
-        let Source::File(path) = source else { return Err(ComponentError::Stopped) };
-        return Ok(Fetched { path: path.clone(), _directory: None });
+        let Source::File(path) = source else {
+            return Err(ComponentError::Stopped);
+        };
+        return Ok(Fetched {
+            path: path.clone(),
+            _directory: None,
+        });
     };
     let directory = Private::create(scratch)?;
     let path = directory.path().join("dump");
@@ -196,11 +227,16 @@ pub(super) async fn fetched(source: &Source, scratch: &Path) -> Result<Fetched, 
     let mut reader = stored.reader(entry);
     while let Some(chunks) = reader.next().await? {
         for bytes in chunks {
-            file.write_all(&bytes).await.map_err(ComponentError::io("write", &path))?;
+            file.write_all(&bytes)
+                .await
+                .map_err(ComponentError::io("write", &path))?;
         }
     }
     file.flush().await.map_err(ComponentError::io("write", &path))?;
-    Ok(Fetched { path, _directory: Some(directory) })
+    Ok(Fetched {
+        path,
+        _directory: Some(directory),
+    })
 }
 
 /// A dump on a disk.
@@ -230,7 +266,10 @@ impl Private {
         let path = scratch.join(format!("seawall-dump-{name:08x}"));
         if path.as_os_str().len() > PATH_BYTES_MAX || !path.is_absolute() {
             return Err(ComponentError::refused(
-                format!("\"{}\" is no place for files that are needed meanwhile", scratch.display()),
+                format!(
+                    "\"{}\" is no place for files that are needed meanwhile",
+                    scratch.display()
+                ),
                 "Name a directory with a short, absolute path.",
             ));
         }

@@ -103,7 +103,11 @@ fn servers(reader: &mut Reader<'_>, secrets: Secrets) -> Option<RedisServers> {
         (Some(address), []) => {
             for name in ["master", "sentinel_user", "sentinel_password_file"] {
                 if reader.is_set(name) {
-                    reader.complain(name, "is for sentinels", "Write \"sentinels\" instead of \"address\", or leave it out.");
+                    reader.complain(
+                        name,
+                        "is for sentinels",
+                        "Write \"sentinels\" instead of \"address\", or leave it out.",
+                    );
                 }
             }
             one(reader, "address", &address, PORT).map(RedisServers::One)
@@ -114,7 +118,11 @@ fn servers(reader: &mut Reader<'_>, secrets: Secrets) -> Option<RedisServers> {
                 .map(|text| one(reader, "sentinels", text, SENTINEL_PORT))
                 .collect();
             if master.is_none() {
-                reader.complain("master", "is not set", "Write the name that the sentinels give the master, often \"mymaster\".");
+                reader.complain(
+                    "master",
+                    "is not set",
+                    "Write the name that the sentinels give the master, often \"mymaster\".",
+                );
             }
             Some(RedisServers::Sentinels {
                 addresses: found.into_iter().collect::<Option<_>>()?,
@@ -124,12 +132,17 @@ fn servers(reader: &mut Reader<'_>, secrets: Secrets) -> Option<RedisServers> {
             })
         }
         (None, []) => {
-            let hint = "Write a host and a port, \"127.0.0.1:6379\", the path of a socket, or \"sentinels\" and \"master\".";
+            let hint =
+                "Write a host and a port, \"127.0.0.1:6379\", the path of a socket, or \"sentinels\" and \"master\".";
             reader.complain("address", "is not set", hint);
             None
         }
         (Some(_), [_, ..]) => {
-            reader.complain("address", "is set beside \"sentinels\"", "One of them says where the server is: leave the other out.");
+            reader.complain(
+                "address",
+                "is set beside \"sentinels\"",
+                "One of them says where the server is: leave the other out.",
+            );
             None
         }
     }
@@ -140,7 +153,11 @@ fn one(reader: &mut Reader<'_>, name: &str, text: &str, port: u16) -> Option<Red
     let address = parse(text, port);
     if address.is_none() {
         let hint = format!("Write HOST:PORT (\"127.0.0.1:{port}\", \"[::1]:{port}\"), or the path of a socket.");
-        reader.complain(name, &format!("holds \"{}\", which is no address", text.escape_debug()), hint);
+        reader.complain(
+            name,
+            &format!("holds \"{}\", which is no address", text.escape_debug()),
+            hint,
+        );
     }
     address
 }
@@ -169,11 +186,19 @@ fn tls(reader: &mut Reader<'_>) -> Option<RedisTls> {
         (Some(certificate), Some(key)) => Some((certificate, key)),
         (None, None) => None,
         (Some(_), None) => {
-            reader.complain("cert_file", "is set without \"key_file\"", "Name the file with its private key.");
+            reader.complain(
+                "cert_file",
+                "is set without \"key_file\"",
+                "Name the file with its private key.",
+            );
             None
         }
         (None, Some(_)) => {
-            reader.complain("key_file", "is set without \"cert_file\"", "Name the file with the certificate.");
+            reader.complain(
+                "key_file",
+                "is set without \"cert_file\"",
+                "Name the file with the certificate.",
+            );
             None
         }
     };
@@ -217,8 +242,20 @@ mod tests {
         assert_eq!(parse("10.0.0.1:7000", 6379), tcp("10.0.0.1", 7000));
         assert_eq!(parse("[::1]:7000", 6379), tcp("::1", 7000));
         assert_eq!(parse("[::1]", 6379), tcp("::1", 6379));
-        assert_eq!(parse("/run/redis.sock", 6379), Some(RedisAddress::Unix("/run/redis.sock".into())));
-        for bad in ["", ":7000", "::1", "redis://cache", "a:b", "a:99999", "user@host:1", "[::1]7"] {
+        assert_eq!(
+            parse("/run/redis.sock", 6379),
+            Some(RedisAddress::Unix("/run/redis.sock".into()))
+        );
+        for bad in [
+            "",
+            ":7000",
+            "::1",
+            "redis://cache",
+            "a:b",
+            "a:99999",
+            "user@host:1",
+            "[::1]7",
+        ] {
             assert_eq!(parse(bad, 6379), None, "{bad}");
         }
     }
