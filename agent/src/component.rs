@@ -82,7 +82,7 @@ async fn one(
     label: Option<&str>,
     is_quiet: bool,
 ) -> anyhow::Result<Manifest> {
-    let system = of_kind(&component.kind)?;
+    let system = of_kind(&component.kind, &context.cluster.postgres)?;
     let keys = context.host_keys()?;
     let (repository, places) = context.writing(backup_policy(), &keys).await?;
     let policy = &context.cluster.backup;

@@ -201,7 +201,6 @@ fn arguments(selection: &Selection) -> Vec<String> {
         ("exclude-schema", &selection.exclude_schemas),
         ("table", &selection.tables),
         ("exclude-table", &selection.exclude_tables),
-        ("exclude-table-data", &selection.exclude_table_data),
     ]
     .into_iter()
     .flat_map(|(option, patterns)| patterns.iter().map(move |pattern| format!("--{option}={pattern}")))

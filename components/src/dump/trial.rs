@@ -34,12 +34,24 @@ const PATH_BYTES_MAX: usize = 80;
 /// Where, and as whom, a server may be started.
 #[derive(Clone, Debug)]
 pub struct Trials {
-    /// The directory with `initdb` and `postgres`.
-    pub programs: PathBuf,
+    /// The directory with `initdb` and `postgres`; none: that of the client programs, where it has them.
+    pub programs: Option<PathBuf>,
     /// Where it may have a directory for itself.
     pub scratch: PathBuf,
     /// Number of the user and the group that it runs as; none: as we do. PostgreSQL does not run as root.
     pub user: Option<(u32, u32)>,
+}
+
+impl Trials {
+    fn place(&self, programs: &Programs) -> PathBuf {
+        self.programs.clone().unwrap_or_else(|| programs.directory.clone())
+    }
+
+    /// Whether there is a server to start.
+    pub(super) fn has_server(&self, programs: &Programs) -> bool {
+        let place = self.place(programs);
+        ["initdb", "postgres"].iter().all(|name| place.join(name).is_file())
+    }
 }
 
 /// A server that is empty, until it is loaded.
@@ -56,13 +68,14 @@ impl Trial {
     /// # Errors
     /// It cannot be made, or does not start.
     pub async fn start(trials: &Trials, programs: &Programs) -> Result<Self, ComponentError> {
+        let place = trials.place(programs);
         let directory = Private::create(&trials.scratch)?;
         if let Some((uid, gid)) = trials.user {
             let given = std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid));
             given.map_err(ComponentError::io("give away", directory.path()))?;
         }
         let data = directory.path().join("data");
-        let mut initdb = command(trials, "initdb");
+        let mut initdb = command(trials, &place.join("initdb"));
         initdb
             .args([
                 "--auth=trust",
@@ -80,7 +93,7 @@ impl Trial {
             .await?;
         let log = directory.log();
         let output = std::fs::File::create(&log).map_err(ComponentError::io("create", &log))?;
-        let mut postgres = command(trials, "postgres");
+        let mut postgres = command(trials, &place.join("postgres"));
         postgres
             .arg("-D")
             .arg(&data)
@@ -98,7 +111,7 @@ impl Trial {
             .stderr(output);
         let process = postgres
             .spawn()
-            .map_err(ComponentError::io("start", &trials.programs.join("postgres")))?;
+            .map_err(ComponentError::io("start", &place.join("postgres")))?;
         let environment = [
             ("PGHOST", directory.path().display().to_string()),
             ("PGUSER", SUPERUSER.into()),
@@ -192,8 +205,8 @@ impl Drop for Trial {
     }
 }
 
-fn command(trials: &Trials, name: &str) -> Command {
-    let mut command = Command::new(trials.programs.join(name));
+fn command(trials: &Trials, program: &Path) -> Command {
+    let mut command = Command::new(program);
     command
         .env_clear()
         .env("PATH", "/usr/bin:/bin")

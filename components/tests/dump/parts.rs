@@ -46,8 +46,7 @@ async fn patterns_choose_databases_schemas_and_tables() {
     let only = Dump {
         selection: Selection {
             databases: patterns(&texts(&["app_1"])).unwrap(),
-            tables: texts(&["public.c", "s.b"]),
-            exclude_table_data: texts(&["s.b"]),
+            tables: texts(&["public.c"]),
             ..Selection::default()
         },
         ..stage.dump(&server)

@@ -66,7 +66,7 @@ impl Stage {
                 path: Vec::new(),
             },
             trials: Some(Trials {
-                programs: bin(server.major),
+                programs: None,
                 scratch: self.directory.path().to_owned(),
                 user: user(),
             }),
