@@ -90,7 +90,7 @@ async fn one(
     point: Option<GroupPoint>,
     progress: Arc<Progress>,
 ) -> anyhow::Result<Manifest> {
-    let system = of_kind(&component.kind)?;
+    let system = of_kind(&component.kind, &context.cluster.postgres)?;
     let keys = context.host_keys()?;
     let (repository, places) = context.writing(backup_policy(), &keys).await?;
     let policy = &context.cluster.backup;

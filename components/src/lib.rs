@@ -10,6 +10,7 @@
 //! No module here reads the environment, the command line or a configuration file: what it needs comes in as an argument.
 
 mod component;
+pub mod dump;
 mod error;
 pub mod files;
 pub mod redis;
@@ -42,6 +43,7 @@ pub async fn compare(
             let differs = redis::compare(facts, restored, server, &std::env::temp_dir(), waits).await?;
             Ok(Some(differs))
         }
+        "postgres-dump" => Ok(Some(dump::compare_files(facts, restored).await?)),
         _ => Ok(None),
     }
 }

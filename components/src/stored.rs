@@ -161,27 +161,23 @@ impl Stored {
         entry: &FileEntry,
         mut take: impl AsyncFnMut(Bytes) -> Result<(), ComponentError>,
     ) -> Result<(), ComponentError> {
-        let mut open: Vec<(PackId, Arc<OpenPack>)> = Vec::new();
-        let mut rest = entry.content.as_slice();
-        while let Some(first) = rest.first() {
-            let pack = match open.iter().find(|(id, _)| *id == first.pack) {
-                Some((_, pack)) => Arc::clone(pack),
-                None => {
-                    let pack = Arc::new(self.repository.open_pack(first.pack).await?);
-                    if open.len() >= OPEN_MAX {
-                        open.remove(0);
-                    }
-                    open.push((first.pack, Arc::clone(&pack)));
-                    pack
-                }
-            };
-            let (run, behind) = rest.split_at(run_of(rest));
-            for plain in self.run(&pack, run).await? {
+        let mut reader = self.reader(entry);
+        while let Some(chunks) = reader.next().await? {
+            for plain in chunks {
                 take(plain).await?;
             }
-            rest = behind;
         }
         Ok(())
+    }
+
+    /// The same, as far as it is asked for.
+    #[must_use]
+    pub fn reader<'s>(&'s self, entry: &'s FileEntry) -> FileReader<'s> {
+        FileReader {
+            stored: self,
+            rest: &entry.content,
+            open: Vec::new(),
+        }
     }
 
     /// Chunks of one pack that lie one after the other.
@@ -202,6 +198,40 @@ impl Stored {
             Ok(plain)
         };
         run.iter().map(of).collect()
+    }
+}
+
+/// A file that is read in order.
+#[derive(Debug)]
+pub struct FileReader<'s> {
+    stored: &'s Stored,
+    rest: &'s [ContentReference],
+    open: Vec<(PackId, Arc<OpenPack>)>,
+}
+
+impl FileReader<'_> {
+    /// The next chunks, [`PART_BYTES_MAX`] at most or one; none behind the last.
+    ///
+    /// # Errors
+    /// As [`Stored::content`].
+    pub async fn next(&mut self) -> Result<Option<Vec<Bytes>>, ComponentError> {
+        let Some(first) = self.rest.first() else {
+            return Ok(None);
+        };
+        let pack = match self.open.iter().find(|(id, _)| *id == first.pack) {
+            Some((_, pack)) => Arc::clone(pack),
+            None => {
+                let pack = Arc::new(self.stored.repository.open_pack(first.pack).await?);
+                if self.open.len() >= OPEN_MAX {
+                    self.open.remove(0);
+                }
+                self.open.push((first.pack, Arc::clone(&pack)));
+                pack
+            }
+        };
+        let (run, behind) = self.rest.split_at(run_of(self.rest));
+        self.rest = behind;
+        self.stored.run(&pack, run).await.map(Some)
     }
 }
 

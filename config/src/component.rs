@@ -1,5 +1,6 @@
 //! `[component.<name>]`: a system beside PostgreSQL.
 
+mod dump;
 mod files;
 mod redis;
 
@@ -12,6 +13,7 @@ use crate::keys::{COMPONENT, join};
 use crate::raw::Raw;
 use crate::reader::{Outcome, Reader};
 use crate::schedule::Schedule;
+pub use dump::DumpSource;
 pub use files::FilesSource;
 pub use redis::{RedisAddress, RedisServers, RedisSource, RedisTls};
 
@@ -45,6 +47,8 @@ pub enum ComponentKind {
     Files(FilesSource),
     /// A Redis or Valkey server, or several behind sentinels.
     Redis(Box<RedisSource>),
+    /// Databases of a PostgreSQL server, dumped.
+    Dump(Box<DumpSource>),
 }
 
 /// Keys that every kind has.
@@ -99,7 +103,7 @@ fn component(reader: &mut Reader<'_>, raw: &Raw, name: &str, secrets: Secrets) -
 fn kind(reader: &mut Reader<'_>, secrets: Secrets) -> Option<ComponentKind> {
     let Some(kind) = reader.text("kind") else {
         if !reader.is_set("kind") {
-            reader.complain("kind", "is not set", "Write files or redis.");
+            reader.complain("kind", "is not set", "Write files, redis or postgres-dump.");
         }
         return None;
     };
@@ -111,6 +115,10 @@ fn kind(reader: &mut Reader<'_>, secrets: Secrets) -> Option<ComponentKind> {
         "redis" => {
             only(reader, &kind, &redis::KEYS);
             redis::read(reader, secrets).map(|source| ComponentKind::Redis(Box::new(source)))
+        }
+        "postgres-dump" => {
+            only(reader, &kind, &dump::KEYS);
+            Some(ComponentKind::Dump(Box::new(dump::read(reader, secrets))))
         }
         _ => None,
     }

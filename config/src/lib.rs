@@ -44,7 +44,9 @@ pub use checked::{
     Backup, BackupSource, Brake, Checkpoint, Cluster, Config, Drill, Keys, Log, LogFormat, LogLevel, Objectives,
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
-pub use component::{Component, ComponentKind, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls};
+pub use component::{
+    Component, ComponentKind, DumpSource, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls,
+};
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};
 pub use group::Group;

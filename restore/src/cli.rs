@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{ArgGroup, Args, Parser, Subcommand, ValueEnum};
 
+use crate::dump::DumpArgs;
 use crate::find::EventKind;
 use crate::open::Which;
 
@@ -87,10 +88,10 @@ pub(crate) struct ComponentArgs {
     /// Only this path, with what lies below it; can be repeated
     #[arg(long, value_name = "PATH")]
     pub(crate) path: Vec<PathBuf>,
-    /// Replace files that differ; others that are there stay
+    /// Replace files that differ, or tables that are there; others stay
     #[arg(long)]
     pub(crate) over: bool,
-    /// Leave owners and groups as they come; always so where this is not root
+    /// Leave owners and groups as they come; always so for files where this is not root
     #[arg(long)]
     pub(crate) no_owners: bool,
     /// Compare with this redis-server or valkey-server, which loads what was restored in a directory of its own and ends
@@ -105,6 +106,9 @@ pub(crate) struct ComponentArgs {
     /// Print one file
     #[arg(long, value_name = "PATH", conflicts_with = "to")]
     pub(crate) cat: Option<PathBuf>,
+    /// Dumps of PostgreSQL.
+    #[command(flatten)]
+    pub(crate) dump: DumpArgs,
     /// Report as one JSON document; with --list a document a line
     #[arg(long)]
     pub(crate) json: bool,

@@ -14,6 +14,7 @@ use store::file_table::{EntryType, FileEntry};
 use store::manifest::Manifest;
 
 use crate::cli::{Cli, ComponentArgs};
+use crate::dump;
 use crate::error::{RestoreError, Result};
 use crate::open::{Opened, open};
 use crate::plan::bytes_text;
@@ -94,10 +95,13 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
     if let Some(path) = &args.cat {
         return cat(stored, path).await;
     }
+    if dump::run(&opened, &stored, args).await? {
+        return Ok(());
+    }
     let to = args.to.clone().ok_or_else(|| {
         RestoreError::usage(
             "it was not said where to",
-            "Add --to DIRECTORY; or --list, or --cat PATH.",
+            "Add --to DIRECTORY; or --list, or --cat PATH; for a dump --into CONNINFO or --to-sql FILE.",
         )
     })?;
     let way = Way {
@@ -209,12 +213,12 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
 fn server_of(opened: &Opened, name: &str) -> Option<PathBuf> {
     match &opened.config.components.get(name)?.kind {
         ComponentKind::Redis(source) => source.server.clone().filter(|server| server.is_file()),
-        ComponentKind::Files(_) => None,
+        ComponentKind::Files(_) | ComponentKind::Dump(_) => None,
     }
 }
 
 /// As in the backup: without a slash before or behind it.
-fn plain(path: &Path) -> Vec<u8> {
+pub(crate) fn plain(path: &Path) -> Vec<u8> {
     let bytes = path.as_os_str().as_bytes();
     let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
     bytes.strip_suffix(b"/").unwrap_or(bytes).to_vec()
@@ -268,34 +272,41 @@ async fn list(mut stored: Stored, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-async fn cat(mut stored: Stored, path: &Path) -> Result<()> {
-    let wanted = plain(path);
-    while let Some(piece) = stored.next_piece().await? {
-        let Some(entry) = piece.iter().find(|entry| entry.path.as_slice() == wanted) else {
-            continue;
-        };
-        if entry.entry_type != EntryType::File {
-            break;
-        }
-        stored
-            .in_order(entry, async |bytes| {
-                let written = std::io::stdout().write_all(&bytes);
-                written.map_err(|source| components::ComponentError::Io {
-                    action: "write to",
-                    path: "standard output".into(),
-                    source,
-                })
+async fn cat(stored: Stored, path: &Path) -> Result<()> {
+    let entry = find(&stored, &plain(path)).await?;
+    stored
+        .in_order(&entry, async |bytes| {
+            let written = std::io::stdout().write_all(&bytes);
+            written.map_err(|source| components::ComponentError::Io {
+                action: "write to",
+                path: "standard output".into(),
+                source,
             })
-            .await?;
-        return out(b"");
+        })
+        .await?;
+    out(b"")
+}
+
+/// The file with this path.
+///
+/// # Errors
+/// There is none.
+pub(crate) async fn find(stored: &Stored, path: &[u8]) -> Result<FileEntry> {
+    let mut stored = stored.clone();
+    while let Some(piece) = stored.next_piece().await? {
+        let entry = piece.into_iter().find(|entry| entry.path.as_slice() == path);
+        if let Some(entry) = entry.filter(|entry| entry.entry_type == EntryType::File) {
+            return Ok(entry);
+        }
     }
     Err(RestoreError::refused(
-        format!("the backup has no file \"{}\"", path.display()),
+        format!("the backup has no file \"{}\"", path.escape_ascii()),
         "--list prints its paths.",
     ))
 }
 
-fn out(bytes: &[u8]) -> Result<()> {
+/// Prints.
+pub(crate) fn out(bytes: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.map_err(RestoreError::io("write to", Path::new("standard output")))

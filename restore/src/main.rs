@@ -10,6 +10,7 @@ mod component;
 mod decide;
 mod delta;
 mod detour;
+mod dump;
 mod error;
 mod estimate;
 mod exit;

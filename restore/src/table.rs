@@ -49,7 +49,7 @@ pub(crate) async fn run(cli: &Cli, args: &TableArgs) -> Result<()> {
 }
 
 /// Returns when somebody wants it to end.
-async fn interrupted() {
+pub(crate) async fn interrupted() {
     use tokio::signal::unix::{SignalKind, signal};
     let kinds = [
         SignalKind::interrupt(),

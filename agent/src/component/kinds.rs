@@ -1,25 +1,28 @@
 //! From what the configuration describes to what can be captured.
 
+mod dump;
+
 use std::sync::Arc;
 
 use anyhow::Context as _;
 use components::Component;
 use components::files::{Excludes, Files};
 use components::redis::{Address, Dial, Login, Plain, Redis, Sentinels, Servers, Tls, Waits};
-use config::{ComponentKind, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls, SecretText};
+use config::{ComponentKind, FilesSource, Postgres, RedisAddress, RedisServers, RedisSource, RedisTls, SecretText};
 use pg::conninfo::{ClientCert, RootCert, SslMode};
 use store::object::Secret;
 
 use crate::output;
 
-/// What the configuration describes.
+/// What the configuration describes; `cluster`: how the server is reached in whose part of the repository it is.
 ///
 /// # Errors
 /// A pattern or a certificate cannot be used.
-pub fn of_kind(kind: &ComponentKind) -> anyhow::Result<Box<dyn Component>> {
+pub fn of_kind(kind: &ComponentKind, cluster: &Postgres) -> anyhow::Result<Box<dyn Component>> {
     Ok(match kind {
         ComponentKind::Files(source) => Box::new(files(source)?),
         ComponentKind::Redis(source) => Box::new(redis(source)?),
+        ComponentKind::Dump(source) => Box::new(dump::dump(source, cluster)?),
     })
 }
 
