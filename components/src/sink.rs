@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use bytes::Bytes;
 use store::StoreError;
+use store::chunk::Grain;
 use store::file_table::EntryClass;
 use store::pipeline::{FileJob, Handed, Listed, Outcome, Pipeline, UNKNOWN_SIZE};
 use tokio::sync::mpsc;
@@ -86,6 +87,14 @@ impl Lanes {
     /// # Errors
     /// [`ComponentError::Stopped`]: the pipeline has failed, and says why itself.
     pub async fn open(&self, path: &str) -> Result<Lane, ComponentError> {
+        self.open_cut(path, Grain::Usual).await
+    }
+
+    /// The same, cut as is said.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_cut(&self, path: &str, grain: Grain) -> Result<Lane, ComponentError> {
         let (to, bytes) = mpsc::channel(LANE_PARTS);
         let job = FileJob {
             path: path.as_bytes().to_vec(),
@@ -98,7 +107,7 @@ impl Lanes {
             may_vanish: false,
             attributes: None,
         };
-        let handed = self.files.send(Handed { job, bytes }).await;
+        let handed = self.files.send(Handed { job, bytes, grain }).await;
         handed.map_err(|_| ComponentError::Stopped)?;
         Ok(Lane {
             to,

@@ -1,7 +1,7 @@
 //! Splitting and naming: relation pages in place, everything else content-defined (FORMAT 5.2, 7).
 
 use crate::id::{Digest, PackId};
-use crate::limits::CONTENT_CHUNK_BYTES;
+use crate::limits::{CONTENT_CHUNK_BYTES, FINE_CHUNK_BYTES};
 use minicbor::{Decode, Encode};
 
 /// What a chunk holds (FORMAT 7).
@@ -95,10 +95,23 @@ pub struct EncodedChunk {
     pub payload: Vec<u8>,
 }
 
+/// How large the pieces of content are. A reader need not know: pieces have their lengths with them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Grain {
+    /// [`CONTENT_CHUNK_BYTES`].
+    #[default]
+    Usual,
+    /// [`FINE_CHUNK_BYTES`].
+    Fine,
+}
+
 /// Lengths of the content-defined pieces of `content`, in order (FastCDC, the 2020 algorithm).
 #[must_use]
-pub fn content_lengths(content: &[u8]) -> Vec<usize> {
-    let (least, nominal, most) = CONTENT_CHUNK_BYTES;
+pub fn content_lengths(content: &[u8], grain: Grain) -> Vec<usize> {
+    let (least, nominal, most) = match grain {
+        Grain::Usual => CONTENT_CHUNK_BYTES,
+        Grain::Fine => FINE_CHUNK_BYTES,
+    };
     if content.len() <= least {
         return if content.is_empty() {
             Vec::new()
@@ -119,12 +132,12 @@ mod tests {
     fn pieces_cover_the_content_and_an_insertion_moves_few_of_them() {
         let mut content = vec![0; 5 << 20];
         blake3::Hasher::new().update(b"seed").finalize_xof().fill(&mut content);
-        let before = content_lengths(&content);
+        let before = content_lengths(&content, Grain::Usual);
         assert_eq!(before.iter().sum::<usize>(), content.len());
         assert!(before.iter().all(|length| *length <= CONTENT_CHUNK_BYTES.2));
         let mut changed = content.clone();
         changed.splice(100..100, *b"inserted");
-        let after = content_lengths(&changed);
+        let after = content_lengths(&changed, Grain::Usual);
         let same = before
             .iter()
             .rev()
@@ -136,6 +149,6 @@ mod tests {
             "{same} of {} at the end are the same",
             before.len()
         );
-        assert!(content_lengths(&[]).is_empty());
+        assert!(content_lengths(&[], Grain::Fine).is_empty());
     }
 }

@@ -8,6 +8,8 @@ pub const PAGE_BYTES: usize = 8192;
 pub const RELATION_CHUNK_BYTES_MAX: usize = RELATION_CHUNK_PAGES_MAX * PAGE_BYTES;
 /// Content chunks: FastCDC minimum, nominal and maximum size.
 pub const CONTENT_CHUNK_BYTES: (usize, usize, usize) = (64 << 10, 256 << 10, 1 << 20);
+/// The same for content whose rows change here and there (docs/decisions/0029-dumps.md).
+pub const FINE_CHUNK_BYTES: (usize, usize, usize) = (16 << 10, 64 << 10, 256 << 10);
 /// A metadata chunk (extents, digests, file table) may not be longer than this.
 pub const METADATA_CHUNK_BYTES_MAX: usize = 64 << 20;
 /// No pack is longer, unless it is one chunk, and nearly all full ones are padded to this: with manifest, index and metadata there is still a request for 16 MiB at most.

@@ -7,6 +7,7 @@
 use std::process::Stdio;
 
 use bytes::{Bytes, BytesMut};
+use store::chunk::Grain;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::sync::oneshot;
 
@@ -107,7 +108,7 @@ impl Capture<'_> {
         let what = format!("dumping database \"{}\"", database.escape_debug());
         let mut running = Running::start(command, what.as_str())?;
         let mut output = running.child.stdout.take().ok_or(ComponentError::Stopped)?;
-        let mut lane = self.lanes.open(&name::dump_of(database)).await?;
+        let mut lane = self.lanes.open_cut(&name::dump_of(database), Grain::Fine).await?;
         let passed = self.pass(&mut output, &mut lane, named).await;
         drop(output);
         match passed {

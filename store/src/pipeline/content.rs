@@ -4,7 +4,7 @@ use super::job::{FileJob, Measured};
 use super::source::Source;
 use super::worker::Worker;
 use crate::buffer::PageBuffer;
-use crate::chunk::{ContentReference, EncodedChunk, content_lengths};
+use crate::chunk::{ContentReference, EncodedChunk, Grain, content_lengths};
 use crate::error::StoreError;
 use crate::limits::CONTENT_CHUNK_BYTES;
 
@@ -28,6 +28,7 @@ pub(super) struct ContentFile {
     pub(super) source: Source,
     /// Bytes when it was opened.
     pub(super) size: u64,
+    pub(super) grain: Grain,
 }
 
 impl Worker {
@@ -60,7 +61,8 @@ impl Worker {
             self.common.progress.read(got as u64);
             let is_end = got < wanted || measured.size == file.size;
             let filled = kept + got;
-            let used = self.cut(window.get(..filled).unwrap_or_default(), is_end, &mut take)?;
+            let filled_part = window.get(..filled).unwrap_or_default();
+            let used = self.cut(filled_part, file.grain, is_end, &mut take)?;
             window.copy_within(used..filled, 0);
             kept = filled - used;
             self.common.pace.after(got, &begun);
@@ -78,7 +80,7 @@ impl Worker {
     /// The encoding check.
     pub(super) fn content_of(&mut self, bytes: &[u8]) -> Result<Vec<Piece>, StoreError> {
         let mut pieces = Vec::new();
-        self.cut(bytes, true, &mut |more: Vec<Piece>| {
+        self.cut(bytes, Grain::Usual, true, &mut |more: Vec<Piece>| {
             pieces.extend(more);
             Ok(())
         })?;
@@ -89,10 +91,11 @@ impl Worker {
     fn cut(
         &mut self,
         window: &[u8],
+        grain: Grain,
         is_end: bool,
         take: &mut dyn FnMut(Vec<Piece>) -> Result<(), StoreError>,
     ) -> Result<usize, StoreError> {
-        let mut lengths = content_lengths(window);
+        let mut lengths = content_lengths(window, grain);
         if !is_end {
             lengths.pop();
         }

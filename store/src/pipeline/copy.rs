@@ -20,6 +20,7 @@ use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader, load_maps};
 use super::source::Source;
 use super::worker::{Common, RelationFile, UNIT_PAGES, Worker};
+use crate::chunk::Grain;
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, FileEntry};
 use crate::limits::PAGE_BYTES;
@@ -345,6 +346,7 @@ impl Copy<'_> {
                         job,
                         source: Source::Disk(file),
                         size,
+                        grain: Grain::Usual,
                     }),
                 )?;
                 continue;

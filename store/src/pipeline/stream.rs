@@ -17,6 +17,7 @@ use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader};
 use super::source::Source;
 use super::worker::{Common, RelationFile, UNIT_BYTES};
+use crate::chunk::Grain;
 use crate::error::StoreError;
 use crate::file_table::{EntryClass, FileEntry};
 use crate::limits::PAGE_BYTES;
@@ -47,6 +48,8 @@ pub struct Handed {
     pub job: FileJob,
     /// Its bytes; closed behind the last. Whoever breaks off must not finish the pipeline.
     pub bytes: Receiver<Bytes>,
+    /// How it is cut.
+    pub grain: Grain,
 }
 
 /// The file that is under way.
@@ -93,7 +96,7 @@ impl Copy<'_> {
         let number = &mut last;
         self.with_workers(packer, |scope, work, _| {
             self.spawn(scope, "backup-handed", move || {
-                while let Some(Handed { job, bytes }) = files.blocking_recv() {
+                while let Some(Handed { job, bytes, grain }) = files.blocking_recv() {
                     *number += 1;
                     let size = job.size;
                     let source = Source::Handed(bytes, Bytes::new());
@@ -102,6 +105,7 @@ impl Copy<'_> {
                         job,
                         source,
                         size,
+                        grain,
                     };
                     send(&work, Work::Content(file))?;
                 }
@@ -208,6 +212,7 @@ fn begin(
                 job,
                 source,
                 size,
+                grain: Grain::Usual,
             }),
         )?;
         return Ok(Goes::ToWorker(to_worker));
