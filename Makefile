@@ -3,7 +3,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup build lint test demo demo-group deb book kill-loop faults outage relations churn generations restore-kills bench floors loadtest
+.PHONY: help setup build lint test demo demo-group deb book kill-loop faults outage relations churn generations restore-kills bench bench-peers floors loadtest
 
 export SEAWALL_TEST_CACHE ?= /var/tmp/seawall-test
 CARGO_HOME ?= $(HOME)/.cargo
@@ -35,7 +35,7 @@ ALL_TESTS = cargo test --workspace $(FEATURES) --no-run --message-format=json > 
   $(WITH_SERVERS) $(TARGET)/debug/run_tests $(AT_ONCE) $(TARGET)/failed.txt < $(TARGET)/tests.json
 
 help: ## list the targets
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-11s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: ## install test servers and build tools (MAJORS="15 17" for two of six)
 	@tests/setup/install.sh $(MAJORS) $(PEERS)
@@ -51,7 +51,7 @@ test: setup build ## all tests, with real servers, some at a time (AT_ONCE=1 for
 	$(if $(ARGS),$(WITH_SERVERS) cargo test --no-fail-fast $(ARGS),$(ALL_TESTS))
 
 # They need one server, and no more than that is installed for them.
-demo bench loadtest: MAJORS := 15
+demo bench bench-peers loadtest: MAJORS := 15
 
 demo: setup ## back up, destroy and restore a real server (REPO=local or s3)
 	$(RELEASE)
@@ -81,11 +81,23 @@ kill-loop: setup build ## kill agent and server N times, add up what was lost (N
 IS_PEERS = $(findstring --bench peers,$(ARGS))
 IS_SCALE = $(findstring --bench scale,$(ARGS))
 IS_COMPONENTS = $(findstring --bench components,$(ARGS))
-bench: PEERS := $(if $(IS_PEERS),pgbackrest) $(if $(IS_COMPONENTS),restic redis7)
+bench: PEERS := $(if $(IS_PEERS),pgbackrest barman) $(if $(IS_COMPONENTS),restic redis7)
 
 bench: setup ## how fast is one part (ARGS="--bench wal_backlog" for one question; "--bench peers" beside other programs; "--bench scale" of 10 TB)
 	$(if $(IS_PEERS)$(IS_SCALE)$(IS_COMPONENTS),$(RELEASE))
 	$(WITH_SERVERS) cargo bench -p bench $(or $(ARGS),--bench backup --bench wal_backlog)
+
+# In under half an hour: without the load beside a backup, and the second data set at half the size.
+WALG ?=
+WAL_RUS ?=
+bench-peers: PEERS := pgbackrest barman
+bench-peers: export SEAWALL_BENCH_PARTS ?= restores,increments,wal
+bench-peers: export SEAWALL_BENCH_MIX_PERCENT ?= 50
+bench-peers: export WALG := $(abspath $(WALG))
+bench-peers: export WAL_RUS := $(abspath $(WAL_RUS))
+bench-peers: setup ## every operation beside pgBackRest, Barman and PostgreSQL's own programs, in tables and pictures (WALG=/path WAL_RUS=/path)
+	$(RELEASE)
+	$(WITH_SERVERS) cargo bench -p bench --bench peers
 
 # Twice where the first run falls short: a neighbour on the machine can spoil one.
 MEASURE := cargo bench -p bench --bench backup --bench wal_backlog && cargo run --quiet --release -p bench --bin floors -- backup wal_backlog

@@ -17,6 +17,14 @@ const TRANSACTIONS: &str = "1000";
 const WAL_OPTIONS: &str = "-c listen_addresses= -c fsync=off -c synchronous_commit=off -c wal_keep_size=8GB -c max_wal_size=4GB \
     -c shared_buffers=256MB -c jit=off";
 
+/// Of a log that are shown when a server does not start.
+const LOG_LINES: usize = 12;
+/// Programs of others look for the system's by it.
+const PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+/// Of a server that was restored: it archives nothing.
+const RESTORED_OPTIONS: &str =
+    "-c listen_addresses= -c shared_buffers=256MB -c max_wal_size=4GB -c jit=off -c archive_mode=off";
+
 /// WAL files that a server left.
 #[derive(Debug)]
 pub struct ServerWal {
@@ -74,6 +82,7 @@ impl Server {
             is_running: false,
         };
         server.give(directory)?;
+        server.make()?;
         server.start(options)?;
         Ok(server)
     }
@@ -117,7 +126,22 @@ impl Server {
         id.ok_or_else(|| io::Error::other("no process in postmaster.pid"))
     }
 
-    fn start(&mut self, options: &str) -> io::Result<()> {
+    /// Starts a server on a cluster that was restored into `<directory>/data`, with the programs and the user of this one.
+    ///
+    /// # Errors
+    /// It does not start.
+    pub fn adopt(&self, directory: &Path) -> io::Result<Self> {
+        let mut server = Server {
+            bin: self.bin.clone(),
+            directory: directory.to_owned(),
+            user: self.user,
+            is_running: false,
+        };
+        server.start(RESTORED_OPTIONS)?;
+        Ok(server)
+    }
+
+    fn make(&self) -> io::Result<()> {
         let data = self.data();
         let args = [
             "-U",
@@ -131,13 +155,20 @@ impl Server {
             "-k",
             "-D",
         ];
-        self.run("initdb", args.iter().map(OsStr::new).chain([data.as_os_str()]))?;
+        self.run("initdb", args.iter().map(OsStr::new).chain([data.as_os_str()]))
+            .map(drop)
+    }
+
+    fn start(&mut self, options: &str) -> io::Result<()> {
+        let data = self.data();
         let options = format!("{options} -c unix_socket_directories={}", self.directory.display());
         let log = self.directory.join("log");
         self.is_running = true;
         let args = [
             OsStr::new("start"),
             OsStr::new("-w"),
+            OsStr::new("-t"),
+            OsStr::new("600"),
             OsStr::new("-D"),
             data.as_os_str(),
         ];
@@ -147,7 +178,13 @@ impl Server {
             OsStr::new("-o"),
             OsStr::new(&options),
         ];
-        self.run("pg_ctl", args.into_iter().chain(more)).map(drop)
+        self.run("pg_ctl", args.into_iter().chain(more))
+            .map(drop)
+            .map_err(|error| {
+                let said = std::fs::read_to_string(&log).unwrap_or_default();
+                let lines: Vec<&str> = said.lines().rev().take(LOG_LINES).collect();
+                io::Error::other(format!("{error}; its log, the last line first: {}", lines.join(" / ")))
+            })
     }
 
     /// Stops it as `pg_ctl stop -m` does.
@@ -180,7 +217,7 @@ impl Server {
         command
             .current_dir(&self.directory)
             .env_clear()
-            .envs([("LC_ALL", "C"), ("TZ", "UTC"), ("PGUSER", "postgres")])
+            .envs([("LC_ALL", "C"), ("TZ", "UTC"), ("PATH", PATH), ("PGUSER", "postgres")])
             .env("PGDATABASE", "postgres")
             .env("PGHOST", &self.directory);
         command

@@ -51,12 +51,23 @@ impl Summary {
 
     /// Adds a figure that is printed another way.
     pub fn keep(&mut self, name: impl Into<String>, value: f64, unit: &'static str) {
+        self.keep_beside(name, value, unit, None);
+    }
+
+    /// Adds a figure that is printed another way, with what it is held against.
+    pub fn keep_beside(
+        &mut self,
+        name: impl Into<String>,
+        value: f64,
+        unit: &'static str,
+        bound: Option<(f64, &'static str)>,
+    ) {
         self.figures.push(Figure {
             name: name.into(),
             value,
             unit,
-            bound: None,
-            peer: None,
+            bound: bound.map(|(bound, _)| bound),
+            peer: bound.map(|(_, peer)| peer),
         });
     }
 
@@ -65,12 +76,7 @@ impl Summary {
     /// # Errors
     /// They cannot be written.
     pub fn write(&self, question: &str) -> io::Result<PathBuf> {
-        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
-            || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
-            PathBuf::from,
-        );
-        let directory = target.join("bench");
-        std::fs::create_dir_all(&directory)?;
+        let directory = directory()?;
         let path = directory.join(format!("{question}.json"));
         let rows: Vec<_> = self.figures.iter().map(row).collect();
         std::fs::write(&path, serde_json::to_vec_pretty(&rows)?)?;
@@ -84,6 +90,20 @@ impl Summary {
         )?;
         Ok(path)
     }
+}
+
+/// `target/bench`, which is made.
+///
+/// # Errors
+/// It cannot be made.
+pub fn directory() -> io::Result<PathBuf> {
+    let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(
+        || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../target"),
+        PathBuf::from,
+    );
+    let directory = target.join("bench");
+    std::fs::create_dir_all(&directory)?;
+    Ok(directory)
 }
 
 /// The figures of all questions, each by its last run.

@@ -1,7 +1,6 @@
 //! `target/loadtest/report.html`: one file that needs nothing beside it, for people who would rather look than read.
 
 mod pictures;
-mod plot;
 
 use std::fmt::Write as _;
 use std::fs;
@@ -14,14 +13,12 @@ use crate::judge::Row;
 use crate::run::Measured;
 use crate::scenario::Store;
 use crate::summary;
-use plot::{escape, number};
+use picture::{document, escape, number, short};
 
 /// Different lines that are shown.
 const LINES_MAX: usize = 12;
 /// Of each.
 const LINE_LETTERS: usize = 200;
-
-const STYLE: &str = include_str!("report/style.css");
 
 /// What came of one scenario.
 pub(crate) struct Outcome {
@@ -54,19 +51,12 @@ pub(crate) fn write(outcomes: &[Outcome], setting: &str) -> Result<PathBuf> {
 }
 
 fn page(outcomes: &[Outcome], setting: &str) -> String {
-    let mut html = format!(
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>Seawall load test</title>\n<style>\n{STYLE}</style>\n</head>\n<body>\n<main>\n\
-         <h1>Seawall load test</h1>\n<p class=\"soft\">{}</p>\n",
-        escape(setting)
-    );
+    let mut html = format!("<p class=\"soft\">{}</p>\n", escape(setting));
     overview(&mut html, outcomes);
     for outcome in outcomes {
         section(&mut html, outcome);
     }
-    html.push_str("</main>\n</body>\n</html>\n");
-    html
+    document("Seawall load test", &html)
 }
 
 fn verdict(is_well: bool) -> &'static str {
@@ -110,15 +100,6 @@ fn overview(html: &mut String, outcomes: &[Outcome]) {
         html.push_str("</tr>\n");
     }
     html.push_str("</table></div>\n");
-}
-
-/// Three digits are enough to look at.
-fn short(value: f64) -> String {
-    match value.abs() {
-        size if size >= 100.0 || size == 0.0 => number(value.round()),
-        size if size >= 10.0 => format!("{value:.1}"),
-        _ => format!("{value:.2}"),
-    }
 }
 
 fn section(html: &mut String, outcome: &Outcome) {

@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use cargo_metadata::{Metadata, MetadataCommand};
 
 /// What each crate may use of ours. `bench`, `loadtest` and `tests` may use all, and only `loadtest` uses one of them.
-const LAYERS: [(&str, &[&str]); 10] = [
+const LAYERS: [(&str, &[&str]); 11] = [
     ("pg", &[]),
     ("store", &["pg"]),
     ("wal", &["pg", "store"]),
@@ -18,8 +18,12 @@ const LAYERS: [(&str, &[&str]); 10] = [
     ("config", &["pg", "store"]),
     ("agent", &["pg", "store", "wal", "components", "config"]),
     ("restore", &["pg", "store", "wal", "components", "config"]),
-    ("bench", &["pg", "store", "wal", "components", "config"]),
-    ("loadtest", &["pg", "store", "wal", "components", "config", "tests"]),
+    ("picture", &[]),
+    ("bench", &["pg", "store", "wal", "components", "config", "picture"]),
+    (
+        "loadtest",
+        &["pg", "store", "wal", "components", "config", "picture", "tests"],
+    ),
     ("tests", &["pg", "store", "wal", "components", "config"]),
 ];
 
@@ -42,7 +46,7 @@ const FENCED: [(&str, &[&str]); 14] = [
 ];
 
 /// The libraries, and what comes to them as an argument instead.
-const LIBRARIES: [&str; 5] = ["pg", "store", "wal", "components", "config"];
+const LIBRARIES: [&str; 6] = ["pg", "store", "wal", "components", "config", "picture"];
 const NOT_IN_LIBRARIES: [&str; 4] = ["std::env::", "SystemTime::now", "std::process::exit", "println!"];
 
 fn metadata() -> Metadata {

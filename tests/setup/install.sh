@@ -4,7 +4,7 @@
 #   install.sh [MAJOR|PEER...]     default: all of 13 14 15 16 17 18, no peer
 #
 # 15 comes from apt. The others are unpacked into $SEAWALL_TEST_CACHE and leave the system alone. So is a peer, a program of others
-# that a benchmark measures beside ours: pgbackrest.
+# that a benchmark measures beside ours: pgbackrest, barman.
 # Running it again is cheap: what carries a stamp is not touched. Concurrent runs wait for each other.
 # The result is $SEAWALL_TEST_CACHE/env: one NAME=PATH a line, read by the harness and the Makefile.
 set -euo pipefail
@@ -13,7 +13,7 @@ umask 022
 HERE=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 CACHE=${SEAWALL_TEST_CACHE:-/var/tmp/seawall-test}
 KNOWN=(13 14 15 16 17 18)
-PEERS_KNOWN=(pgbackrest restic)
+PEERS_KNOWN=(pgbackrest barman restic)
 MAJORS=()
 PEERS=()
 for wanted in "$@"; do
@@ -104,7 +104,7 @@ try_programs() {
   while IFS='=' read -r name path; do
     case $name in
       SEAWALL_WEED_BIN | SEAWALL_RCLONE_BIN | SEAWALL_PGBACKREST_BIN | SEAWALL_RESTIC_BIN) program=$path version=version ;;
-      SEAWALL_READER_PYTHON | SEAWALL_REDIS* | SEAWALL_VALKEY*) program=$path version=--version ;;
+      SEAWALL_READER_PYTHON | SEAWALL_BARMAN_BIN | SEAWALL_REDIS* | SEAWALL_VALKEY*) program=$path version=--version ;;
       *) program=$path/postgres version=--version ;;
     esac
     as_server_user "$program" "$version" \

@@ -23,6 +23,8 @@ pub struct Taken {
     pub server_cpu_s: f64,
     /// What is new in its repository. On an object store that would be as many requests, at least.
     pub written: Written,
+    /// Seconds of its parts, where it has some.
+    pub phases: Vec<(&'static str, f64)>,
 }
 
 impl Taken {
@@ -30,6 +32,16 @@ impl Taken {
     #[must_use]
     pub fn cpu_s(&self) -> f64 {
         self.ran.cpu_s + self.server_cpu_s
+    }
+}
+
+impl From<Ran> for Taken {
+    /// Of what only ran: nothing is stored, and no server worked for it.
+    fn from(ran: Ran) -> Self {
+        Taken {
+            ran,
+            ..Taken::default()
+        }
     }
 }
 
@@ -58,5 +70,6 @@ pub fn take(
         ran,
         server_cpu_s: cpu_of_waited_children(&first.to_string()) - cpu_s,
         written: Files::below(repository, &counts)?.since(&files),
+        phases: Vec::new(),
     })
 }

@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use crate::peers::process::check_interrupted;
 use crate::server::Server;
 
-/// Nothing that runs by itself: what changes is what we change. Commits wait for the disk, as they would elsewhere.
+/// Nothing that runs by itself: what changes is what we change. Commits wait for the disk, as they would elsewhere. The archiver is
+/// on, because Barman insists, and archives nothing: its work is measured apart ([`crate::peers::archiver`]).
 const OPTIONS: &str = "-c listen_addresses= -c shared_buffers=256MB -c max_wal_size=4GB -c checkpoint_timeout=1h -c autovacuum=off \
-    -c jit=off -c archive_mode=off -c wal_level=replica";
+    -c jit=off -c archive_mode=on -c archive_command=/bin/true -c wal_level=replica";
 /// Bytes of a new cluster without anything of ours.
 const EMPTY_BYTES: u64 = 24_000_000;
 /// Pages are filled to 90 %, so that a changed row stays in its page and does not touch an index: then the share of changed pages is

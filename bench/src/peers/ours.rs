@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::measure::{cpu_of, status_bytes};
 use crate::peers::backup::{Taken, take};
 use crate::peers::process::{Background, Ran, measure, wait_until};
-use crate::peers::restores;
+use crate::peers::program::{Able, Over, Program};
 use crate::peers::settings::JOBS;
 use crate::server::Server;
 
@@ -35,7 +35,7 @@ pub struct Ours<'a> {
     server: &'a Server,
     agent: PathBuf,
     home: PathBuf,
-    running: Background,
+    running: Option<Background>,
 }
 
 /// What a backup said of itself, and what the agent beside it took.
@@ -68,6 +68,9 @@ pub fn knows_brake(server: &Server, agent: &Path, home: &Path) -> io::Result<boo
 }
 
 impl<'a> Ours<'a> {
+    /// Its name.
+    pub const NAME: &'static str = "Seawall";
+
     /// Makes an empty repository in `home` and starts the agent. `brake` is left out of the configuration for `None`.
     ///
     /// # Errors
@@ -76,21 +79,45 @@ impl<'a> Ours<'a> {
         install(server, home, brake)?;
         let log = home.join("init.out");
         measure(&mut command(server, agent, home, &["init", "--single-host"]), &log)?;
-        let mut running = Background::spawn(&mut command(server, agent, home, &["run"]), &home.join("run.log"))?;
-        running.wait_for_log("streaming", STARTS_WITHIN)?;
-        Ok(Ours {
+        let mut new = Ours {
             server,
             agent: agent.to_owned(),
             home: home.to_owned(),
-            running,
-        })
+            running: None,
+        };
+        new.run()?.wait_for_log("streaming", STARTS_WITHIN)?;
+        Ok(new)
+    }
+
+    /// Starts the agent, which must not run, and does not wait for it.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub fn run(&mut self) -> io::Result<&mut Background> {
+        let mut run = command(self.server, &self.agent, &self.home, &["run"]);
+        let running = Background::spawn(&mut run, &self.home.join("run.log"))?;
+        Ok(self.running.insert(running))
+    }
+
+    /// Ends the agent when everything is archived; its slots stay.
+    ///
+    /// # Errors
+    /// It did not end as it should.
+    pub fn pause(&mut self) -> io::Result<()> {
+        match self.running.take() {
+            Some(running) => {
+                self.wait_archived()?;
+                running.end(Signal::TERM, ENDS_WITHIN)
+            }
+            None => Ok(()),
+        }
     }
 
     /// Takes a backup, once everything before it is archived.
     ///
     /// # Errors
     /// It failed.
-    pub fn backup(&self) -> io::Result<(Taken, Report)> {
+    pub fn backup_reported(&self) -> io::Result<(Taken, Report)> {
         self.wait_archived()?;
         self.backup_under_load()
     }
@@ -100,7 +127,11 @@ impl<'a> Ours<'a> {
     /// # Errors
     /// It failed.
     pub fn backup_under_load(&self) -> io::Result<(Taken, Report)> {
-        let agent = self.running.id().to_string();
+        let running = self.running.as_ref();
+        let agent = running
+            .ok_or_else(|| io::Error::other("the agent is paused"))?
+            .id()
+            .to_string();
         let cpu_s = cpu_of(&agent);
         let taken = take(
             self.server,
@@ -124,14 +155,12 @@ impl<'a> Ours<'a> {
         Ok((taken, report))
     }
 
-    /// Restores the newest backup into a directory.
+    /// Restores everything that is archived; recovery is not begun.
     ///
     /// # Errors
     /// It failed.
-    pub fn restore(&self, to: &Path, args: &[&str]) -> io::Result<Ran> {
-        let program = restores::restore_of(&self.agent);
-        let mut command = command(self.server, &program, &self.home, &[]);
-        restores::restore(&mut command, to, args, &self.home.join("restore.out"))
+    pub fn restore_latest(&self, to: &Path) -> io::Result<Ran> {
+        self.restored(to, &["--target", "latest"])
     }
 
     /// Ends the agent, drops its slots, removes everything.
@@ -139,7 +168,9 @@ impl<'a> Ours<'a> {
     /// # Errors
     /// The agent did not end as it should.
     pub fn remove(self) -> io::Result<()> {
-        self.running.end(Signal::TERM, ENDS_WITHIN)?;
+        if let Some(running) = self.running {
+            running.end(Signal::TERM, ENDS_WITHIN)?;
+        }
         let log = self.home.join("drop.out");
         measure(
             &mut command(self.server, &self.agent, &self.home, &["drop-slots", "--yes"]),
@@ -148,7 +179,11 @@ impl<'a> Ours<'a> {
         std::fs::remove_dir_all(&self.home)
     }
 
-    fn wait_archived(&self) -> io::Result<()> {
+    /// Waits until the agent has archived all that is written.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub fn wait_archived(&self) -> io::Result<()> {
         let lsn = self.server.query("select pg_current_wal_flush_lsn()")?;
         let sql = format!(
             "select coalesce(bool_or(flush_lsn >= '{lsn}'), false) from pg_stat_replication where application_name = 'seawall'"
@@ -156,6 +191,59 @@ impl<'a> Ours<'a> {
         wait_until("WAL to be archived", ARCHIVED_WITHIN, || {
             Ok(self.server.query(&sql)? == "t")
         })
+    }
+}
+
+impl Ours<'_> {
+    fn restored(&self, to: &Path, args: &[&str]) -> io::Result<Ran> {
+        let mut command = command(self.server, &self.agent.with_file_name("wal-restore"), &self.home, &[]);
+        command.args(args).args(["--json", "--pgdata"]).arg(to);
+        measure(&mut command, &self.home.join("restore.out"))
+    }
+}
+
+impl Program for Ours<'_> {
+    fn name(&self) -> &'static str {
+        Self::NAME
+    }
+
+    fn home(&self) -> &Path {
+        &self.home
+    }
+
+    /// The agent knows what has changed: each backup is an increment on what is there.
+    fn backup(&self, _is_increment: bool) -> io::Result<Able<Taken>> {
+        self.backup_reported().map(|(taken, _)| Ok(taken))
+    }
+
+    fn restore(&self, to: &Path, over: Over) -> io::Result<Able<Ran>> {
+        let mut args = vec!["--target", "immediate"];
+        if over == Over::Cluster {
+            args.push("--delta");
+        }
+        self.restored(to, &args).map(Ok)
+    }
+
+    fn push(&self, _data: &Path) -> Able<String> {
+        let (agent, config) = (self.agent.display(), self.home.join("seawall.toml"));
+        Ok(format!("{agent} --config {} archive-push %p", config.display()))
+    }
+
+    fn get(&self, data: &Path) -> Able<String> {
+        let program = self.agent.with_file_name("wal-restore");
+        let (program, config, data) = (program.display(), self.home.join("seawall.toml"), data.display());
+        Ok(format!(
+            "{program} --config {} wal-get %f %p --pgdata {data}",
+            config.display()
+        ))
+    }
+
+    fn is_wal(&self, path: &Path) -> bool {
+        path.starts_with("repo") && is_of_wal(path)
+    }
+
+    fn recover(&self, to: &Path, time: &str) -> io::Result<Able<Ran>> {
+        self.restored(to, &["--target-time", time]).map(Ok)
     }
 }
 

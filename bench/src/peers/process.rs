@@ -67,6 +67,7 @@ pub fn measure(command: &mut Command, output: &Path) -> io::Result<Ran> {
     command.stdin(Stdio::null());
     command.stdout(File::create(output)?).stderr(File::create(&errors)?);
     rustix::fs::sync();
+    let before = children(std::process::id());
     let (cpu, machine, begun) = (cpu_of_waited_children("self"), cpu_of_machine(), Instant::now());
     let mut child = Ended(command.spawn().map_err(|error| named(command, &error))?);
     let mut memory = Memory::default();
@@ -76,7 +77,7 @@ pub fn measure(command: &mut Command, output: &Path) -> io::Result<Ran> {
             break status;
         }
         if Instant::now() >= next_sample {
-            memory.sample(child.0.id());
+            memory.sample(&before);
             next_sample = Instant::now() + SAMPLE;
         }
         if begun.elapsed() > DEADLINE {
@@ -120,9 +121,11 @@ struct Memory {
 }
 
 impl Memory {
-    fn sample(&mut self, root: u32) {
+    /// Of all children that were not there before: the program, and what it left to us.
+    fn sample(&mut self, before: &[u32]) {
         let mut resident = 0;
-        let mut todo = vec![root];
+        let mut todo = children(std::process::id());
+        todo.retain(|child| !before.contains(child));
         while let Some(process) = todo.pop() {
             let of = |name| status_bytes(&process.to_string(), name).unwrap_or(0);
             resident += of("VmRSS:");

@@ -2,10 +2,13 @@
 
 use crate::measure::{Took, median};
 use crate::peers::backup::Taken;
+use crate::peers::board;
 use crate::peers::effect::{Effect, Rate};
-use crate::peers::ours::Report;
+use crate::peers::ours::{Ours, Report};
 use crate::peers::pages::Changed;
+use crate::peers::pgbackrest::PgBackRest;
 use crate::peers::process::Ran;
+use crate::peers::program::Runs;
 use crate::peers::restores::Restores;
 use crate::stages::{COMPRESS, RESTORE, STAGES, UNCHANGED, composed};
 use crate::summary::Summary;
@@ -15,14 +18,10 @@ const MIB: f64 = (1 << 20) as f64;
 /// All full backups of a data set.
 #[derive(Debug, Default)]
 pub struct Full {
-    /// Ours.
-    pub ours: Vec<(Taken, Report)>,
-    /// pgBackRest's.
-    pub pgbackrest: Vec<Taken>,
-    /// `pg_basebackup`, compressed by the server.
-    pub compressed: Vec<Taken>,
-    /// `pg_basebackup` of plain files.
-    pub plain: Vec<Taken>,
+    /// Every program, ours among them.
+    pub all: Runs<Taken>,
+    /// What ours said of itself.
+    pub reports: Vec<Report>,
     /// Our stages, each alone.
     pub stages: Vec<[Took; STAGES.len()]>,
     /// What the stages worked on.
@@ -34,10 +33,10 @@ pub struct Full {
 /// All increments of one share of changed pages.
 #[derive(Debug, Default)]
 pub struct Increments {
-    /// Ours.
-    pub ours: Vec<(Taken, Report)>,
-    /// pgBackRest's.
-    pub pgbackrest: Vec<Taken>,
+    /// Every program, ours among them.
+    pub all: Runs<Taken>,
+    /// What ours said of itself.
+    pub reports: Vec<Report>,
     /// What had really changed.
     pub changed: Vec<Changed>,
 }
@@ -81,23 +80,24 @@ pub fn restores(summary: &mut Summary, set: &str, bounds: &Bounds, bytes: f64, a
     let bound_s = decode_s.max(write_s);
     summary.add(name("decode on both cores"), decode_s, "s", None);
     summary.add(name("copy of the files, durable"), write_s, "s", None);
-    let (ours, theirs) = (wall(&all.full.0), wall(&all.full.1));
+    let (ours, theirs) = (all.full.of(Ours::NAME), all.full.of(PgBackRest::NAME));
     let mb_s = |seconds: f64| bytes / 1e6 / seconds;
     for (held_against, seconds) in [
         ("slower of decoding and copying, goal 0.8", bound_s),
-        ("pgBackRest", theirs),
+        ("pgBackRest", wall(theirs)),
     ] {
         summary.add(
             name("wal-restore"),
-            mb_s(ours),
+            mb_s(wall(ours)),
             "MB/s",
             Some((mb_s(seconds), held_against)),
         );
     }
-    for (what, (ours, theirs)) in [("over the same", &all.same), ("over 1 % damaged", &all.damaged)] {
+    for (what, all) in [("over the same", &all.same), ("over 1 % damaged", &all.damaged)] {
+        let (ours, theirs) = (all.of(Ours::NAME), all.of(PgBackRest::NAME));
         summary.add(name(what), wall(ours), "s", Some((wall(theirs), "pgBackRest --delta")));
     }
-    for (program, all) in [("wal-restore", &all.full.0), ("pgBackRest", &all.full.1)] {
+    for (program, all) in [("wal-restore", ours), ("pgBackRest", theirs)] {
         summary.add(
             name(&format!("{program}: CPU")),
             middle(all, |ran| ran.cpu_s) / (bytes / 1e9),
@@ -111,10 +111,10 @@ pub fn restores(summary: &mut Summary, set: &str, bounds: &Bounds, bytes: f64, a
             None,
         );
     }
-    for (what, all) in [("over the same", &all.same.0), ("over 1 % damaged", &all.damaged.0)] {
+    for (what, all) in [("over the same", &all.same), ("over 1 % damaged", &all.damaged)] {
         summary.add(
             name(&format!("{what}: memory")),
-            middle(all, |ran| ran.peak_bytes as f64) / MIB,
+            middle(all.of(Ours::NAME), |ran| ran.peak_bytes as f64) / MIB,
             "MiB",
             None,
         );
@@ -123,17 +123,15 @@ pub fn restores(summary: &mut Summary, set: &str, bounds: &Bounds, bytes: f64, a
 
 /// The middle one of what `figure` says of each.
 fn middle<T>(all: &[T], figure: impl Fn(&T) -> f64) -> f64 {
-    let mut values: Vec<f64> = all.iter().map(figure).collect();
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
+    board::middle(all.iter().map(figure))
 }
 
 /// Adds what full backups took; gives the bounds for what follows, and the bytes of the cluster.
 #[must_use]
 pub fn full(summary: &mut Summary, set: &str, full: &Full) -> (Bounds, f64) {
     let bounds = Bounds::of(full);
-    let (ours, reports): (Vec<Taken>, Vec<Report>) = full.ours.iter().cloned().unzip();
-    let bytes = middle(&reports, |report| report.logical_bytes as f64);
+    let (ours, reports) = (full.all.of(Ours::NAME), full.reports.as_slice());
+    let bytes = middle(reports, |report| report.logical_bytes as f64);
     summary.add(format!("{set}: cluster"), bytes / 1e6, "MB", None);
     for (stage, took) in STAGES.iter().zip(&bounds.stages) {
         summary.add(format!("{set}: {stage}"), took.mb_s(bounds.sample_bytes), "MB/s", None);
@@ -152,51 +150,47 @@ pub fn full(summary: &mut Summary, set: &str, full: &Full) -> (Bounds, f64) {
         ("composed bound, goal 0.9", bound.mb_s(bounds.sample_bytes)),
         ("composed bound and writing what is stored", with_write),
         ("bare zstd 1", zstd),
-        ("pgBackRest", middle(&full.pgbackrest, mb_s)),
+        ("pgBackRest", middle(full.all.of(PgBackRest::NAME), mb_s)),
     ] {
         summary.add(
             name("wal-agent"),
-            middle(&ours, mb_s),
+            middle(ours, mb_s),
             "MB/s",
             Some((bound, held_against)),
         );
     }
     summary.add(
         name("wal-agent, copying alone"),
-        bytes / 1e6 / middle(&reports, |report| report.copy_s),
+        bytes / 1e6 / middle(reports, |report| report.copy_s),
         "MB/s",
         Some((bound.mb_s(bounds.sample_bytes), "composed bound, goal 0.9")),
     );
     summary.add(
         name("wal-agent, CPU"),
-        middle(&ours, Taken::cpu_s) / (bytes / 1e9),
+        middle(ours, Taken::cpu_s) / (bytes / 1e9),
         "s/GB",
         Some((bound.cpu_s_per_gb(bounds.sample_bytes), "CPU of all stages")),
     );
-    let programs = [
-        ("wal-agent", ours.as_slice()),
-        ("pgBackRest", &full.pgbackrest),
-        ("pg_basebackup zstd 3", &full.compressed),
-        ("pg_basebackup plain", &full.plain),
-    ];
-    table(summary, &format!("{set} full"), bytes, &programs);
-    beside(summary, &format!("{set} full"), &reports);
+    table(summary, &format!("{set} full"), bytes, &full.all);
+    beside(summary, &format!("{set} full"), reports);
     (bounds, bytes)
 }
 
-/// What each program took, a line each.
-fn table(summary: &mut Summary, what: &str, bytes: f64, programs: &[(&str, &[Taken])]) {
+/// What each program took, a line each. What the board has too is not kept twice.
+fn table(summary: &mut Summary, what: &str, bytes: f64, programs: &Runs<Taken>) {
     print!("\n{what:<24}");
     for (name, unit, _) in COLUMNS {
         print!(" {:>14}", format!("{name} {unit}"));
     }
     println!();
-    for (program, all) in programs {
-        print!("  {program:<22}");
+    for run in programs.iter().filter(|run| run.lacks.is_none()) {
+        print!("  {:<22}", run.name);
         for (name, unit, figure) in COLUMNS {
-            let value = middle(all, |taken| figure(taken, bytes));
+            let value = middle(&run.rounds, |taken| figure(taken, bytes));
             print!(" {value:>14.2}");
-            summary.keep(format!("{what}, {program}: {name}"), value, unit);
+            if !["wall", "all", "stored", "written"].contains(&name) {
+                summary.keep(format!("{what}, {}: {name}", run.name), value, unit);
+            }
         }
         println!();
     }
@@ -236,22 +230,21 @@ fn beside(summary: &mut Summary, name: &str, reports: &[Report]) {
 
 /// Adds what increments took when about `percent` of the pages had changed.
 pub fn increments(summary: &mut Summary, set: &str, percent: u32, bounds: &Bounds, all: &Increments) {
-    let (ours, reports): (Vec<Taken>, Vec<Report>) = all.ours.iter().cloned().unzip();
+    let (ours, reports) = (all.all.of(Ours::NAME), all.reports.as_slice());
     let name = |what: &str| format!("{set} {percent} %, {what}");
-    let bytes = middle(&reports, |report| report.logical_bytes as f64);
+    let bytes = middle(reports, |report| report.logical_bytes as f64);
     let pages = middle(&all.changed, |changed| changed.pages as f64);
     let of_pages = middle(&all.changed, |changed| changed.of_pages as f64);
     summary.add(name("pages changed"), 100.0 * pages / of_pages, "%", None);
     summary.add(
         name("wal-agent: new pages"),
-        middle(&reports, |report| report.new_pages as f64),
+        middle(reports, |report| report.new_pages as f64),
         "pages",
         (pages > 0.0).then_some((pages, "pages changed")),
     );
-    let programs = [("wal-agent", ours.as_slice()), ("pgBackRest", &all.pgbackrest)];
-    table(summary, &format!("{set} {percent} %"), bytes, &programs);
+    table(summary, &format!("{set} {percent} %"), bytes, &all.all);
     let compressed = middle(&all.changed, |changed| changed.compressed_bytes as f64) / 1e6;
-    let stored = middle(&ours, |taken| taken.written.bytes as f64) / 1e6;
+    let stored = middle(ours, |taken| taken.written.bytes as f64) / 1e6;
     let against = (compressed > 0.0).then_some((compressed, "changed pages, zstd 1, goal 1.2"));
     summary.add(name("wal-agent, stored"), stored, "MB", against);
     let bound = bounds.unchanged();
@@ -259,23 +252,23 @@ pub fn increments(summary: &mut Summary, set: &str, percent: u32, bounds: &Bound
     let held = Some((bound_s, "read, check and hash, goal 1.3"));
     summary.add(
         name("wal-agent, wall"),
-        middle(&ours, |taken| taken.ran.wall_s),
+        middle(ours, |taken| taken.ran.wall_s),
         "s",
         held,
     );
     summary.add(
         name("wal-agent, copying alone"),
-        middle(&reports, |report| report.copy_s),
+        middle(reports, |report| report.copy_s),
         "s",
         held,
     );
     summary.add(
         name("wal-agent, CPU"),
-        middle(&ours, Taken::cpu_s) / (bytes / 1e9),
+        middle(ours, Taken::cpu_s) / (bytes / 1e9),
         "s/GB",
         Some((bound.cpu_s_per_gb(bounds.sample_bytes), "CPU of the same")),
     );
-    beside(summary, &format!("{set} {percent} %"), &reports);
+    beside(summary, &format!("{set} {percent} %"), reports);
 }
 
 /// Adds what backups did to the load.

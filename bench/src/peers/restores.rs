@@ -3,15 +3,13 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 
 use pg::page::PAGE_BYTES;
 
-use crate::peers::ours::Ours;
 use crate::peers::pages::relation_files;
-use crate::peers::process::{Ran, measure};
-use crate::peers::theirs::PgBackRest;
+use crate::peers::process::{Ran, check_interrupted, measure};
+use crate::peers::program::{Over, Program, Runs};
 use crate::server::Server;
 
 /// One page in so many is overwritten before the last restore over what is there.
@@ -20,12 +18,12 @@ const ONE_PAGE_IN: u64 = 100;
 /// What the programs took, round after round.
 #[derive(Debug, Default)]
 pub struct Restores {
-    /// Into an empty directory: ours, pgBackRest.
-    pub full: (Vec<Ran>, Vec<Ran>),
+    /// Into an empty directory.
+    pub full: Runs<Ran>,
     /// Over the same cluster, in which nothing changed.
-    pub same: (Vec<Ran>, Vec<Ran>),
+    pub same: Runs<Ran>,
     /// Over the same cluster, in which one page in a hundred was overwritten.
-    pub damaged: (Vec<Ran>, Vec<Ran>),
+    pub damaged: Runs<Ran>,
     /// A copy of the cluster's files, made durable: what the disk can do.
     pub copied: Vec<Ran>,
 }
@@ -34,13 +32,7 @@ pub struct Restores {
 ///
 /// # Errors
 /// A program failed.
-pub fn round(
-    server: &Server,
-    ours: &Ours<'_>,
-    theirs: &PgBackRest<'_>,
-    home: &Path,
-    all: &mut Restores,
-) -> io::Result<()> {
+pub fn round(server: &Server, programs: &[&dyn Program], home: &Path, all: &mut Restores) -> io::Result<()> {
     std::fs::create_dir(home)?;
     server.give(home)?;
     let copy = home.join("copy");
@@ -51,19 +43,37 @@ pub fn round(
     all.copied.push(measure(&mut command, &home.join("copy.out"))?);
     std::fs::remove_dir_all(copy)?;
 
-    let (here, there) = (home.join("ours"), home.join("theirs"));
-    std::fs::create_dir(&there)?;
-    server.give(&there)?;
-    all.full.0.push(ours.restore(&here, &[])?);
-    all.full.1.push(theirs.restore(&there, &[])?);
-    all.same.0.push(ours.restore(&here, &["--delta"])?);
-    all.same.1.push(theirs.restore(&there, &["--delta"])?);
-    for data in [&here, &there] {
-        damage(data)?;
+    let (mut again, mut cannot) = (Vec::new(), Vec::new());
+    for program in programs {
+        let to = home.join(program.name().replace(' ', "_"));
+        all.full.add(program.name(), program.restore(&to, Over::Nothing)?);
+        let same = program.restore(&to, Over::Cluster)?;
+        match same {
+            Ok(_) => again.push((*program, to)),
+            Err(lacks) => {
+                cannot.push((program.name(), lacks));
+                remove(&to)?;
+            }
+        }
+        all.same.add(program.name(), same);
+        check_interrupted()?;
     }
-    all.damaged.0.push(ours.restore(&here, &["--delta"])?);
-    all.damaged.1.push(theirs.restore(&there, &["--delta"])?);
+    for (program, to) in &again {
+        damage(to)?;
+        all.damaged.add(program.name(), program.restore(to, Over::Cluster)?);
+    }
+    for (name, lacks) in cannot {
+        all.damaged.add(name, Err(lacks));
+    }
     std::fs::remove_dir_all(home)
+}
+
+/// It may be none, where nothing could be restored.
+fn remove(directory: &Path) -> io::Result<()> {
+    match std::fs::remove_dir_all(directory) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
 }
 
 /// Overwrites a part of every hundredth page.
@@ -76,18 +86,4 @@ fn damage(data: &Path) -> io::Result<()> {
         }
     }
     Ok(())
-}
-
-/// The program that restores, beside the agent.
-pub(super) fn restore_of(agent: &Path) -> PathBuf {
-    agent.with_file_name("wal-restore")
-}
-
-/// A restore without recovery: files only.
-pub(super) fn restore(command: &mut Command, to: &Path, args: &[&str], output: &Path) -> io::Result<Ran> {
-    command
-        .args(args)
-        .args(["--target", "immediate", "--json", "--pgdata"])
-        .arg(to);
-    measure(command, output)
 }

@@ -4,24 +4,40 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::peers::database::DataSet;
+use crate::peers::walg::Flavour;
+
 /// MB (10^6 bytes) of database a data set.
 const MB_VARIABLE: &str = "SEAWALL_BENCH_MB";
 const MB_DEFAULT: u64 = 2048;
 /// How often each program runs.
 const ROUNDS_VARIABLE: &str = "SEAWALL_BENCH_ROUNDS";
 const ROUNDS_DEFAULT: u64 = 3;
-/// What is measured behind the full backups: `restores`, `increments`, `load`, with commas between them; all of it by default.
+/// The second data set, as a share of the first one's size.
+const MIX_PERCENT_VARIABLE: &str = "SEAWALL_BENCH_MIX_PERCENT";
+const MIX_PERCENT_DEFAULT: u64 = 100;
+/// Segments of WAL that are archived, fetched, streamed and replayed.
+const SEGMENTS_VARIABLE: &str = "SEAWALL_BENCH_SEGMENTS";
+const SEGMENTS_DEFAULT: u64 = 60;
+/// What is measured behind the full backups: `restores`, `increments`, `wal` (with recovery), `load`, with commas between them; all of
+/// it by default.
 const PARTS_VARIABLE: &str = "SEAWALL_BENCH_PARTS";
 /// A directory with `wal-agent` and `wal-restore`, in place of the workspace's release build.
 const OURS_VARIABLE: &str = "SEAWALL_BENCH_BIN";
 /// PostgreSQL's programs.
 const SERVER_VARIABLE: &str = "SEAWALL_PG15_BIN";
+/// The program `barman`.
+const BARMAN_VARIABLE: &str = "SEAWALL_BARMAN_BIN";
+/// The program WAL-G, where there is one.
+const WALG_VARIABLE: &str = "WALG";
+/// The program WAL-RUS, where there is one.
+const WAL_RUS_VARIABLE: &str = "WAL_RUS";
 /// The program pgBackRest.
 const PGBACKREST_VARIABLE: &str = "SEAWALL_PGBACKREST_BIN";
 /// Before it neither bundles nor blocks were what they are now.
 const PGBACKREST_AT_LEAST: (u32, u32) = (2, 59);
-/// Room for the cluster, its WAL, and what is stored of it: a whole copy and five that are compressed 3 : 1.
-const DISK_FACTOR: u64 = 5;
+/// Room for the cluster, its WAL, and what is stored of it: two whole copies and six that are compressed 3 : 1.
+const DISK_FACTOR: u64 = 6;
 
 /// Processes or threads that each program may use for copying.
 pub const JOBS: usize = 2;
@@ -39,8 +55,16 @@ pub struct Settings {
     pub agent: PathBuf,
     /// The program pgBackRest.
     pub pgbackrest: PathBuf,
+    /// The program `barman`.
+    pub barman: PathBuf,
+    /// WAL-G, WAL-RUS and whatever has their command line.
+    pub walg: Vec<(Flavour, PathBuf)>,
+    /// Share of the first data set's size that the second one has.
+    pub mix_percent: u64,
+    /// Segments of WAL.
+    pub segments: u64,
     /// Version of each program.
-    pub versions: String,
+    pub versions: Vec<String>,
     parts: Option<String>,
 }
 
@@ -54,18 +78,35 @@ impl Settings {
         let mut keep = |found: io::Result<PathBuf>| found.map_err(|error| wrong.push(error.to_string())).ok();
         let server = keep(directory(SERVER_VARIABLE));
         let pgbackrest = keep(pgbackrest());
+        let barman = keep(program(BARMAN_VARIABLE, "the program barman"));
         let agent = keep(agent());
-        let (Some(server), Some(pgbackrest), Some(agent)) = (server, pgbackrest, agent) else {
+        let mut walg = Vec::new();
+        for (flavour, name) in [(Flavour::WalG, WALG_VARIABLE), (Flavour::WalRus, WAL_RUS_VARIABLE)] {
+            if set(name).is_some() {
+                walg.extend(keep(given(name)).map(|program| (flavour, program)));
+            }
+        }
+        if !wrong.is_empty() {
+            return Err(io::Error::other(wrong.join("\n")));
+        }
+        let (Some(server), Some(pgbackrest), Some(barman), Some(agent)) = (server, pgbackrest, barman, agent) else {
             return Err(io::Error::other(wrong.join("\n")));
         };
         let mut versions = Vec::new();
         for (program, argument) in [
             (agent.clone(), "--version"),
             (pgbackrest.clone(), "version"),
+            (barman.clone(), "--version"),
             (server.join("pg_basebackup"), "--version"),
-            (server.join("pgbench"), "--version"),
         ] {
-            versions.push(version(&program, argument)?);
+            let said = version(&program, argument)?;
+            versions.push(match said.split_once(" Barman") {
+                Some((number, _)) => format!("Barman {number}"),
+                None => said,
+            });
+        }
+        for (flavour, program) in &walg {
+            versions.push(format!("{} {}", flavour.name(), version(program, "--version")?));
         }
         let bytes = number(MB_VARIABLE, MB_DEFAULT)? * 1_000_000;
         has_room(bytes)?;
@@ -75,9 +116,22 @@ impl Settings {
             server,
             agent,
             pgbackrest,
-            versions: versions.join(", "),
+            barman,
+            walg,
+            mix_percent: number(MIX_PERCENT_VARIABLE, MIX_PERCENT_DEFAULT)?,
+            segments: number(SEGMENTS_VARIABLE, SEGMENTS_DEFAULT)?,
+            versions,
             parts: std::env::var(PARTS_VARIABLE).ok(),
         })
+    }
+
+    /// Bytes of database in one data set.
+    #[must_use]
+    pub fn bytes_of(&self, set: DataSet) -> u64 {
+        match set {
+            DataSet::Pgbench => self.bytes,
+            DataSet::Mix => self.bytes * self.mix_percent / 100,
+        }
     }
 
     /// True when a part is to be measured.
@@ -119,17 +173,14 @@ fn agent() -> io::Result<PathBuf> {
     match agent.is_file() {
         true => Ok(agent),
         false => Err(io::Error::other(format!(
-            "{} does not exist: run cargo build --release -p agent -p restore (make bench does it), or set {OURS_VARIABLE}",
+            "{} does not exist: run cargo build --release -p agent -p restore (make bench-peers does it), or set {OURS_VARIABLE}",
             agent.display()
         ))),
     }
 }
 
 fn pgbackrest() -> io::Result<PathBuf> {
-    let missing = || missing(PGBACKREST_VARIABLE, "the program pgBackRest");
-    let program = set(PGBACKREST_VARIABLE)
-        .filter(|path| path.is_file())
-        .ok_or_else(missing)?;
+    let program = program(PGBACKREST_VARIABLE, "the program pgBackRest")?;
     let said = version(&program, "version")?;
     let mut parts = said.rsplit(' ').next().unwrap_or_default().split('.');
     let mut part = || parts.next().and_then(|part| part.parse().ok()).unwrap_or(0);
@@ -142,9 +193,20 @@ fn pgbackrest() -> io::Result<PathBuf> {
     }
 }
 
+fn program(name: &str, what: &str) -> io::Result<PathBuf> {
+    let path = set(name).filter(|path| path.is_file());
+    path.ok_or_else(|| missing(name, what))
+}
+
+/// A program that nobody installs.
+fn given(name: &str) -> io::Result<PathBuf> {
+    let path = set(name).filter(|path| path.is_file());
+    path.ok_or_else(|| io::Error::other(format!("{name} names no program: give its path, or leave {name} out")))
+}
+
 fn missing(name: &str, what: &str) -> io::Error {
     io::Error::other(format!(
-        "{name} must name {what}: make bench ARGS=\"--bench peers\" installs it and sets this"
+        "{name} must name {what}: make bench-peers installs it and sets this"
     ))
 }
 

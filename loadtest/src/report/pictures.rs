@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use hdrhistogram::Histogram;
 
-use super::plot::{Axis, Plot, Scale, Series};
 use crate::figures::{Figures, Second, ms};
 use crate::judge::lag_bound;
 use crate::run::{Measured, Role};
+use picture::{Axis, Plot, Scale, Series};
 
 const WIDE: f64 = 1040.0;
 const HALF: f64 = 520.0;

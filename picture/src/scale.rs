@@ -5,25 +5,32 @@ const DECADES_MIN: f64 = 1.0;
 
 /// How values lie on an axis.
 #[derive(Debug, Clone, Copy, PartialEq)]
-pub(crate) enum Scale {
+pub enum Scale {
+    /// Equal steps are equally far apart.
     Linear {
+        /// One end.
         from: f64,
+        /// The other.
         to: f64,
     },
     /// Both ends are powers of ten.
     Log {
+        /// One end.
         from: f64,
+        /// The other.
         to: f64,
     },
     /// Shares of all: 0, 0.9, 0.99 and so on lie equally far apart, up to so many nines.
     Nines {
+        /// How many.
         nines: f64,
     },
 }
 
 impl Scale {
     /// Up to a round number at or above `to`.
-    pub(crate) fn linear(from: f64, to: f64) -> Self {
+    #[must_use]
+    pub fn linear(from: f64, to: f64) -> Self {
         let to = if to > from { to } else { from + 1.0 };
         let step = round_step((to - from) / 5.0);
         let to = from + ((to - from) / step - 1e-9).ceil() * step;
@@ -31,7 +38,8 @@ impl Scale {
     }
 
     /// As it is, without a rounded end.
-    pub(crate) fn exactly(from: f64, to: f64) -> Self {
+    #[must_use]
+    pub fn exactly(from: f64, to: f64) -> Self {
         Scale::Linear {
             from,
             to: to.max(from + 1e-3),
@@ -39,7 +47,8 @@ impl Scale {
     }
 
     /// Whole decades around what is there.
-    pub(crate) fn log(smallest: f64, largest: f64) -> Self {
+    #[must_use]
+    pub fn log(smallest: f64, largest: f64) -> Self {
         let from = smallest.max(1e-3).log10().floor();
         let to = largest.max(1e-3).log10().ceil().max(from + DECADES_MIN);
         Scale::Log {
@@ -49,13 +58,15 @@ impl Scale {
     }
 
     /// As many nines as so many values can tell.
-    pub(crate) fn nines(count: u64) -> Self {
+    #[must_use]
+    pub fn nines(count: u64) -> Self {
         let nines = (count.max(10) as f64).log10();
         Scale::Nines { nines }
     }
 
     /// 0 at one end, 1 at the other; what lies outside is put at the end.
-    pub(crate) fn place(self, value: f64) -> f64 {
+    #[must_use]
+    pub fn place(self, value: f64) -> f64 {
         let place = match self {
             Scale::Linear { from, to } => (value - from) / (to - from),
             Scale::Log { from, to } => (value.max(from).log10() - from.log10()) / (to.log10() - from.log10()),
@@ -64,7 +75,9 @@ impl Scale {
         place.clamp(0.0, 1.0)
     }
 
-    pub(crate) fn ticks(self, about: usize) -> Vec<f64> {
+    /// Round values, about so many.
+    #[must_use]
+    pub fn ticks(self, about: usize) -> Vec<f64> {
         match self {
             Scale::Linear { from, to } => {
                 let step = round_step((to - from) / about as f64);
@@ -85,7 +98,8 @@ impl Scale {
     }
 
     /// As it stands at a tick.
-    pub(crate) fn name(self, value: f64) -> String {
+    #[must_use]
+    pub fn name(self, value: f64) -> String {
         match self {
             Scale::Nines { .. } => {
                 let percent = format!("{:.6}", value * 100.0);
@@ -107,7 +121,8 @@ fn round_step(step: f64) -> f64 {
 }
 
 /// With thousands apart, and no more digits than needed.
-pub(crate) fn number(value: f64) -> String {
+#[must_use]
+pub fn number(value: f64) -> String {
     let text = match value.abs() {
         size if size >= 100.0 || size == 0.0 => format!("{value:.0}"),
         size if size >= 1.0 => format!("{value:.2}"),

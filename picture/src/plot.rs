@@ -1,10 +1,9 @@
 //! A plot as SVG text: lines over a scale, with a label and a unit on each axis. Colours come from the page, so that it can be dark.
 
-mod scale;
-
 use std::fmt::Write as _;
 
-pub(crate) use scale::{Scale, number};
+use crate::scale::Scale;
+use crate::{LETTER, escape, text};
 
 const MARGIN_LEFT: f64 = 76.0;
 const MARGIN_RIGHT: f64 = 26.0;
@@ -13,50 +12,58 @@ const MARGIN_BOTTOM: f64 = 46.0;
 const HEAD: f64 = 46.0;
 /// Of names above the plot.
 const ROW: f64 = 15.0;
-/// What a letter of the small print takes, on average.
-const LETTER: f64 = 6.1;
 /// With fewer points each one is drawn.
 const DOTS_BELOW: usize = 40;
 
 /// One axis.
 #[derive(Debug, Clone)]
-pub(crate) struct Axis {
+pub struct Axis {
     /// What it is, with its unit.
-    pub(crate) label: String,
-    pub(crate) scale: Scale,
+    pub label: String,
+    /// From values to places.
+    pub scale: Scale,
 }
 
 /// One line.
 #[derive(Debug, Clone)]
-pub(crate) struct Series {
-    pub(crate) name: String,
+pub struct Series {
+    /// As the legend has it.
+    pub name: String,
     /// Which of the page's colours: 1 to 4.
-    pub(crate) colour: u8,
-    pub(crate) points: Vec<(f64, f64)>,
+    pub colour: u8,
+    /// Along and up.
+    pub points: Vec<(f64, f64)>,
     /// Points that are further apart are not joined.
-    pub(crate) gap: f64,
+    pub gap: f64,
 }
 
 /// A picture.
 #[derive(Debug, Clone)]
-pub(crate) struct Plot {
-    pub(crate) title: String,
-    pub(crate) width: f64,
-    pub(crate) height: f64,
-    pub(crate) x: Axis,
-    pub(crate) y: Axis,
-    pub(crate) series: Vec<Series>,
+pub struct Plot {
+    /// What it shows.
+    pub title: String,
+    /// In pixels.
+    pub width: f64,
+    /// In pixels, without the rows of names.
+    pub height: f64,
+    /// Along.
+    pub x: Axis,
+    /// Up.
+    pub y: Axis,
+    /// The lines, the last one on top.
+    pub series: Vec<Series>,
     /// From, to and name of what lasts.
-    pub(crate) bands: Vec<(f64, f64, String)>,
+    pub bands: Vec<(f64, f64, String)>,
     /// Moments with names.
-    pub(crate) marks: Vec<(f64, String)>,
+    pub marks: Vec<(f64, String)>,
     /// Horizontal lines with names.
-    pub(crate) limits: Vec<(f64, String)>,
+    pub limits: Vec<(f64, String)>,
 }
 
 impl Plot {
     /// The whole element.
-    pub(crate) fn svg(&self) -> String {
+    #[must_use]
+    pub fn svg(&self) -> String {
         let names = self.name_rows();
         let rows = names.iter().map(|(row, ..)| row + 1).max().unwrap_or(0);
         let frame = Frame {
@@ -250,22 +257,6 @@ struct Frame {
     top: f64,
     right: f64,
     bottom: f64,
-}
-
-fn text(svg: &mut String, x: f64, y: f64, class: &str, anchor: &str, content: &str) {
-    let content = escape(content);
-    let _ = writeln!(
-        svg,
-        "<text class=\"{class}\" x=\"{x:.1}\" y=\"{y:.1}\" text-anchor=\"{anchor}\">{content}</text>"
-    );
-}
-
-/// As text of HTML and SVG.
-pub(crate) fn escape(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
 }
 
 #[cfg(test)]
