@@ -20,10 +20,11 @@ use tokio::runtime::Handle;
 
 use crate::{Captured, Component, ComponentError, Look, Sink};
 use before::Before;
+pub(crate) use before::same_as;
 pub use counts::Counts;
 pub use exclude::Excludes;
 pub use owners::Owners;
-use walk::{Root, Walk, WalkOptions};
+pub(crate) use walk::{Root, Walk, WalkOptions};
 
 /// Directories, or single files.
 #[derive(Clone)]
@@ -102,7 +103,7 @@ impl Component for Files {
 
 impl Files {
     /// Sorted, and none below another: then its files would be there twice.
-    fn roots(&self) -> Result<Vec<Root>, ComponentError> {
+    pub(crate) fn roots(&self) -> Result<Vec<Root>, ComponentError> {
         let mut roots = Vec::new();
         for path in &self.paths {
             let on_disk = path.canonicalize().map_err(ComponentError::io("find", path))?;
@@ -146,7 +147,7 @@ pub(crate) async fn compare(
 }
 
 /// What is below a directory.
-fn count(directory: &Path) -> Result<Counts, ComponentError> {
+pub(crate) fn count(directory: &Path) -> Result<Counts, ComponentError> {
     let options = WalkOptions {
         excludes: Excludes::new(&[])?,
         one_file_system: false,

@@ -10,9 +10,12 @@
 //! No module here reads the environment, the command line or a configuration file: what it needs comes in as an argument.
 
 mod component;
+pub mod config;
+pub mod difference;
 pub mod dump;
 mod error;
 pub mod files;
+pub mod git;
 pub mod redis;
 pub mod restore;
 mod sink;
@@ -38,6 +41,8 @@ pub async fn compare(
     let facts = &backup.facts;
     match backup.kind.as_str() {
         "files" => Ok(Some(files::compare(facts, restored).await?)),
+        "config" => Ok(Some(config::compare(facts, restored).await?)),
+        "git" => Ok(Some(git::compare(facts, restored).await?)),
         "redis" => {
             let waits = redis::Waits::default();
             let differs = redis::compare(facts, restored, server, &std::env::temp_dir(), waits).await?;

@@ -42,6 +42,17 @@ pub struct RestoreOptions {
     pub dry_run: bool,
 }
 
+impl RestoreOptions {
+    /// True for a path that is asked for.
+    pub(crate) fn wants(&self, path: &[u8]) -> bool {
+        let has = |wanted: &Vec<u8>| {
+            let below = path.strip_prefix(wanted.as_slice());
+            below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
+        };
+        self.only.is_empty() || self.only.iter().any(has)
+    }
+}
+
 /// What was done, or would be.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Restored {
@@ -148,12 +159,7 @@ enum Fate {
 
 impl Work<'_> {
     fn is_wanted(&self, path: &[u8]) -> bool {
-        let only = &self.options.only;
-        let has = |wanted: &Vec<u8>| {
-            let below = path.strip_prefix(wanted.as_slice());
-            below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
-        };
-        only.is_empty() || only.iter().any(has)
+        self.options.wants(path)
     }
 
     async fn piece(&self, piece: Vec<FileEntry>, restored: &mut Restored) -> Result<(), ComponentError> {
@@ -195,10 +201,10 @@ impl Work<'_> {
     }
 
     fn owner(&self, entry: &FileEntry) -> Option<(u32, u32)> {
-        let attributes = entry.attributes.as_ref()?;
-        let uid = attributes.user.as_deref().and_then(|name| self.owners.uid(name));
-        let gid = attributes.group.as_deref().and_then(|name| self.owners.gid(name));
-        Some((uid.unwrap_or(attributes.uid), gid.unwrap_or(attributes.gid)))
+        entry
+            .attributes
+            .as_ref()
+            .map(|attributes| self.owners.owner(attributes))
     }
 
     /// What is in the way of an entry, and may be.

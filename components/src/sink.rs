@@ -1,6 +1,8 @@
 //! Where a component puts what it captures: into a pipeline, as files on a disk or as bytes that are handed over.
 
+use std::ffi::OsStr;
 use std::future::Future;
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -8,7 +10,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use bytes::Bytes;
 use store::StoreError;
 use store::chunk::Grain;
-use store::file_table::EntryClass;
+use store::file_table::{EntryClass, FileEntry};
 use store::pipeline::{FileJob, Handed, Listed, Outcome, Pipeline, UNKNOWN_SIZE};
 use tokio::sync::mpsc;
 
@@ -32,6 +34,12 @@ impl Sink {
     /// The backup of before, to be compared with; once.
     pub fn take_before(&mut self) -> Option<Stored> {
         self.before.take()
+    }
+
+    /// True for a file of an earlier backup whose content may be referred to. Otherwise it must be stored anew.
+    #[must_use]
+    pub fn may_keep(&self, entry: &FileEntry) -> bool {
+        entry.crc32c.is_some() && self.pipeline.may_refer_to(&entry.content)
     }
 
     /// Copies files that lie on a disk, in the order of their paths. Gives the source back.
@@ -95,18 +103,23 @@ impl Lanes {
     /// # Errors
     /// As [`Self::open`].
     pub async fn open_cut(&self, path: &str, grain: Grain) -> Result<Lane, ComponentError> {
+        self.open_file(plain(path.as_bytes()), grain).await
+    }
+
+    /// Begins a file with a path of any bytes.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_at(&self, path: &[u8]) -> Result<Lane, ComponentError> {
+        self.open_file(plain(path), Grain::Usual).await
+    }
+
+    /// Begins a file with a mode and attributes.
+    ///
+    /// # Errors
+    /// As [`Self::open`].
+    pub async fn open_file(&self, job: FileJob, grain: Grain) -> Result<Lane, ComponentError> {
         let (to, bytes) = mpsc::channel(LANE_PARTS);
-        let job = FileJob {
-            path: path.as_bytes().to_vec(),
-            on_disk: PathBuf::from(path),
-            mode: 0o600,
-            size: UNKNOWN_SIZE,
-            class: EntryClass::Content,
-            first_block: 0,
-            is_judged: false,
-            may_vanish: false,
-            attributes: None,
-        };
         let handed = self.files.send(Handed { job, bytes, grain }).await;
         handed.map_err(|_| ComponentError::Stopped)?;
         Ok(Lane {
@@ -149,5 +162,20 @@ impl Drop for Lane {
         if !self.is_whole {
             self.is_broken.store(true, Ordering::Release);
         }
+    }
+}
+
+/// A file that is for its owner alone.
+fn plain(path: &[u8]) -> FileJob {
+    FileJob {
+        path: path.to_vec(),
+        on_disk: PathBuf::from(OsStr::from_bytes(path)),
+        mode: 0o600,
+        size: UNKNOWN_SIZE,
+        class: EntryClass::Content,
+        first_block: 0,
+        is_judged: false,
+        may_vanish: false,
+        attributes: None,
     }
 }

@@ -2,7 +2,9 @@
 
 mod dump;
 mod files;
+mod git;
 mod redis;
+mod settings;
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -15,7 +17,9 @@ use crate::reader::{Outcome, Reader};
 use crate::schedule::Schedule;
 pub use dump::DumpSource;
 pub use files::FilesSource;
+pub use git::GitSource;
 pub use redis::{RedisAddress, RedisServers, RedisSource, RedisTls};
+pub use settings::ConfigSource;
 
 /// A system beside PostgreSQL.
 #[derive(Debug, Clone)]
@@ -49,6 +53,10 @@ pub enum ComponentKind {
     Redis(Box<RedisSource>),
     /// Databases of a PostgreSQL server, dumped.
     Dump(Box<DumpSource>),
+    /// Git repositories.
+    Git(GitSource),
+    /// Configuration files.
+    Config(ConfigSource),
 }
 
 /// Keys that every kind has.
@@ -103,7 +111,11 @@ fn component(reader: &mut Reader<'_>, raw: &Raw, name: &str, secrets: Secrets) -
 fn kind(reader: &mut Reader<'_>, secrets: Secrets) -> Option<ComponentKind> {
     let Some(kind) = reader.text("kind") else {
         if !reader.is_set("kind") {
-            reader.complain("kind", "is not set", "Write files, redis or postgres-dump.");
+            reader.complain(
+                "kind",
+                "is not set",
+                "Write config, files, git, postgres-dump or redis.",
+            );
         }
         return None;
     };
@@ -111,6 +123,14 @@ fn kind(reader: &mut Reader<'_>, secrets: Secrets) -> Option<ComponentKind> {
         "files" => {
             only(reader, &kind, &files::KEYS);
             Some(ComponentKind::Files(files::read(reader)))
+        }
+        "git" => {
+            only(reader, &kind, &git::KEYS);
+            Some(ComponentKind::Git(git::read(reader)))
+        }
+        "config" => {
+            only(reader, &kind, &settings::KEYS);
+            Some(ComponentKind::Config(settings::read(reader)))
         }
         "redis" => {
             only(reader, &kind, &redis::KEYS);

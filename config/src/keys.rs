@@ -198,12 +198,18 @@ pub(crate) static NOTIFY: Section = Section {
 pub(crate) static COMPONENT: Section = Section {
     name: "",
     keys: &[
-        key("kind", Kind::Choice(&["files", "redis", "postgres-dump"])),
+        key(
+            "kind",
+            Kind::Choice(&["files", "redis", "postgres-dump", "git", "config"]),
+        ),
         key("cluster", Kind::Text),
         key("paths", Kind::List),
         key("exclude", Kind::List),
         key_or("one_file_system", Kind::Flag, "false"),
         key_or("read_all", Kind::Flag, "false"),
+        key("repositories", Kind::List),
+        key("secrets", Kind::List),
+        key("secrets_recipient", Kind::Text),
         key("address", Kind::Text),
         key("sentinels", Kind::List),
         key("master", Kind::Text),

@@ -45,7 +45,8 @@ pub use checked::{
     OnUnknownHistory, Postgres, Restore, Retained, Retention, Schedules, Status, Wal,
 };
 pub use component::{
-    Component, ComponentKind, DumpSource, FilesSource, RedisAddress, RedisServers, RedisSource, RedisTls,
+    Component, ComponentKind, ConfigSource, DumpSource, FilesSource, GitSource, RedisAddress, RedisServers,
+    RedisSource, RedisTls,
 };
 pub use effective::Effective;
 pub use error::{ConfigErrors, Problem};

@@ -44,6 +44,11 @@ pub(crate) enum Command {
     Component(ComponentArgs),
     /// Bring back the cluster and its components to a point that all of them share ([group.NAME])
     Group(GroupArgs),
+    /// Make a pair for the secrets of components of kind config: the file opens them, the recipient is printed
+    Identity {
+        /// The file that is made
+        file: PathBuf,
+    },
     /// Move a restored server that waits at its stop point (--explore) on to a later one
     Forward(ForwardArgs),
     /// End the recovery of a restored server where it waits: a new timeline begins
@@ -97,6 +102,21 @@ pub(crate) struct ComponentArgs {
     /// Compare with this redis-server or valkey-server, which loads what was restored in a directory of its own and ends
     #[arg(long, value_name = "PROGRAM")]
     pub(crate) server: Option<PathBuf>,
+    /// Of kind git: leave bundles and refs as they are stored, and build no repositories of them
+    #[arg(long)]
+    pub(crate) as_stored: bool,
+    /// Of kind config: open the secrets with this file, which `identity` has made
+    #[arg(long, value_name = "FILE", requires = "to")]
+    pub(crate) identity: Option<PathBuf>,
+    /// Print what differs in the backup from the one before it, or from --from
+    #[arg(long, conflicts_with_all = ["to", "cat", "list"])]
+    pub(crate) diff: bool,
+    /// With --diff: from this backup, or from the newest of this time or before it
+    #[arg(long, value_name = "ID|TIME", requires = "diff")]
+    pub(crate) from: Option<String>,
+    /// Print in which backups a file has changed
+    #[arg(long, value_name = "PATH", conflicts_with_all = ["to", "cat", "list", "diff", "backup", "at"])]
+    pub(crate) history: Option<PathBuf>,
     /// Say what would be done, and change nothing
     #[arg(long)]
     pub(crate) dry_run: bool,

@@ -1,5 +1,7 @@
 //! `wal-restore component`: what was captured beside PostgreSQL, back below a directory; or listed, or one file of it on standard output.
 
+mod history;
+
 use std::io::Write as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -40,6 +42,10 @@ pub(crate) struct Report {
     replaced: u64,
     directories: u64,
     bytes: u64,
+    /// Repositories that were built; of kind git.
+    repositories: Option<usize>,
+    /// Secrets that were opened.
+    secrets: Option<u64>,
     /// What differs from what was captured; nothing was compared where a part was restored, or something was there before.
     pub(crate) differs: Option<Vec<String>>,
     seconds: f64,
@@ -60,6 +66,10 @@ pub(crate) struct Way {
     pub(crate) dry_run: bool,
     /// A server of the system, that loads what was restored.
     pub(crate) server: Option<PathBuf>,
+    /// Of kind git: bundles stay bundles.
+    pub(crate) as_stored: bool,
+    /// Of kind config: the file that opens its secrets.
+    pub(crate) identity: Option<PathBuf>,
     /// Nothing but the result is printed.
     pub(crate) is_quiet: bool,
 }
@@ -87,7 +97,14 @@ impl Report {
 /// What was asked for is not there, is in the way, or cannot be read.
 pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
     let opened = open(cli.which(), PATIENCE).await?;
-    let manifest = choose(&opened, args).await?;
+    let all = backups(&opened, args).await?;
+    if let Some(path) = &args.history {
+        return history::history(&opened, all, path, args.json).await;
+    }
+    let manifest = choose(&all, args.backup.as_deref(), args.at.as_deref())?;
+    if args.diff {
+        return history::diff(&opened, &all, &manifest, args).await;
+    }
     let stored = Stored::new(Arc::clone(&opened.repository), manifest);
     if args.list {
         return list(stored, args.json).await;
@@ -111,6 +128,8 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
         owners: !args.no_owners,
         dry_run: args.dry_run,
         server: args.server.clone(),
+        as_stored: args.as_stored,
+        identity: args.identity.clone(),
         is_quiet: args.json,
     };
     let report = Box::pin(to_directory(&opened, &stored, way)).await?;
@@ -118,8 +137,14 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
     report.judge()
 }
 
-/// The backup that was asked for, or the newest at that time.
-async fn choose(opened: &Opened, args: &ComponentArgs) -> Result<Manifest> {
+/// Prints to whom secrets are sealed that the new file opens.
+pub(crate) fn identity(file: &Path) -> Result<()> {
+    let recipient = store::keys::identity::create(file)?;
+    out(format!("{recipient}\n").as_bytes())
+}
+
+/// All backups of the component, from the oldest on.
+async fn backups(opened: &Opened, args: &ComponentArgs) -> Result<Vec<Manifest>> {
     let mut all = opened.repository.component_manifests().await?;
     let mut names: Vec<String> = all
         .iter()
@@ -138,17 +163,26 @@ async fn choose(opened: &Opened, args: &ComponentArgs) -> Result<Manifest> {
             hint,
         ));
     }
-    let as_of = |manifest: &Manifest| manifest.component.as_ref().map_or(0, |component| component.as_of_us);
     all.sort_by_key(|manifest| (as_of(manifest), manifest.backup));
+    Ok(all)
+}
+
+/// The moment that a backup holds, microseconds since 1970.
+fn as_of(manifest: &Manifest) -> i64 {
+    manifest.component.as_ref().map_or(0, |component| component.as_of_us)
+}
+
+/// The backup that was asked for, or the newest at that time.
+fn choose(all: &[Manifest], backup: Option<&str>, at: Option<&str>) -> Result<Manifest> {
     let all_of_them = || {
         let lines = all
             .iter()
             .map(|manifest| format!("{} ({})", manifest.backup, time::show(as_of(manifest))));
         format!("There are: {}.", lines.collect::<Vec<_>>().join(", "))
     };
-    let found = if let Some(id) = &args.backup {
-        all.iter().find(|manifest| manifest.backup.to_string() == *id)
-    } else if let Some(text) = &args.at {
+    let found = if let Some(id) = backup {
+        all.iter().find(|manifest| manifest.backup.to_string() == id)
+    } else if let Some(text) = at {
         let at_us = time::parse_option("--at", text)?;
         // Lists print milliseconds: who types what was printed means that backup.
         let printed = |manifest: &&Manifest| as_of(manifest) - as_of(manifest).rem_euclid(1000) <= at_us;
@@ -167,6 +201,7 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
     let manifest = stored.manifest();
     let component = manifest.component.as_deref().cloned().unwrap_or_default();
     let Way { to, only, dry_run, .. } = way;
+    let identity = way.identity.as_deref().map(store::keys::identity::read).transpose()?;
     let was_free = std::fs::read_dir(&to).map_or(true, |mut entries| entries.next().is_none());
     let is_whole = was_free && only.is_empty() && !dry_run;
     let options = RestoreOptions {
@@ -180,9 +215,17 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
     let restored = restore(stored, opened.repository.keys(), &options, &|bytes| progress.add(bytes)).await?;
     progress.finish();
     let server = way.server.or_else(|| server_of(opened, &component.name));
+    let mut repositories = None;
+    if component.kind == "git" && !way.as_stored && !dry_run {
+        repositories = Some(components::git::build(&to).await?.len());
+    }
     let differs = match is_whole {
         true => compare(&component, &to, server.as_deref()).await?,
         false => None,
+    };
+    let secrets = match identity.filter(|_| !dry_run) {
+        Some(key) => Some(components::config::open_secrets(stored, &options, &key).await?),
+        None => None,
     };
     let Restored {
         made,
@@ -204,6 +247,8 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
         replaced,
         directories,
         bytes,
+        repositories,
+        secrets,
         differs,
         seconds: begun.elapsed().as_secs_f64(),
     })
@@ -213,7 +258,7 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
 fn server_of(opened: &Opened, name: &str) -> Option<PathBuf> {
     match &opened.config.components.get(name)?.kind {
         ComponentKind::Redis(source) => source.server.clone().filter(|server| server.is_file()),
-        ComponentKind::Files(_) | ComponentKind::Dump(_) => None,
+        ComponentKind::Files(_) | ComponentKind::Dump(_) | ComponentKind::Git(_) | ComponentKind::Config(_) => None,
     }
 }
 
@@ -331,6 +376,12 @@ impl std::fmt::Display for Report {
             self.directories,
             bytes_text(self.bytes)
         )?;
+        if let Some(count) = self.repositories {
+            writeln!(f, "built      {count} bare repositories")?;
+        }
+        if let Some(count) = self.secrets {
+            writeln!(f, "opened     {count} secrets")?;
+        }
         match self.differs.as_deref() {
             None => {}
             Some([]) => writeln!(f, "compared   nothing differs from what was captured")?,

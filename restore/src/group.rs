@@ -102,6 +102,8 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
             owners: true,
             dry_run: args.dry_run,
             server: None,
+            as_stored: false,
+            identity: None,
             is_quiet: args.json,
         };
         components.push(Box::pin(to_directory(&opened, &stored, way)).await?);

@@ -153,6 +153,7 @@ async fn dispatch(cli: &Cli) -> u8 {
         Some(Command::Find(args)) => Box::pin(find(cli, args)).await,
         Some(Command::Component(args)) => Box::pin(component::run(cli, args)).await,
         Some(Command::Group(args)) => Box::pin(group::run(cli, args)).await,
+        Some(Command::Identity { file }) => component::identity(file),
         Some(Command::Table(args)) => Box::pin(table::run(cli, args)).await,
         Some(Command::Forward(args)) => {
             let report = Box::pin(forward::forward(cli, args)).await;

@@ -4,6 +4,7 @@
 //! *Restorer*: restore key: decrypts everything. Key files are `keys::file`.
 
 pub mod file;
+pub mod identity;
 pub mod paper;
 pub mod signing;
 

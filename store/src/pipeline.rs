@@ -57,7 +57,7 @@ pub use progress::{Progress, ProgressNow};
 pub use source::read_up_to;
 pub use stream::{Handed, Streamed};
 
-use crate::chunk::ChunkReference;
+use crate::chunk::{ChunkReference, ContentReference};
 use crate::error::StoreError;
 use crate::file_table::FileEntry;
 use crate::id::{BackupId, LineageId};
@@ -225,6 +225,12 @@ impl Pipeline {
             jobs: jobs.max(1),
             stop: Arc::default(),
         })
+    }
+
+    /// True when content of an earlier backup may be referred to as [`Listed::Kept`].
+    #[must_use]
+    pub fn may_refer_to(&self, content: &[ContentReference]) -> bool {
+        content.iter().all(|at| self.common.filter.exists(at.pack))
     }
 
     /// Copies the files that a source lists, in the order of their paths, and gives the source back. What it expects to list was told

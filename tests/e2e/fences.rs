@@ -28,7 +28,7 @@ const LAYERS: [(&str, &[&str]); 11] = [
 ];
 
 /// One job, one crate. `bench` has compressor and hash to compare with, and nothing of what it makes is ever stored.
-const FENCED: [(&str, &[&str]); 14] = [
+const FENCED: [(&str, &[&str]); 15] = [
     ("aws-sdk-s3", &["store", "tests"]),
     ("zstd", &["store", "bench", "pg"]),
     ("blake3", &["store", "bench"]),
@@ -38,6 +38,7 @@ const FENCED: [(&str, &[&str]); 14] = [
     ("rustls-native-certs", &["pg"]),
     ("tokio-postgres", &["agent", "restore", "bench", "loadtest", "tests"]),
     ("cronexpr", &["config"]),
+    ("similar", &["components"]),
     ("prometheus", &["agent"]),
     ("lettre", &["agent"]),
     ("hyper-rustls", &["agent"]),

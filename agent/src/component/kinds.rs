@@ -6,9 +6,14 @@ use std::sync::Arc;
 
 use anyhow::Context as _;
 use components::Component;
+use components::config::Config;
 use components::files::{Excludes, Files};
+use components::git::Git;
 use components::redis::{Address, Dial, Login, Plain, Redis, Sentinels, Servers, Tls, Waits};
-use config::{ComponentKind, FilesSource, Postgres, RedisAddress, RedisServers, RedisSource, RedisTls, SecretText};
+use config::{
+    ComponentKind, ConfigSource, FilesSource, GitSource, Postgres, RedisAddress, RedisServers, RedisSource, RedisTls,
+    SecretText,
+};
 use pg::conninfo::{ClientCert, RootCert, SslMode};
 use store::object::Secret;
 
@@ -23,6 +28,8 @@ pub fn of_kind(kind: &ComponentKind, cluster: &Postgres) -> anyhow::Result<Box<d
         ComponentKind::Files(source) => Box::new(files(source)?),
         ComponentKind::Redis(source) => Box::new(redis(source)?),
         ComponentKind::Dump(source) => Box::new(dump::dump(source, cluster)?),
+        ComponentKind::Git(source) => Box::new(git(source)?),
+        ComponentKind::Config(source) => Box::new(configuration(source)?),
     })
 }
 
@@ -32,6 +39,24 @@ fn files(source: &FilesSource) -> anyhow::Result<Files> {
         excludes: Excludes::new(&source.exclude)?,
         one_file_system: source.one_file_system,
         reads_all: source.read_all,
+        now_us: Arc::new(output::now_us),
+    })
+}
+
+fn git(source: &GitSource) -> anyhow::Result<Git> {
+    Ok(Git {
+        repositories: source.repositories.clone(),
+        excludes: Excludes::new(&source.exclude)?,
+        now_us: Arc::new(output::now_us),
+    })
+}
+
+fn configuration(source: &ConfigSource) -> anyhow::Result<Config> {
+    Ok(Config {
+        paths: source.paths.clone(),
+        excludes: Excludes::new(&source.exclude)?,
+        secrets: Excludes::new(&source.secrets)?,
+        recipient: source.recipient,
         now_us: Arc::new(output::now_us),
     })
 }

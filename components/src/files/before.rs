@@ -62,27 +62,14 @@ impl Before {
     ) -> Result<Option<StoredContent>, StoreError> {
         let is_due = turn_of(path) == self.turn % TURNS;
         let Some(entry) = self.find(path)? else { return Ok(None) };
-        let (Some(was), Some(stamp)) = (&entry.attributes, &mut attributes.stamp) else {
+        let Some((stored, read_ns)) = same_as(entry, size, attributes) else {
             return Ok(None);
         };
-        let Some(then) = was.stamp else { return Ok(None) };
-        let is_same = entry.entry_type == EntryType::File
-            && entry.size == size
-            && was.modified_ns == attributes.modified_ns
-            && (then.device, then.inode, then.changed_ns) == (stamp.device, stamp.inode, stamp.changed_ns)
-            && then.changed_ns.saturating_add(QUIET_NS) < then.read_ns;
-        let Some(crc32c) = entry.crc32c.filter(|_| is_same) else {
-            return Ok(None);
-        };
-        // Also of one that is read again: the entry stays what it was, and a table of unchanged files is not stored anew.
-        stamp.read_ns = then.read_ns;
-        if is_due {
-            return Ok(None);
+        if let Some(stamp) = &mut attributes.stamp {
+            // Also of one that is read again: the entry stays what it was, and a table of unchanged files is not stored anew.
+            stamp.read_ns = read_ns;
         }
-        Ok(Some(StoredContent {
-            content: entry.content.clone(),
-            crc32c,
-        }))
+        Ok((!is_due).then_some(stored))
     }
 
     /// The entry of that path.
@@ -115,6 +102,20 @@ impl Before {
         }
         Ok(self.piece.get(self.at).filter(|entry| entry.path.as_slice() == path))
     }
+}
+
+/// The content of an entry, and when it was read, where a file of that size and with these attributes is still the one that was stored then.
+pub(crate) fn same_as(was: &FileEntry, size: u64, attributes: &Attributes) -> Option<(StoredContent, i64)> {
+    let (before, stamp) = (was.attributes.as_ref()?, attributes.stamp?);
+    let then = before.stamp?;
+    let is_same = was.entry_type == EntryType::File
+        && was.size == size
+        && before.modified_ns == attributes.modified_ns
+        && (then.device, then.inode, then.changed_ns) == (stamp.device, stamp.inode, stamp.changed_ns)
+        && then.changed_ns.saturating_add(QUIET_NS) < then.read_ns;
+    let crc32c = was.crc32c.filter(|_| is_same)?;
+    let content = was.content.clone();
+    Some((StoredContent { content, crc32c }, then.read_ns))
 }
 
 fn turn_of(path: &[u8]) -> u64 {

@@ -2,6 +2,8 @@
 
 use std::collections::HashMap;
 
+use store::file_table::Attributes;
+
 /// Names by number.
 #[derive(Debug, Default)]
 pub struct Owners {
@@ -30,6 +32,14 @@ impl Owners {
     #[must_use]
     pub fn group(&self, gid: u32) -> Option<String> {
         self.groups.get(&gid).cloned()
+    }
+
+    /// Numbers here of an entry's owner and group: by name where the name is known, as they were otherwise.
+    #[must_use]
+    pub fn owner(&self, of: &Attributes) -> (u32, u32) {
+        let uid = of.user.as_deref().and_then(|name| self.uid(name));
+        let gid = of.group.as_deref().and_then(|name| self.gid(name));
+        (uid.unwrap_or(of.uid), gid.unwrap_or(of.gid))
     }
 
     /// Number of a user.

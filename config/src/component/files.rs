@@ -20,19 +20,22 @@ pub struct FilesSource {
 }
 
 pub(super) fn read(reader: &mut Reader<'_>) -> FilesSource {
-    let paths: Vec<PathBuf> = reader.list("paths").into_iter().map(PathBuf::from).collect();
-    let is_path = |path: &PathBuf| path.is_absolute() && path.components().all(|part| part.as_os_str() != "..");
-    if paths.is_empty() || !paths.iter().all(is_path) {
-        reader.complain(
-            "paths",
-            "names no directories",
-            "Write absolute paths: [\"/srv/uploads\", \"/etc/app\"].",
-        );
-    }
+    let hint = "Write absolute paths: [\"/srv/uploads\", \"/etc/app\"].";
+    let paths = absolute(reader, "paths", "names no directories", hint);
     FilesSource {
         paths,
         exclude: reader.list("exclude"),
         one_file_system: reader.flag("one_file_system").unwrap_or_default(),
         read_all: reader.flag("read_all").unwrap_or_default(),
     }
+}
+
+/// One absolute path or more.
+pub(super) fn absolute(reader: &mut Reader<'_>, name: &str, none: &str, hint: &str) -> Vec<PathBuf> {
+    let paths: Vec<PathBuf> = reader.list(name).into_iter().map(PathBuf::from).collect();
+    let is_path = |path: &PathBuf| path.is_absolute() && path.components().all(|part| part.as_os_str() != "..");
+    if paths.is_empty() || !paths.iter().all(is_path) {
+        reader.complain(name, none, hint);
+    }
+    paths
 }

@@ -205,14 +205,14 @@ pub fn role_text(role: Role) -> &'static str {
     }
 }
 
-fn key_file(path: &Path, reason: &str) -> StoreError {
+pub(super) fn key_file(path: &Path, reason: &str) -> StoreError {
     StoreError::KeyFile {
         path: path.display().to_string(),
         reason: reason.into(),
     }
 }
 
-fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> {
+pub(super) fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> {
     let json = Zeroizing::new(serde_json::to_vec_pretty(text).map_err(|error| key_file(path, &error.to_string()))?);
     let failed = |error: std::io::Error| match error.kind() {
         std::io::ErrorKind::AlreadyExists => key_file(path, "exists already; it is never overwritten"),
@@ -233,7 +233,7 @@ fn write_private<T: Serialize>(path: &Path, text: &T) -> Result<(), StoreError> 
     Ok(())
 }
 
-fn read_private(path: &Path, role: &'static str) -> Result<Zeroizing<Vec<u8>>, StoreError> {
+pub(super) fn read_private(path: &Path, role: &'static str) -> Result<Zeroizing<Vec<u8>>, StoreError> {
     let away = |reason| StoreError::KeyAway {
         role,
         path: path.display().to_string(),
@@ -254,7 +254,7 @@ fn read_private(path: &Path, role: &'static str) -> Result<Zeroizing<Vec<u8>>, S
     Ok(Zeroizing::new(std::fs::read(path).map_err(failed)?))
 }
 
-fn parse<T: for<'de> Deserialize<'de>>(path: &Path, json: &[u8]) -> Result<T, StoreError> {
+pub(super) fn parse<T: for<'de> Deserialize<'de>>(path: &Path, json: &[u8]) -> Result<T, StoreError> {
     // The parser's message could quote a secret; only the place is told.
     serde_json::from_slice(json).map_err(|error| {
         key_file(

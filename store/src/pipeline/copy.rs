@@ -15,7 +15,7 @@ use tokio::runtime::Handle;
 use super::careful;
 use super::content::{ContentFile, Piece};
 use super::foreseen::Foreseen;
-use super::job::{FileJob, Listed, Stored};
+use super::job::{FileJob, Listed};
 use super::packer::{Message, Packer};
 use super::parent::{ChainedMap, Parent, ParentReader, load_maps};
 use super::source::Source;
@@ -189,15 +189,17 @@ impl Copy<'_> {
             while batch.len() < BATCH_FILES && pages < BATCH_PAGES {
                 let Some(listed) = source.next() else { break };
                 *last += 1;
-                match listed.map_err(Err)? {
+                let listed = listed.map_err(Err)?;
+                let is_known = self.is_known(&listed);
+                match listed {
                     Listed::Entry(entry) => send(to_packer, Message::Entry(*last, entry))?,
-                    Listed::Same(job, stored) if self.is_usable(&stored) => {
+                    Listed::Same(job, stored) | Listed::Kept(job, stored) if is_known => {
                         let (measured, known) = (stored.measured(), stored.content.into_iter().map(Piece::Known));
                         self.common.progress.read(measured.size);
                         send(to_packer, Message::Pieces(*last, known.collect()))?;
                         send(to_packer, Message::ContentDone(*last, job, measured))?;
                     }
-                    Listed::File(job) | Listed::Same(job, _) => {
+                    Listed::File(job) | Listed::Same(job, _) | Listed::Kept(job, _) => {
                         pages += job.size / PAGE_BYTES as u64;
                         batch.push((*last, job));
                     }
@@ -214,8 +216,14 @@ impl Copy<'_> {
         }
     }
 
-    fn is_usable(&self, stored: &Stored) -> bool {
-        stored.content.iter().all(|at| self.common.filter.is_usable(at.pack))
+    /// True for a file that need not be read.
+    fn is_known(&self, listed: &Listed) -> bool {
+        let filter = &self.common.filter;
+        match listed {
+            Listed::Same(_, stored) => stored.content.iter().all(|at| filter.is_usable(at.pack)),
+            Listed::Kept(_, stored) => stored.content.iter().all(|at| filter.exists(at.pack)),
+            Listed::File(_) | Listed::Entry(_) => false,
+        }
     }
 
     fn with_maps(

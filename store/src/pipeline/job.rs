@@ -96,6 +96,9 @@ pub enum Listed {
     Entry(FileEntry),
     /// A file whose content is known to be what an earlier backup has stored. It is copied all the same when that must not be referred to.
     Same(FileJob, Stored),
+    /// As that, of content that cannot be read here another time: it is referred to wherever it exists, though its pack were better not used.
+    /// [`Pipeline::may_refer_to`](super::Pipeline::may_refer_to) was asked.
+    Kept(FileJob, Stored),
 }
 
 /// Content of a file of an earlier backup.
@@ -187,7 +190,12 @@ impl PackFilter {
     /// True when the pack may be referenced.
     #[must_use]
     pub fn is_usable(&self, pack: PackId) -> bool {
-        !self.avoid.contains(&pack) && self.existing.as_ref().is_none_or(|existing| existing.contains(&pack))
+        !self.avoid.contains(&pack) && self.exists(pack)
+    }
+
+    /// True when the pack is there, and will stay.
+    pub(super) fn exists(&self, pack: PackId) -> bool {
+        self.existing.as_ref().is_none_or(|existing| existing.contains(&pack))
     }
 
     /// True when no pack is refused, so that nobody need ask.

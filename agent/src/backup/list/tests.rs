@@ -29,7 +29,7 @@ impl Data {
         let (mut jobs, mut entries, mut order) = (Vec::new(), Vec::new(), Vec::new());
         for listed in &mut walk {
             match listed.unwrap() {
-                Listed::File(job) | Listed::Same(job, _) => {
+                Listed::File(job) | Listed::Same(job, _) | Listed::Kept(job, _) => {
                     order.push(job.path.clone());
                     jobs.push(job);
                 }
