@@ -72,6 +72,7 @@ mod tests {
         command.args(["-c", "(while :; do :; done) & (sleep 100) & exit 0"]);
         let ran = measure_with_orphans(&mut command, &directory.path().join("out")).unwrap();
         assert!(ran.wall_s < 0.9, "{ran:?}");
-        assert!(ran.cpu_s > 0.3, "{ran:?}");
+        // On a busy machine it gets little in its second; the shell alone takes less than one step of the clock.
+        assert!(ran.cpu_s > 0.05, "{ran:?}");
     }
 }
