@@ -22,6 +22,8 @@ use crate::open::{Context, backup_policy, host_name};
 use crate::{copies, output};
 pub use kinds::of_kind;
 
+/// What the programs before and after a capture see of our environment.
+const HOOK_VARIABLES: [&str; 5] = ["PATH", "HOME", "LANG", "TZ", "USER"];
 /// How long the end of a backup waits for copies.
 const COPIES_WAIT: Duration = Duration::from_secs(60);
 
@@ -90,7 +92,7 @@ async fn one(
     point: Option<GroupPoint>,
     progress: Arc<Progress>,
 ) -> anyhow::Result<Manifest> {
-    let system = of_kind(&component.kind, &context.cluster.postgres)?;
+    let system = of_kind(&component.kind, &context.cluster.postgres, point.is_some())?;
     let keys = context.host_keys()?;
     let (repository, places) = context.writing(backup_policy(), &keys).await?;
     let policy = &context.cluster.backup;
@@ -111,9 +113,11 @@ async fn one(
         host_name: host_name(),
         now_us: Arc::new(output::now_us),
     };
-    execute(component, "before", &component.before).await?;
-    let taken = take(&*system, inputs).await;
-    // However it ended: what "before" has made must not stay.
+    let taken = match execute(component, "before", &component.before).await {
+        Ok(()) => take(&*system, inputs).await.map_err(anyhow::Error::from),
+        Err(error) => Err(error),
+    };
+    // However it ended: what "before" has made, perhaps in part, must not stay.
     let after = execute(component, "after", &component.after).await;
     let manifest = taken?;
     if let Err(error) = after {
@@ -137,9 +141,10 @@ async fn execute(component: &config::Component, which: &str, argv: &[String]) ->
     };
     let child = Command::new(program)
         .args(arguments)
+        // Secrets of ours may stand in variables.
+        .env_clear()
+        .envs(std::env::vars_os().filter(|(name, _)| HOOK_VARIABLES.iter().any(|known| name == known)))
         .env("SEAWALL_COMPONENT", &component.name)
-        .env_remove("NOTIFY_SOCKET")
-        .env_remove("WATCHDOG_USEC")
         .stdin(Stdio::null())
         .stdout(Stdio::null())
         .kill_on_drop(true)

@@ -161,7 +161,7 @@ impl Bench {
             // Half of it compresses.
             let mut block = vec![0_u8; 1 << 20];
             for part in block.chunks_exact_mut(16) {
-                part[..8].copy_from_slice(&numbers.next().to_le_bytes());
+                part[..8].copy_from_slice(&numbers.draw().to_le_bytes());
             }
             io::Write::write_all(&mut file, &block)?;
         }
@@ -292,7 +292,8 @@ fn report(summary: &mut Summary, what: &str, ours: &Took, theirs: &Took) {
     ];
     for (step, ours, theirs) in &steps {
         let name = |of: &str| format!("{what}, {step}{of}");
-        let (wall, cpu): (fn(&Ran) -> f64, fn(&Ran) -> f64) = (|ran| ran.wall_s, |ran| ran.cpu_s);
+        let wall: fn(&Ran) -> f64 = |ran| ran.wall_s;
+        let cpu: fn(&Ran) -> f64 = |ran| ran.cpu_s;
         summary.add(
             name(""),
             middle(ours, wall),

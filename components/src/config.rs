@@ -296,7 +296,7 @@ pub(crate) async fn compare(
         .filter(|(name, _)| COUNTED.contains(&name.as_str()))
         .map(|(name, count)| (name.clone(), count.clone()))
         .collect();
-    files::compare(&counted, restored).await
+    files::compare(&counted, 0, restored).await
 }
 
 /// The path of a secret, from the path of what was sealed of it.

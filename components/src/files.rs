@@ -97,7 +97,7 @@ impl Component for Files {
         captured: &BTreeMap<String, String>,
         restored: &Path,
     ) -> Result<Vec<String>, ComponentError> {
-        compare(captured, restored).await
+        compare(captured, 0, restored).await
     }
 }
 
@@ -130,15 +130,20 @@ impl Files {
     }
 }
 
-/// What differs from the counts of a capture.
+/// What differs from the counts of a capture, by more than what was not settled then.
 pub(crate) async fn compare(
     captured: &BTreeMap<String, String>,
+    unsettled: u64,
     restored: &Path,
 ) -> Result<Vec<String>, ComponentError> {
     let restored = restored.to_owned();
     let counted = tokio::task::spawn_blocking(move || count(&restored));
     let now = counted.await.map_err(|_| ComponentError::Stopped)??.facts();
-    let differs = captured.iter().filter(|(name, count)| now.get(*name) != Some(count));
+    let number = |text: Option<&String>| text.and_then(|text| text.parse::<u64>().ok());
+    let differs = captured.iter().filter(|(name, count)| {
+        let (then, now) = (number(Some(count)), number(now.get(*name)));
+        !matches!((then, now), (Some(then), Some(now)) if then.abs_diff(now) <= unsettled)
+    });
     let differs = differs.map(|(name, count)| {
         let found = now.get(name).map_or("none", String::as_str);
         format!("{name}: {count} were captured, {found} are there")

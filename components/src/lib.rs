@@ -28,24 +28,30 @@ pub use error::ComponentError;
 pub use sink::{Lane, Lanes, Sink};
 pub use stored::Stored;
 
-/// Holds what was restored against what was captured, with a server of the system where there is one, and by its files alone otherwise; what
-/// differs. None: nothing here knows such a kind.
+/// Holds what was restored against what was captured, with a server of the system where there is one, which has a directory for itself below
+/// `scratch`, and by its files alone otherwise; what differs. `vanished`: so many files went away before they were read. None: nothing here knows such a kind.
 ///
 /// # Errors
 /// It cannot be told.
 pub async fn compare(
     backup: &store::component::ComponentBackup,
+    vanished: usize,
     restored: &std::path::Path,
     server: Option<&std::path::Path>,
+    scratch: &std::path::Path,
 ) -> Result<Option<Vec<String>>, ComponentError> {
     let facts = &backup.facts;
     match backup.kind.as_str() {
-        "files" => Ok(Some(files::compare(facts, restored).await?)),
+        // What came or went between being listed and being read is counted as it was listed.
+        "files" => {
+            let unsettled = vanished as u64 + backup.changed.len() as u64;
+            Ok(Some(files::compare(facts, unsettled, restored).await?))
+        }
         "config" => Ok(Some(config::compare(facts, restored).await?)),
         "git" => Ok(Some(git::compare(facts, restored).await?)),
         "redis" => {
             let waits = redis::Waits::default();
-            let differs = redis::compare(facts, restored, server, &std::env::temp_dir(), waits).await?;
+            let differs = redis::compare(facts, restored, server, scratch, waits).await?;
             Ok(Some(differs))
         }
         "postgres-dump" => Ok(Some(dump::compare_files(facts, restored).await?)),

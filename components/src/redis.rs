@@ -78,6 +78,8 @@ pub struct Redis {
     pub dial: Arc<dyn Dial>,
     /// How long we wait.
     pub waits: Waits,
+    /// A replica in step is preferred; no: the master, since any replica may lag.
+    pub spares_master: bool,
     /// A `redis-server` or `valkey-server` that loads what was restored; none: the file alone is looked at.
     pub program: Option<PathBuf>,
     /// Where it may have a directory for itself while it does.
@@ -118,6 +120,10 @@ impl Component for Redis {
         warn_of(&summary);
         let mut facts = facts::of_file(&summary);
         facts.extend(facts::of_server(&info, &summary, &transfer.replication));
+        if info.get("cluster_enabled") == "1" {
+            facts.insert("cluster_node".into(), "one node of a cluster".into());
+            tracing::warn!("this is one node of a cluster: the keys of the others are not captured with it");
+        }
         tracing::info!(bytes = summary.bytes, "captured redis");
         // The snapshot may have begun for somebody else before we came: then the file says so.
         let created_us = summary.created_s.map(|seconds| seconds.saturating_mul(1_000_000));
@@ -142,7 +148,13 @@ impl Redis {
     async fn candidates(&self) -> Result<Vec<Address>, ComponentError> {
         match &self.servers {
             Servers::One(server) => Ok(vec![server.clone()]),
-            Servers::Sentinels(sentinels) => sentinel::servers(&*self.dial, sentinels, self.waits).await,
+            Servers::Sentinels(sentinels) => {
+                let mut servers = sentinel::servers(&*self.dial, sentinels, self.waits).await?;
+                if !self.spares_master {
+                    servers.drain(..servers.len().saturating_sub(1));
+                }
+                Ok(servers)
+            }
         }
     }
 
@@ -166,7 +178,14 @@ impl Redis {
             tokio::time::sleep(ASK_EVERY).await;
             info = link.info().await?;
         }
-        Ok(info)
+        match info.is_saving_for_another() {
+            true => Err(refusal::silent(
+                link.server(),
+                "the end of a snapshot for another replica",
+                self.waits.load_max.as_secs(),
+            )),
+            false => Ok(info),
+        }
     }
 
     async fn look_at(&self, server: &Address) -> Result<Look, ComponentError> {

@@ -9,7 +9,7 @@
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::fs::FileType;
@@ -22,6 +22,8 @@ use crate::{ComponentError, Stored};
 
 /// In the directory while it is not complete.
 pub const MARKER: &str = ".seawall-incomplete";
+/// In it, behind the backup's id: other files were there already.
+const BESIDE: &str = "+";
 /// Files that are open at once.
 const OPEN_FILES_MAX: usize = 256;
 /// Files whose content is fetched together.
@@ -78,7 +80,12 @@ pub async fn restore(
     options: &RestoreOptions,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Restored, ComponentError> {
-    begin(options)?;
+    let began_free = begin(options, stored)?;
+    let options = &RestoreOptions {
+        // What was said then, or needed no saying: half of a file is replaced.
+        over: options.over || interrupted(&options.to).is_some(),
+        ..options.clone()
+    };
     let work = Work {
         stored,
         keys,
@@ -93,7 +100,12 @@ pub async fn restore(
     if let (Some(target), false) = (&work.target, options.dry_run)
         && target.stat(MARKER.as_bytes())?.is_none()
     {
-        target.create(MARKER.as_bytes(), 0)?;
+        let id = format!("{}{}", stored.manifest().backup, if began_free { "" } else { BESIDE });
+        target.create(MARKER.as_bytes(), id.len() as u64)?;
+        let marker = target.write(MARKER.as_bytes())?;
+        marker
+            .write_all_at(id.as_bytes(), 0)
+            .map_err(ComponentError::io("write", &target.show(MARKER.as_bytes())))?;
     }
     let mut restored = Restored::default();
     let mut pieces = stored.clone();
@@ -118,8 +130,18 @@ pub async fn restore(
 }
 
 /// The directory is there, and ours, before anything is fetched.
-fn begin(options: &RestoreOptions) -> Result<(), ComponentError> {
+fn begin(options: &RestoreOptions, stored: &Stored) -> Result<bool, ComponentError> {
     let to = &options.to;
+    if let Some(other) = interrupted(to).filter(|found| found.backup != stored.manifest().backup.to_string()) {
+        return Err(ComponentError::refused(
+            format!(
+                "a restore of backup {} was not finished in \"{}\"",
+                other.backup,
+                to.display()
+            ),
+            "Finish that one with --backup, or name another directory.",
+        ));
+    }
     let is_free = match std::fs::read_dir(to) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -137,7 +159,30 @@ fn begin(options: &RestoreOptions) -> Result<(), ComponentError> {
             "Restore to another directory; or with --over: files of the backup that differ are replaced, the others stay.",
         ));
     }
-    Ok(())
+    Ok(is_free)
+}
+
+/// A restore that was cut short.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Interrupted {
+    /// Its backup; no id where that cannot be told.
+    pub backup: String,
+    /// The directory was empty when it began.
+    pub began_free: bool,
+}
+
+/// What was cut short in a directory.
+#[must_use]
+pub fn interrupted(to: &Path) -> Option<Interrupted> {
+    let path = to.join(MARKER);
+    std::fs::symlink_metadata(&path)
+        .ok()
+        .filter(std::fs::Metadata::is_file)?;
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    Some(Interrupted {
+        began_free: !text.ends_with(BESIDE),
+        backup: text.trim_end_matches(BESIDE).escape_debug().take(64).collect(),
+    })
 }
 
 struct Work<'a> {
@@ -262,8 +307,12 @@ impl Work<'_> {
             self.refuse_replacing(&entry)?;
             target.remove(&entry.path)?;
         }
-        if target.stat(first)?.is_none() {
-            // It went away before it was read: then its other name has the content.
+        // It may have gone away before it was read, or have been replaced between its names: then this one is a file of its own.
+        let is_same = match target.stat(first)? {
+            Some(found) => self.compare(&entry, first, &found).await? == Fate::Same,
+            None => false,
+        };
+        if !is_same {
             return self.files(vec![entry], restored).await;
         }
         target.make_above(&entry.path)?;
@@ -289,7 +338,7 @@ impl Work<'_> {
         for entry in files {
             let fate = match self.in_the_way(&entry, FileType::RegularFile)? {
                 None => Fate::New,
-                Some(there) => self.compare(&entry, &there).await?,
+                Some(there) => self.compare(&entry, &entry.path, &there).await?,
             };
             match fate {
                 Fate::Same => restored.same += 1,
@@ -362,8 +411,8 @@ impl Work<'_> {
         Ok(())
     }
 
-    /// Is what stands there what the backup has? By the ids of its chunks.
-    async fn compare(&self, entry: &FileEntry, there: &rustix::fs::Stat) -> Result<Fate, ComponentError> {
+    /// Is what stands at a path what the backup has of this file? By the ids of its chunks.
+    async fn compare(&self, entry: &FileEntry, at: &[u8], there: &rustix::fs::Stat) -> Result<Fate, ComponentError> {
         let is_file = FileType::from_raw_mode(there.st_mode) == FileType::RegularFile;
         let Some(target) = self.target.as_ref().filter(|_| is_file) else {
             return Ok(Fate::Replaces);
@@ -372,18 +421,18 @@ impl Work<'_> {
             return Ok(Fate::Replaces);
         }
         let ids = self.stored.ids(entry).await?;
-        let file = target.read(&entry.path)?;
-        let (keys, path) = (self.keys.clone(), target.show(&entry.path));
+        let file = target.read(at)?;
+        let (keys, path) = (self.keys.clone(), target.show(at));
         let compared = tokio::task::spawn_blocking(move || {
-            let (mut at, mut buffer) = (0, Vec::new());
+            let (mut offset, mut buffer) = (0, Vec::new());
             for (id, bytes) in ids {
                 buffer.resize(bytes as usize, 0);
-                file.read_exact_at(&mut buffer, at)
+                file.read_exact_at(&mut buffer, offset)
                     .map_err(ComponentError::io("read", &path))?;
                 if keys.content_chunk_id(&buffer) != id {
                     return Ok(Fate::Replaces);
                 }
-                at += u64::from(bytes);
+                offset += u64::from(bytes);
             }
             Ok(Fate::Same)
         });

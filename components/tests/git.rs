@@ -68,8 +68,7 @@ async fn changed_twice(format: &str) {
     // New commits, a branch gone, another forced elsewhere, a tag, a note; and a ref that is only another name.
     import(&source, "refs/heads/main", 1000..1005, 600);
     git(&source, &["branch", "-D", "old"]);
-    let tree = format!("main^{{tree}}");
-    let alone = git(&source, &["commit-tree", "-m", "from nothing", &tree]);
+    let alone = git(&source, &["commit-tree", "-m", "from nothing", "main^{tree}"]);
     git(&source, &["branch", "-f", "forced", &alone]);
     git(&source, &["tag", "-a", "-m", "two", "v2", "main"]);
     git(&source, &["notes", "add", "-m", "another note", "main"]);

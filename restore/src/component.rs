@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use components::restore::{RestoreOptions, Restored, restore};
+use components::restore::{RestoreOptions, Restored, interrupted, restore};
 use components::{Stored, compare};
 use config::ComponentKind;
+use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use store::file_table::{EntryType, FileEntry};
 use store::manifest::Manifest;
@@ -25,6 +26,8 @@ use crate::time;
 
 /// A restore goes on for as long as a store may be away.
 const PATIENCE: Duration = Duration::from_secs(600);
+/// Backups whose times are asked for at once.
+const LOOKS_IN_FLIGHT: usize = 16;
 
 /// What was restored.
 #[derive(Debug, Serialize)]
@@ -163,8 +166,23 @@ async fn backups(opened: &Opened, args: &ComponentArgs) -> Result<Vec<Manifest>>
             hint,
         ));
     }
+    let mut all = in_time(opened, all).await?;
     all.sort_by_key(|manifest| (as_of(manifest), manifest.backup));
     Ok(all)
+}
+
+/// Without those that came too late, by the store's clock: what they refer to may have been deleted before they came.
+pub(crate) async fn in_time(opened: &Opened, all: Vec<Manifest>) -> Result<Vec<Manifest>> {
+    let looked = stream::iter(all).map(async |manifest| {
+        let is_in_time = opened.repository.is_in_time(&manifest).await?;
+        Ok::<_, store::StoreError>((manifest, is_in_time))
+    });
+    let looked: Vec<_> = looked.buffered(LOOKS_IN_FLIGHT).try_collect().await?;
+    let (good, late): (Vec<_>, Vec<_>) = looked.into_iter().partition(|(_, is_in_time)| *is_in_time);
+    for (manifest, _) in late {
+        tracing::warn!(backup = %manifest.backup, "passed over: it was stored later than it was allowed to take, and may lack what it needs");
+    }
+    Ok(good.into_iter().map(|(manifest, _)| manifest).collect())
 }
 
 /// The moment that a backup holds, microseconds since 1970.
@@ -202,7 +220,10 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
     let component = manifest.component.as_deref().cloned().unwrap_or_default();
     let Way { to, only, dry_run, .. } = way;
     let identity = way.identity.as_deref().map(store::keys::identity::read).transpose()?;
-    let was_free = std::fs::read_dir(&to).map_or(true, |mut entries| entries.next().is_none());
+    let was_free = match interrupted(&to) {
+        Some(before) => before.began_free,
+        None => std::fs::read_dir(&to).map_or(true, |mut entries| entries.next().is_none()),
+    };
     let is_whole = was_free && only.is_empty() && !dry_run;
     let options = RestoreOptions {
         to: to.clone(),
@@ -220,7 +241,16 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
         repositories = Some(components::git::build(&to).await?.len());
     }
     let differs = match is_whole {
-        true => compare(&component, &to, server.as_deref()).await?,
+        true => {
+            compare(
+                &component,
+                manifest.vanished.len(),
+                &to,
+                server.as_deref(),
+                &std::env::temp_dir(),
+            )
+            .await?
+        }
         false => None,
     };
     let secrets = match identity.filter(|_| !dry_run) {

@@ -154,7 +154,11 @@ fn judge(report: &Report) -> Result<()> {
 async fn points(opened: &Opened, group: &str) -> Result<Vec<Found>> {
     let mut all: BTreeMap<BackupId, Found> = BTreeMap::new();
     let mut names: Vec<String> = Vec::new();
-    for manifest in opened.repository.component_manifests().await? {
+    let manifests = opened.repository.component_manifests().await?;
+    let of_points = manifests
+        .into_iter()
+        .filter(|manifest| manifest.component.as_ref().is_some_and(|one| one.point.is_some()));
+    for manifest in component::in_time(opened, of_points.collect()).await? {
         let Some(component) = manifest.component.as_deref() else {
             continue;
         };
@@ -164,11 +168,16 @@ async fn points(opened: &Opened, group: &str) -> Result<Vec<Found>> {
             continue;
         }
         let name = component.name.clone();
+        if !point.components.contains(&name) {
+            tracing::warn!(backup = %manifest.backup, "it says that it belongs to a point that does not know it");
+            continue;
+        }
         let found = all.entry(point.id).or_insert_with(|| Found {
             point,
             members: BTreeMap::new(),
         });
-        found.members.insert(name, manifest);
+        // Of two the first: a point is set once.
+        found.members.entry(name).or_insert(manifest);
     }
     if all.is_empty() {
         names.sort();

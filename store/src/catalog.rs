@@ -11,6 +11,7 @@ use futures::{StreamExt as _, TryStreamExt as _, stream};
 use pg::lsn::Lsn;
 use pg::timeline::{TimelineHistory, TimelineId};
 
+use crate::component::is_name;
 use crate::envelope::Kind;
 use crate::error::StoreError;
 use crate::id::{BackupId, LineageId};
@@ -178,7 +179,14 @@ impl Repository {
     /// As [`Self::manifests`].
     pub async fn component_manifests(&self) -> Result<Vec<Manifest>, StoreError> {
         let mut manifests = self.all_manifests().await?;
-        manifests.retain(|manifest| manifest.component.is_some());
+        // A name becomes the name of a directory: what is none was not written by us.
+        manifests.retain(|manifest| match manifest.component_name() {
+            Some(name) if !is_name(name) => {
+                tracing::warn!(backup = %manifest.backup, "passed over: its component has a name that is none");
+                false
+            }
+            name => name.is_some(),
+        });
         Ok(manifests)
     }
 

@@ -133,6 +133,7 @@ fn repositories_come_back_as_bare_ones() {
             .run(&["component", "code", "--to", &two.display().to_string()])
             .await?;
         again.assert_refused(REFUSED, &["not empty"])?;
+        let _agent = seawall.run().await?;
         let good = seawall.agent.run_ok(&["check"]).await?;
         assert!(good.stdout.contains("2 repositories"), "{}", good.stdout);
         let verified = seawall.agent.run(&["verify", "--all"]).await?;

@@ -4,7 +4,7 @@
 #   install.sh [MAJOR|PEER...]     default: all of 13 14 15 16 17 18, no peer
 #
 # 15 comes from apt. The others are unpacked into $SEAWALL_TEST_CACHE and leave the system alone. So is a peer, a program of others
-# that a benchmark measures beside ours: pgbackrest, barman.
+# that a benchmark measures beside ours: pgbackrest, barman, restic. A Redis server alone: redis7.
 # Running it again is cheap: what carries a stamp is not touched. Concurrent runs wait for each other.
 # The result is $SEAWALL_TEST_CACHE/env: one NAME=PATH a line, read by the harness and the Makefile.
 set -euo pipefail

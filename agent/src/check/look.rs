@@ -217,7 +217,7 @@ pub(super) async fn disks(context: &Context, client: &Client) -> Area {
 pub(super) async fn components(context: &Context) -> Vec<Area> {
     let mut areas = Vec::new();
     for component in component::of_cluster(context) {
-        let looked = match component::of_kind(&component.kind, &context.cluster.postgres) {
+        let looked = match component::of_kind(&component.kind, &context.cluster.postgres, false) {
             Ok(system) => system
                 .look()
                 .await

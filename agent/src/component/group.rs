@@ -26,6 +26,8 @@ use crate::{archiver, output, sql, status};
 
 /// How long the WAL before the point may take to be archived.
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(120);
+/// How exactly a system may say what moment it holds: whole seconds.
+const SAID_WITHIN_US: i64 = 2_000_000;
 
 /// Captures a group at one point.
 pub async fn run(context: &Context, name: &str, label: Option<&str>, as_json: bool) -> anyhow::Result<()> {
@@ -53,7 +55,10 @@ pub async fn run(context: &Context, name: &str, label: Option<&str>, as_json: bo
     let mut taken: Vec<Manifest> = Vec::new();
     for (member, captured) in members.iter().zip(captured) {
         match captured {
-            Ok(manifest) => taken.push(manifest),
+            Ok(manifest) => {
+                failed = failed.or(is_of_before(&manifest, &point));
+                taken.push(manifest);
+            }
             Err(error) => {
                 let error = error.context(format!("component \"{}\" was not captured", member.name));
                 tracing::error!(component = %member.name, error = %exit::describe(&error), "not captured");
@@ -72,6 +77,24 @@ pub async fn run(context: &Context, name: &str, label: Option<&str>, as_json: bo
     let end = sql::flush_lsn(&client).await?;
     wait_until_archived(&repository, &lineage, end, ARCHIVE_LIMIT, pushes).await?;
     print(context, &point, &taken, begun.elapsed(), as_json)
+}
+
+/// A capture that holds a moment before the point, seconds apart (Redis says no less): then a row may speak of what it lacks.
+fn is_of_before(manifest: &Manifest, point: &GroupPoint) -> Option<anyhow::Error> {
+    let component = manifest.component.as_deref()?;
+    let behind_us = point.at_us - component.as_of_us;
+    (behind_us > SAID_WITHIN_US).then(|| {
+        let message = format!(
+            "component \"{}\" holds a moment {:.1} s before the point",
+            component.name,
+            behind_us as f64 / 1e6
+        );
+        Failure::refused(
+            message,
+            "Run it again. If it stays, the clocks of its host and of the database are apart.",
+        )
+        .into()
+    })
 }
 
 fn find<'c>(context: &'c Context, name: &str) -> anyhow::Result<&'c config::Group> {

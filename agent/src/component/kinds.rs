@@ -19,14 +19,15 @@ use store::object::Secret;
 
 use crate::output;
 
-/// What the configuration describes; `cluster`: how the server is reached in whose part of the repository it is.
+/// What the configuration describes; `cluster`: how the server is reached in whose part of the repository it is; `is_for_point`: nothing that
+/// was there before may be missing, so no replica that lags will do.
 ///
 /// # Errors
 /// A pattern or a certificate cannot be used.
-pub fn of_kind(kind: &ComponentKind, cluster: &Postgres) -> anyhow::Result<Box<dyn Component>> {
+pub fn of_kind(kind: &ComponentKind, cluster: &Postgres, is_for_point: bool) -> anyhow::Result<Box<dyn Component>> {
     Ok(match kind {
         ComponentKind::Files(source) => Box::new(files(source)?),
-        ComponentKind::Redis(source) => Box::new(redis(source)?),
+        ComponentKind::Redis(source) => Box::new(redis(source, is_for_point)?),
         ComponentKind::Dump(source) => Box::new(dump::dump(source, cluster)?),
         ComponentKind::Git(source) => Box::new(git(source)?),
         ComponentKind::Config(source) => Box::new(configuration(source)?),
@@ -61,7 +62,7 @@ fn configuration(source: &ConfigSource) -> anyhow::Result<Config> {
     })
 }
 
-fn redis(source: &RedisSource) -> anyhow::Result<Redis> {
+fn redis(source: &RedisSource, is_for_point: bool) -> anyhow::Result<Redis> {
     let servers = match &source.servers {
         RedisServers::One(one) => Servers::One(address(one)),
         RedisServers::Sentinels {
@@ -84,6 +85,7 @@ fn redis(source: &RedisSource) -> anyhow::Result<Redis> {
         login: login(source.user.as_deref(), source.password.as_ref()),
         dial,
         waits: Waits::default(),
+        spares_master: !is_for_point,
         program: source.server.clone(),
         scratch: std::env::temp_dir(),
         now_us: Arc::new(output::now_us),

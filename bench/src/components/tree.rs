@@ -19,7 +19,7 @@ impl Numbers {
     }
 
     /// The next one.
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -29,7 +29,7 @@ impl Numbers {
 
     /// Below `end`.
     pub fn below(&mut self, end: u64) -> u64 {
-        self.next() % end.max(1)
+        self.draw() % end.max(1)
     }
 }
 
@@ -94,9 +94,15 @@ fn content(numbers: &mut Numbers, largest: u64) -> Vec<u8> {
     let mut out = Vec::with_capacity(length + 64);
     let kind = numbers.below(3);
     while out.len() < length {
-        let number = numbers.next();
+        let number = numbers.draw();
         match kind {
-            0 => out.extend_from_slice(WORDS[usize::try_from(number % 16).unwrap_or(0)].as_bytes()),
+            0 => out.extend_from_slice(
+                WORDS
+                    .get(usize::try_from(number % 16).unwrap_or(0))
+                    .copied()
+                    .unwrap_or_default()
+                    .as_bytes(),
+            ),
             1 => out.extend_from_slice(format!("{{\"id\":{},\"at\":{}}}\n", number % 100_000, number >> 40).as_bytes()),
             _ => out.extend_from_slice(&number.to_le_bytes()),
         }

@@ -9,9 +9,9 @@ use tokio::task::JoinHandle;
 use super::refusal::failed;
 use crate::ComponentError;
 
-/// Bytes of what a program says that are kept: the last.
-const SAID_BYTES_MAX: usize = 4096;
-/// Lines of it that are told.
+/// Bytes of what a program says that are kept: the last. Several hundred complaints of which each counts.
+const SAID_BYTES_MAX: usize = 256 << 10;
+/// Lines of it that are told of a program that failed.
 const SAID_LINES_MAX: usize = 12;
 
 /// A program, and what it says on standard error.
@@ -59,7 +59,12 @@ impl Running {
         let said = (&mut self.said).await.unwrap_or_default();
         match status.success() {
             true => Ok(said),
-            false => Err(failed(format!("{} failed ({status})", self.what), &said)),
+            false => {
+                let lines: Vec<&str> = said.split("; ").collect();
+                let from = lines.len().saturating_sub(SAID_LINES_MAX);
+                let last = lines.get(from..).unwrap_or_default().join("; ");
+                Err(failed(format!("{} failed ({status})", self.what), &last))
+            }
         }
     }
 }
@@ -76,6 +81,5 @@ async fn last_of(stream: Option<impl AsyncRead + Unpin>) -> String {
     }
     let text = String::from_utf8_lossy(&last);
     let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
-    let from = lines.len().saturating_sub(SAID_LINES_MAX);
-    lines.get(from..).unwrap_or_default().join("; ")
+    lines.join("; ")
 }

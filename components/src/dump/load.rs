@@ -233,9 +233,15 @@ async fn refuse_tables(session: &mut Session, wanted: &[&Table], options: &LoadO
 
 /// Roles and tablespaces; those that are there stay as they are.
 async fn load_globals(target: &Target, globals: &Source) -> Result<(), ComponentError> {
-    let mut command = target.server.command(&target.programs.path("psql"), None);
+    let psql = target.programs.path("psql");
+    refuse_obedient(&psql).await?;
+    let token = u64::from_le_bytes(store::entropy::bytes()?);
+    let mut command = target.server.command(&psql, None);
     command
         .args([
+            "--command",
+            // What is stored comes from another host: it may hold SQL, and no orders to this program.
+            &format!("\\restrict seawall{token:016x}"),
             "--no-psqlrc",
             "--quiet",
             "--no-password",
@@ -252,6 +258,47 @@ async fn load_globals(target: &Target, globals: &Source) -> Result<(), Component
         tracing::warn!(error, "a statement of the roles and tablespaces failed");
     }
     Ok(())
+}
+
+/// A `psql` from before August 2025 obeys lines that begin with a backslash, whoever wrote them (CVE-2025-8714).
+async fn refuse_obedient(psql: &Path) -> Result<(), ComponentError> {
+    let said = Command::new(psql).arg("--version").output().await;
+    let said = said.map_err(ComponentError::io("start", psql))?;
+    let text = String::from_utf8_lossy(&said.stdout).into_owned();
+    match knows_restrict(&text) {
+        true => Ok(()),
+        false => Err(ComponentError::refused(
+            format!(
+                "\"{}\" is too old: it would run programs that stored roles name",
+                psql.display()
+            ),
+            "Install the newest minor release of the client programs, or leave roles out with --no-globals.",
+        )),
+    }
+}
+
+/// First releases with `\\restrict`: 13.22, 14.19, 15.14, 16.10, 17.6.
+fn knows_restrict(version: &str) -> bool {
+    let version = version
+        .split(' ')
+        .find(|word| word.starts_with(|c: char| c.is_ascii_digit()));
+    let mut numbers = version
+        .unwrap_or_default()
+        .split(|c: char| !c.is_ascii_digit())
+        .map(str::parse);
+    let (Some(Ok(major)), minor) = (numbers.next(), numbers.next()) else {
+        return false;
+    };
+    let minor: u32 = minor.and_then(Result::ok).unwrap_or(0);
+    let first = match major {
+        13 => 22,
+        14 => 19,
+        15 => 14,
+        16 => 10,
+        17 => 6,
+        major => return major > 17,
+    };
+    minor >= first
 }
 
 async fn restore(
@@ -339,4 +386,16 @@ fn is_of(entry: &Entry<'_>, table: &Table) -> bool {
                 || begins(format!("SEQUENCE OWNED BY {schema} {sequence} "))
                 || begins(format!("ACL {schema} SEQUENCE {sequence} "))
         })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::knows_restrict;
+
+    #[test]
+    fn programs_that_obey_what_is_stored_are_known() {
+        let of = |version: &str| knows_restrict(&format!("psql (PostgreSQL) {version}"));
+        assert!(of("15.14 (Debian 15.14-0+deb12u1)") && of("17.6") && of("18.0") && of("19beta1"));
+        assert!(!of("15.13") && !of("17.5 (Debian 17.5-1)") && !of("12.22") && !of("") && !of("devel"));
+    }
 }

@@ -60,6 +60,8 @@ impl Git {
             .arg(with("safe.directory="))
             .args(["-c", "core.hooksPath=/dev/null", "-c", "core.fsmonitor=false"])
             .args(["-c", "gc.auto=0", "-c", "maintenance.auto=false"])
+            // What is packed is looked at, not copied as it lies there.
+            .args(["-c", "pack.allowPackReuse=false"])
             .args(["-c", "pack.threads=1", "-c", "pack.windowMemory=128m"])
             .args(arguments);
         command

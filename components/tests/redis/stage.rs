@@ -56,6 +56,7 @@ impl Stage {
                 silence_max: Duration::from_secs(30),
                 load_max: Duration::from_secs(60),
             },
+            spares_master: true,
             program: program.map(Path::to_owned),
             scratch: self.directory.path().to_owned(),
             now_us: Arc::new(|| {

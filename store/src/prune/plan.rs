@@ -194,9 +194,18 @@ fn refuse_what_times_cannot_judge(looked: &Looked, policy: &Policy) -> Result<()
         what: "what times of the store can say",
         detail,
     };
-    let newest = looked.sweep.manifests.iter().max_by_key(|manifest| manifest.stored_ms);
+    // Of the cluster and of each component the newest: what was allowed before the configuration changed is over.
+    let mut newest: BTreeMap<Option<&str>, &ManifestSeen> = BTreeMap::new();
+    for (seen, manifest) in looked.backups.iter().zip(&looked.sweep.manifests) {
+        let of_it = newest.entry(seen.component.as_deref()).or_insert(manifest);
+        if manifest.stored_ms > of_it.stored_ms {
+            *of_it = manifest;
+        }
+    }
     let protected_ms = policy.times().duration_max_ms;
-    let unprotected = newest.filter(|newest| (protected_ms + 1..i64::MAX).contains(&newest.duration_max_ms));
+    let unprotected = newest
+        .into_values()
+        .find(|newest| (protected_ms + 1..i64::MAX).contains(&newest.duration_max_ms));
     if let Some(newest) = unprotected {
         return Err(refused(format!(
             "backup {} was allowed to take {} s, and retention.grace protects it for {} s only: raise it to four thirds of that, or wait for a backup with a lower duration_max",
