@@ -160,11 +160,14 @@ pub fn look(client: &mut Client) -> BTreeMap<(u32, Vec<u8>), Vec<Value>> {
     all
 }
 
-/// To the millisecond where the server says it.
+/// To the millisecond where the server says it; else to the nearest minute, by its clock: what is set here lies close to a full one.
 fn expires_at(client: &mut Client, key: &[u8], left: i64) -> i64 {
     match client.try_ask(&[b"PEXPIRETIME", key]) {
         Ok(Value::Integer(at)) => at,
-        _ => left / 100_000,
+        _ => {
+            let now_s: i64 = client.ask("TIME").items()[0].text().parse().unwrap();
+            (now_s * 1000 + left + 30_000) / 60_000
+        }
     }
 }
 
