@@ -11,7 +11,7 @@ mod looks;
 mod open;
 mod read;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
@@ -193,6 +193,7 @@ impl Config {
         lanes: Lanes,
     ) -> Result<Tally, ComponentError> {
         let (looks, mut tally) = (Looks::new()?, Tally::default());
+        let paths: HashSet<Vec<u8>> = jobs.iter().map(|job| job.path.clone()).collect();
         for mut job in jobs {
             if let Some(attributes) = &mut job.attributes {
                 // Of several names one may be a secret: each stands for itself.
@@ -203,6 +204,17 @@ impl Config {
             if (is_named && self.recipient.is_none()) || (!is_named && looks.by_name(&path)) {
                 tally.left_out.push(job.path);
                 continue;
+            }
+            if is_named && paths.contains(&[job.path.as_slice(), SEALED].concat()) {
+                // Two files of one name: one of them would be lost.
+                return Err(ComponentError::refused(
+                    format!(
+                        "secret \"/{}\" would be stored under the name of the file \"/{}.sealed\" beside it",
+                        job.path.escape_ascii(),
+                        job.path.escape_ascii()
+                    ),
+                    "Rename that file, or leave it out with \"exclude\".",
+                ));
             }
             if is_named && let Some(kept) = keep(&job, &sealed) {
                 tally.count(&job);
@@ -236,6 +248,9 @@ impl Config {
                 lane.send(content).await?;
             }
             lane.finish();
+        }
+        if tally.sealed == 0 && self.recipient.is_some() {
+            tracing::warn!("no file is what \"secrets\" names: nothing was sealed");
         }
         Ok(tally)
     }

@@ -132,6 +132,10 @@ async fn open(found: Found, chains: &Chains, sink: &Sink) -> Result<Opened, Comp
     let format = git.object_format().await?;
     let refs = Refs::read(&git).await?;
     refs::warn_of_stashes(&git, &refs).await?;
+    if found.on_disk.join("worktrees").is_dir() {
+        let repository = found.on_disk.display();
+        tracing::warn!(%repository, "it has further work trees: commits in them that no branch leads to are not captured");
+    }
     let plan = chains.plan(&git, &found.path, &refs, sink).await?;
     Ok(Opened {
         found,

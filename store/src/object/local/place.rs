@@ -15,10 +15,11 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, StatxFlags};
+use rustix::fs::{AtFlags, Gid, Mode, OFlags, RenameFlags, StatxFlags, Uid};
 use rustix::io::Errno;
 
 use super::super::name::TEMPORARY_SEGMENT;
@@ -101,6 +102,7 @@ fn write_temporary(root: &Root, directory: &File, body: &[u8], call: &Call<'_>) 
     let written = file
         .write_all(body)
         .and_then(|()| Ok(rustix::fs::fchmod(&file, file_mode(root.options))?))
+        .and_then(|()| Ok(give_as(directory, &file)?))
         .and_then(|()| file.sync_all());
     match written {
         Ok(()) => Ok((name, file)),
@@ -209,8 +211,19 @@ fn open_or_make(root: &Root, parent: &File, segment: &str) -> Result<File, Errno
     if made {
         // The mode asked for, whatever the umask.
         rustix::fs::fchmod(&directory, mode)?;
+        give_as(parent, &directory)?;
     }
     Ok(directory.into())
+}
+
+/// What root has made in somebody else's repository, as who restores, belongs to whom the directory above belongs: the agent must read it.
+fn give_as(above: &File, made: impl AsFd) -> Result<(), Errno> {
+    let (owner, ours) = (rustix::fs::fstat(above)?, rustix::fs::fstat(&made)?);
+    if ours.st_uid != 0 || owner.st_uid == 0 {
+        return Ok(());
+    }
+    let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
+    rustix::fs::fchown(made, Some(user), Some(group))
 }
 
 /// The directories of the object from the top down, made where they are missing. `NOENT`: one was removed in between.
