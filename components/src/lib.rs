@@ -16,6 +16,7 @@ pub mod dump;
 mod error;
 pub mod files;
 pub mod git;
+mod private;
 pub mod redis;
 pub mod restore;
 mod sink;

@@ -139,7 +139,9 @@ fn begin(options: &RestoreOptions, stored: &Stored) -> Result<bool, ComponentErr
                 other.backup,
                 to.display()
             ),
-            "Finish that one with --backup, or name another directory.",
+            format!(
+                "Finish that one with --backup, or name another directory; or remove {MARKER} from this one, and add --over."
+            ),
         ));
     }
     let is_free = match std::fs::read_dir(to) {

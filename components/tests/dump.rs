@@ -6,6 +6,8 @@
 mod faults;
 #[path = "dump/parts.rs"]
 mod parts;
+#[path = "ports/mod.rs"]
+mod ports;
 #[path = "dump/server.rs"]
 mod server;
 #[path = "dump/stage.rs"]

@@ -8,6 +8,8 @@ mod client;
 mod content;
 #[path = "redis/faults.rs"]
 mod faults;
+#[path = "ports/mod.rs"]
+mod ports;
 #[path = "redis/scripted.rs"]
 mod scripted;
 #[path = "redis/server.rs"]

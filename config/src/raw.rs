@@ -149,10 +149,7 @@ pub(crate) fn refused(key: &Key, full: &str) -> Option<Problem> {
 
 /// Whether this is a good name for a cluster: it becomes part of object names and file names.
 pub(crate) fn is_cluster_name(name: &str) -> bool {
-    let alphanumeric = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit();
-    name.len() <= 63
-        && name.bytes().next().is_some_and(alphanumeric)
-        && name.bytes().all(|b| alphanumeric(b) || b == b'_' || b == b'-')
+    store::component::is_name(name)
 }
 
 fn bad_name(kind: &str, name: &str) -> Problem {

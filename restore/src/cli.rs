@@ -8,6 +8,9 @@ use crate::dump::DumpArgs;
 use crate::find::EventKind;
 use crate::open::Which;
 
+/// How long recovery may take, in seconds, where nothing else is said.
+const START_TIMEOUT_S: u64 = 86_400;
+
 /// Restores a PostgreSQL cluster from a Seawall repository to a point in time.
 #[derive(Debug, Parser)]
 #[command(name = "wal-restore", version, max_term_width = 110)]
@@ -165,7 +168,7 @@ pub(crate) struct GroupArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) socket_dir: Option<PathBuf>,
     /// How long recovery may take with --start, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = START_TIMEOUT_S)]
     pub(crate) start_timeout: u64,
     /// Packs in flight [default: by the number of cores]
     #[arg(long, value_name = "N")]
@@ -204,7 +207,7 @@ pub(crate) struct TableArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) scratch: PathBuf,
     /// How long recovery may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = START_TIMEOUT_S)]
     pub(crate) start_timeout: u64,
     /// Packs in flight [default: by the number of cores]
     #[arg(long, value_name = "N")]
@@ -221,7 +224,7 @@ pub(crate) struct WaitingArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) pgdata: PathBuf,
     /// How long recovery may take, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = START_TIMEOUT_S)]
     pub(crate) start_timeout: u64,
     /// Owner of the files when run as root [default: as recorded]
     #[arg(long, value_name = "USER")]
@@ -368,6 +371,32 @@ pub(crate) struct TargetArgs {
 }
 
 impl RestoreArgs {
+    /// Restores to the stop point into this directory, and nothing else.
+    pub(crate) fn plain(target: TargetArgs, pgdata: PathBuf) -> Self {
+        RestoreArgs {
+            target,
+            pgdata: Some(pgdata),
+            delta: false,
+            tablespace_map: Vec::new(),
+            start: false,
+            explore: false,
+            prove: false,
+            port: None,
+            socket_dir: None,
+            start_timeout: START_TIMEOUT_S,
+            target_action: TargetAction::Promote,
+            standby: false,
+            primary_conninfo: None,
+            primary_slot_name: None,
+            jobs: None,
+            is_private: false,
+            tablespaces_below: None,
+            owner: None,
+            dry_run: false,
+            json: false,
+        }
+    }
+
     /// The server is started.
     pub(crate) fn starts(&self) -> bool {
         self.start || self.explore
@@ -413,7 +442,7 @@ pub(crate) struct RestoreArgs {
     #[arg(long, value_name = "DIR")]
     pub(crate) socket_dir: Option<PathBuf>,
     /// How long recovery may take with --start, in seconds
-    #[arg(long, value_name = "SECONDS", default_value_t = 86_400)]
+    #[arg(long, value_name = "SECONDS", default_value_t = START_TIMEOUT_S)]
     pub(crate) start_timeout: u64,
     /// What to do at the stop point
     #[arg(long, value_enum, default_value_t)]

@@ -11,7 +11,6 @@ use std::time::{Duration, Instant};
 use components::restore::{RestoreOptions, Restored, interrupted, restore};
 use components::{Stored, compare};
 use config::ComponentKind;
-use futures::stream::{self, StreamExt as _, TryStreamExt as _};
 use serde::Serialize;
 use store::file_table::{EntryType, FileEntry};
 use store::manifest::Manifest;
@@ -20,14 +19,13 @@ use crate::cli::{Cli, ComponentArgs};
 use crate::dump;
 use crate::error::{RestoreError, Result};
 use crate::open::{Opened, open};
+use crate::packs::refuse_missing;
 use crate::plan::bytes_text;
 use crate::progress::Progress;
 use crate::time;
 
 /// A restore goes on for as long as a store may be away.
 const PATIENCE: Duration = Duration::from_secs(600);
-/// Backups whose times are asked for at once.
-const LOOKS_IN_FLIGHT: usize = 16;
 
 /// What was restored.
 #[derive(Debug, Serialize)]
@@ -166,23 +164,8 @@ async fn backups(opened: &Opened, args: &ComponentArgs) -> Result<Vec<Manifest>>
             hint,
         ));
     }
-    let mut all = in_time(opened, all).await?;
     all.sort_by_key(|manifest| (as_of(manifest), manifest.backup));
     Ok(all)
-}
-
-/// Without those that came too late, by the store's clock: what they refer to may have been deleted before they came.
-pub(crate) async fn in_time(opened: &Opened, all: Vec<Manifest>) -> Result<Vec<Manifest>> {
-    let looked = stream::iter(all).map(async |manifest| {
-        let is_in_time = opened.repository.is_in_time(&manifest).await?;
-        Ok::<_, store::StoreError>((manifest, is_in_time))
-    });
-    let looked: Vec<_> = looked.buffered(LOOKS_IN_FLIGHT).try_collect().await?;
-    let (good, late): (Vec<_>, Vec<_>) = looked.into_iter().partition(|(_, is_in_time)| *is_in_time);
-    for (manifest, _) in late {
-        tracing::warn!(backup = %manifest.backup, "passed over: it was stored later than it was allowed to take, and may lack what it needs");
-    }
-    Ok(good.into_iter().map(|(manifest, _)| manifest).collect())
 }
 
 /// The moment that a backup holds, microseconds since 1970.
@@ -232,6 +215,10 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
         owners: way.owners && rustix::process::geteuid().is_root(),
         dry_run,
     };
+    if options.only.is_empty() && !way.over {
+        // Of a part, and of what stands there already, not all is needed.
+        refuse_missing(&opened.repository, manifest.packs.iter().map(|need| need.id)).await?;
+    }
     let progress = Progress::new(manifest.totals.logical_bytes, way.is_quiet || dry_run);
     let restored = restore(stored, opened.repository.keys(), &options, &|bytes| progress.add(bytes)).await?;
     progress.finish();

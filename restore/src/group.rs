@@ -16,10 +16,11 @@ use store::component::GroupPoint;
 use store::id::BackupId;
 use store::manifest::Manifest;
 
-use crate::cli::{Cli, GroupArgs, RestoreArgs, TargetAction, TargetArgs};
+use crate::cli::{Cli, GroupArgs, RestoreArgs, TargetArgs};
 use crate::component::{Way, to_directory};
 use crate::error::{RestoreError, Result};
 use crate::open::{Opened, open};
+use crate::packs::refuse_missing;
 use crate::report::Report as ClusterReport;
 use crate::{component, run, time};
 
@@ -83,6 +84,8 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
         println!("{}", Plan(&found, &planned));
     }
     // Whatever cannot be had is refused before the first file is written.
+    let needed = found.members.values().flat_map(|manifest| &manifest.packs);
+    refuse_missing(&opened.repository, needed.map(|need| need.id)).await?;
     let backup = base_backup(&opened, &found.point).await?;
     let mut cluster = cluster(cli, args, &found.point, backup, to.join(&opened.cluster.name));
     cluster.restore.dry_run = true;
@@ -154,11 +157,7 @@ fn judge(report: &Report) -> Result<()> {
 async fn points(opened: &Opened, group: &str) -> Result<Vec<Found>> {
     let mut all: BTreeMap<BackupId, Found> = BTreeMap::new();
     let mut names: Vec<String> = Vec::new();
-    let manifests = opened.repository.component_manifests().await?;
-    let of_points = manifests
-        .into_iter()
-        .filter(|manifest| manifest.component.as_ref().is_some_and(|one| one.point.is_some()));
-    for manifest in component::in_time(opened, of_points.collect()).await? {
+    for manifest in opened.repository.component_manifests().await? {
         let Some(component) = manifest.component.as_deref() else {
             continue;
         };
@@ -168,14 +167,13 @@ async fn points(opened: &Opened, group: &str) -> Result<Vec<Found>> {
             continue;
         }
         let name = component.name.clone();
-        if !point.components.contains(&name) {
-            tracing::warn!(backup = %manifest.backup, "it says that it belongs to a point that does not know it");
+        if !point.holds(component) {
+            tracing::warn!(backup = %manifest.backup, "it is no part of the point that it names: it is older, or not known there");
+            // The point is there all the same, and not whole.
+            all.entry(point.id).or_insert_with(|| Found::new(point));
             continue;
         }
-        let found = all.entry(point.id).or_insert_with(|| Found {
-            point,
-            members: BTreeMap::new(),
-        });
+        let found = all.entry(point.id).or_insert_with(|| Found::new(point));
         // Of two the first: a point is set once.
         found.members.entry(name).or_insert(manifest);
     }
@@ -267,42 +265,33 @@ async fn base_backup(opened: &Opened, point: &GroupPoint) -> Result<Option<Backu
 
 /// The restore of the cluster, as it would be typed.
 fn cluster(cli: &Cli, args: &GroupArgs, point: &GroupPoint, backup: Option<BackupId>, pgdata: PathBuf) -> Cli {
+    let target = TargetArgs {
+        target_time: None,
+        target_lsn: Some(Lsn::new(point.lsn)),
+        target_xid: None,
+        target_name: None,
+        target: None,
+        exclusive: false,
+        target_timeline: Some(point.timeline),
+        or_latest: false,
+        backup: backup.map(|backup| backup.to_string()),
+    };
     Cli {
         config: cli.config.clone(),
         cluster: cli.cluster.clone(),
         copy: cli.copy.clone(),
         command: None,
         restore: RestoreArgs {
-            target: TargetArgs {
-                target_time: None,
-                target_lsn: Some(Lsn::new(point.lsn)),
-                target_xid: None,
-                target_name: None,
-                target: None,
-                exclusive: false,
-                target_timeline: Some(point.timeline),
-                or_latest: false,
-                backup: backup.map(|backup| backup.to_string()),
-            },
             tablespaces_below: Some(pgdata.with_extension("tablespaces")),
-            pgdata: Some(pgdata),
-            delta: false,
-            tablespace_map: Vec::new(),
             start: args.start,
-            explore: false,
             prove: args.prove,
             port: args.port,
             socket_dir: args.socket_dir.clone(),
             start_timeout: args.start_timeout,
-            target_action: TargetAction::Promote,
-            standby: false,
-            primary_conninfo: None,
-            primary_slot_name: None,
             jobs: args.jobs,
-            is_private: false,
             owner: args.owner.clone(),
-            dry_run: false,
             json: args.json,
+            ..RestoreArgs::plain(target, pgdata)
         },
     }
 }
@@ -342,6 +331,13 @@ impl Member {
 }
 
 impl Found {
+    fn new(point: GroupPoint) -> Self {
+        Found {
+            point,
+            members: BTreeMap::new(),
+        }
+    }
+
     /// Members without a backup of this point.
     fn missing(&self) -> Vec<&str> {
         let all = self.point.components.iter().map(String::as_str);

@@ -24,6 +24,7 @@ mod listen;
 mod new_tablespaces;
 mod open;
 mod owner;
+mod packs;
 mod paths;
 mod place;
 mod places;

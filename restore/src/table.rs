@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use tokio::process::Command;
 
-use crate::cli::{Cli, RestoreArgs, TableArgs, TargetAction};
+use crate::cli::{Cli, RestoreArgs, TableArgs};
 use crate::error::{RestoreError, Result};
 use crate::paths::OURS;
 use crate::place::{self, running_postmaster};
@@ -244,28 +244,16 @@ fn whole_cluster(cli: &Cli, args: &TableArgs, scratch: &Scratch) -> Cli {
         cluster: cli.cluster.clone(),
         copy: cli.copy.clone(),
         command: None,
+        // Promoted: a server that waits still holds the locks of transactions that had not ended, of a DROP above all.
         restore: RestoreArgs {
-            target: args.target.clone(),
-            pgdata: Some(scratch.data()),
-            delta: false,
-            tablespace_map: Vec::new(),
             start: true,
-            prove: false,
-            port: None,
             socket_dir: Some(scratch.sockets()),
             start_timeout: args.start_timeout,
-            // A server that waits still holds the locks of transactions that had not ended, of a DROP above all.
-            explore: false,
-            primary_conninfo: None,
-            primary_slot_name: None,
-            target_action: TargetAction::Promote,
-            standby: false,
             jobs: args.jobs,
             is_private: true,
             tablespaces_below: Some(scratch.root.join("tablespaces")),
             owner: args.owner.clone(),
-            dry_run: false,
-            json: false,
+            ..RestoreArgs::plain(args.target.clone(), scratch.data())
         },
     }
 }

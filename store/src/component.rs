@@ -68,6 +68,18 @@ pub struct GroupPoint {
     pub at_us: i64,
 }
 
+/// How exactly a system may say what moment it holds: Redis says whole seconds.
+const SAID_WITHIN_US: i64 = 2_000_000;
+
+impl GroupPoint {
+    /// True for a capture that the point can be restored with: one of its components, and not from before it. What is older may lack what a
+    /// row speaks of.
+    #[must_use]
+    pub fn holds(&self, captured: &ComponentBackup) -> bool {
+        self.components.contains(&captured.name) && captured.as_of_us >= self.at_us.saturating_sub(SAID_WITHIN_US)
+    }
+}
+
 /// True for what may be the name of a component: as a cluster's.
 #[must_use]
 pub fn is_name(name: &str) -> bool {
@@ -102,6 +114,26 @@ mod tests {
                 .iter()
                 .all(|name| !is_name(name))
         );
+    }
+
+    #[test]
+    fn a_point_holds_what_it_knows_and_what_is_not_older() {
+        let point = GroupPoint {
+            id: BackupId::from_number(1),
+            group: "shop".into(),
+            components: vec!["cache".into()],
+            lineage: LineageId::from_number(1),
+            timeline: 1,
+            lsn: 1,
+            at_us: 10_000_000,
+        };
+        let of = |name: &str, as_of_us| ComponentBackup {
+            name: name.into(),
+            as_of_us,
+            ..ComponentBackup::default()
+        };
+        assert!(point.holds(&of("cache", 10_000_000)) && point.holds(&of("cache", 8_000_000)));
+        assert!(!point.holds(&of("cache", 7_999_999)) && !point.holds(&of("/etc", 10_000_000)));
     }
 
     #[test]

@@ -26,8 +26,6 @@ use crate::{archiver, output, sql, status};
 
 /// How long the WAL before the point may take to be archived.
 const ARCHIVE_LIMIT: Duration = Duration::from_secs(120);
-/// How exactly a system may say what moment it holds: whole seconds.
-const SAID_WITHIN_US: i64 = 2_000_000;
 
 /// Captures a group at one point.
 pub async fn run(context: &Context, name: &str, label: Option<&str>, as_json: bool) -> anyhow::Result<()> {
@@ -56,7 +54,7 @@ pub async fn run(context: &Context, name: &str, label: Option<&str>, as_json: bo
     for (member, captured) in members.iter().zip(captured) {
         match captured {
             Ok(manifest) => {
-                failed = failed.or(is_of_before(&manifest, &point));
+                failed = failed.or(refused(&manifest, &point));
                 taken.push(manifest);
             }
             Err(error) => {
@@ -79,22 +77,19 @@ pub async fn run(context: &Context, name: &str, label: Option<&str>, as_json: bo
     print(context, &point, &taken, begun.elapsed(), as_json)
 }
 
-/// A capture that holds a moment before the point, seconds apart (Redis says no less): then a row may speak of what it lacks.
-fn is_of_before(manifest: &Manifest, point: &GroupPoint) -> Option<anyhow::Error> {
+/// A capture that the point cannot be restored with.
+fn refused(manifest: &Manifest, point: &GroupPoint) -> Option<anyhow::Error> {
     let component = manifest.component.as_deref()?;
-    let behind_us = point.at_us - component.as_of_us;
-    (behind_us > SAID_WITHIN_US).then(|| {
-        let message = format!(
-            "component \"{}\" holds a moment {:.1} s before the point",
-            component.name,
-            behind_us as f64 / 1e6
-        );
-        Failure::refused(
-            message,
-            "Run it again. If it stays, the clocks of its host and of the database are apart.",
-        )
-        .into()
-    })
+    if point.holds(component) {
+        return None;
+    }
+    let message = format!(
+        "component \"{}\" holds a moment {:.1} s before the point",
+        component.name,
+        (point.at_us - component.as_of_us) as f64 / 1e6
+    );
+    let hint = "Run it again. If it stays, the clocks of its host and of the database are apart.";
+    Some(Failure::refused(message, hint).into())
 }
 
 fn find<'c>(context: &'c Context, name: &str) -> anyhow::Result<&'c config::Group> {

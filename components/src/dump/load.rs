@@ -17,6 +17,7 @@ use super::programs::Programs;
 use super::refusal::failed;
 use super::server::Server;
 use super::session::Session;
+use crate::private::Private;
 use crate::{ComponentError, Stored};
 
 /// What says that somebody has tables in a database.
@@ -345,7 +346,7 @@ async fn list_of(
     database: &Database,
     options: &LoadOptions,
     command: &mut Command,
-) -> Result<Option<super::trial::Private>, ComponentError> {
+) -> Result<Option<Private>, ComponentError> {
     if options.tables.is_empty() {
         return Ok(None);
     }
@@ -363,7 +364,7 @@ async fn list_of(
             "its table of contents and its counts do not fit",
         ));
     }
-    let directory = super::trial::Private::create(&options.scratch)?;
+    let directory = Private::create(&options.scratch, "dump", super::trial::PATH_BYTES_MAX)?;
     let list = directory.path().join("list");
     std::fs::write(&list, chosen.join("\n") + "\n").map_err(ComponentError::io("write", &list))?;
     command.arg("--use-list").arg(list);

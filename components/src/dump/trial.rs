@@ -2,7 +2,6 @@
 //!
 //! A crash here leaves the directory, and the server, which ends with [`Trial`] otherwise. It holds nothing that is not in the dumps.
 
-use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -19,6 +18,7 @@ use super::server::Server;
 use super::session::Session;
 use super::{Counts, GLOBALS, dump_of};
 use crate::ComponentError;
+use crate::private::Private;
 
 /// How often it is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(50);
@@ -26,10 +26,8 @@ const ASK_EVERY: Duration = Duration::from_millis(50);
 const START_MAX: Duration = Duration::from_secs(60);
 /// Who we are to it.
 const SUPERUSER: &str = "seawall_trial";
-/// Bytes of its log that are told.
-const LOG_BYTES_MAX: usize = 1500;
 /// Longest path of the directory: a socket's may have 107 bytes in all (unix(7)).
-const PATH_BYTES_MAX: usize = 80;
+pub(super) const PATH_BYTES_MAX: usize = 80;
 
 /// Where, and as whom, a server may be started.
 #[derive(Clone, Debug)]
@@ -69,7 +67,7 @@ impl Trial {
     /// It cannot be made, or does not start.
     pub async fn start(trials: &Trials, programs: &Programs) -> Result<Self, ComponentError> {
         let place = trials.place(programs);
-        let directory = Private::create(&trials.scratch)?;
+        let directory = Private::create(&trials.scratch, "dump", PATH_BYTES_MAX)?;
         if let Some((uid, gid)) = trials.user {
             let given = std::os::unix::fs::chown(directory.path(), Some(uid), Some(gid));
             given.map_err(ComponentError::io("give away", directory.path()))?;
@@ -233,7 +231,7 @@ pub(super) async fn fetched(source: &Source, scratch: &Path) -> Result<Fetched, 
             _directory: None,
         });
     };
-    let directory = Private::create(scratch)?;
+    let directory = Private::create(scratch, "dump", PATH_BYTES_MAX)?;
     let path = directory.path().join("dump");
     let file = tokio::fs::File::create(&path).await;
     let mut file = file.map_err(ComponentError::io("create", &path))?;
@@ -262,54 +260,5 @@ pub(super) struct Fetched {
 impl Fetched {
     pub fn path(&self) -> &Path {
         &self.path
-    }
-}
-
-/// A directory that goes away.
-#[derive(Debug)]
-pub(super) struct Private(PathBuf);
-
-impl Private {
-    /// Makes one, for our eyes.
-    ///
-    /// # Errors
-    /// It cannot be made.
-    pub fn create(scratch: &Path) -> Result<Self, ComponentError> {
-        let name = u32::from_le_bytes(store::entropy::bytes()?);
-        let path = scratch.join(format!("seawall-dump-{name:08x}"));
-        if path.as_os_str().len() > PATH_BYTES_MAX || !path.is_absolute() {
-            return Err(ComponentError::refused(
-                format!(
-                    "\"{}\" is no place for files that are needed meanwhile",
-                    scratch.display()
-                ),
-                "Name a directory with a short, absolute path.",
-            ));
-        }
-        let mut builder = std::fs::DirBuilder::new();
-        let made = builder.mode(0o700).create(&path);
-        made.map_err(ComponentError::io("create directory", &path))?;
-        Ok(Private(path))
-    }
-
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    fn log(&self) -> PathBuf {
-        self.0.join("log")
-    }
-
-    fn log_tail(&self) -> String {
-        let log = std::fs::read(self.log()).unwrap_or_default();
-        let tail = log.get(log.len().saturating_sub(LOG_BYTES_MAX)..).unwrap_or_default();
-        String::from_utf8_lossy(tail).trim().to_owned()
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        // Files of ours alone; what is left over is no harm.
-        let _ = std::fs::remove_dir_all(&self.0);
     }
 }

@@ -3,8 +3,8 @@
 //! Its configuration comes on standard input (redis.io/docs/latest/operate/oss_and_stack/management/config: a program that is started with `-`
 //! reads it there). A crash here leaves the directory; the server ends with us only where we end it: dropping [`Trial`] does.
 
-use std::os::unix::fs::{DirBuilderExt as _, symlink};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::symlink;
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -15,12 +15,13 @@ use super::dial::{Address, Plain};
 use super::info::Info;
 use super::link::{Link, Waits};
 use crate::ComponentError;
+use crate::private::Private;
 
 /// How often it is asked whether it is ready.
 const ASK_EVERY: Duration = Duration::from_millis(50);
-/// Bytes of its log that are told.
-const LOG_BYTES_MAX: usize = 1500;
-/// The socket's name; a path may have 107 bytes in all.
+/// Longest path of the directory: a socket's may have 107 bytes in all (unix(7)).
+const PATH_BYTES_MAX: usize = 100;
+/// The socket's name.
 const SOCKET: &str = "s";
 
 /// A server that holds a file's keys.
@@ -36,12 +37,13 @@ impl Trial {
     /// # Errors
     /// It cannot be started.
     pub fn start(program: &Path, scratch: &Path, dump: &Path, databases: u64) -> Result<Self, ComponentError> {
-        let directory = Private::create(scratch)?;
-        let link = directory.0.join("dump.rdb");
+        refuse_odd(scratch)?;
+        let directory = Private::create(scratch, "redis", PATH_BYTES_MAX)?;
+        let link = directory.path().join("dump.rdb");
         let dump = dump.canonicalize().map_err(ComponentError::io("find", dump))?;
         symlink(&dump, &link).map_err(ComponentError::io("create link", &link))?;
-        let settings = directory.0.join("settings");
-        std::fs::write(&settings, configuration(&directory.0, databases))
+        let settings = directory.path().join("settings");
+        std::fs::write(&settings, configuration(directory.path(), databases))
             .map_err(ComponentError::io("write", &settings))?;
         let input = std::fs::File::open(&settings).map_err(ComponentError::io("open", &settings))?;
         let log = directory.log();
@@ -50,7 +52,7 @@ impl Trial {
         let process = Command::new(program)
             .arg("-")
             .env_clear()
-            .current_dir(&directory.0)
+            .current_dir(directory.path())
             .stdin(input)
             .stdout(Stdio::from(output))
             .stderr(errors)
@@ -65,7 +67,7 @@ impl Trial {
     /// # Errors
     /// It cannot load the file, or not in time.
     pub async fn loaded(&mut self, waits: Waits) -> Result<Info, ComponentError> {
-        let socket = Address::Unix(self.directory.0.join(SOCKET));
+        let socket = Address::Unix(self.directory.path().join(SOCKET));
         let until = Instant::now() + waits.load_max;
         while Instant::now() < until {
             if let Ok(Some(status)) = self.process.try_wait() {
@@ -109,44 +111,14 @@ fn configuration(directory: &Path, databases: u64) -> String {
     )
 }
 
-/// A directory that goes away.
-#[derive(Debug)]
-struct Private(PathBuf);
-
-impl Private {
-    fn create(scratch: &Path) -> Result<Self, ComponentError> {
-        let name = u32::from_le_bytes(store::entropy::bytes()?);
-        let path = scratch.join(format!("seawall-redis-{name:08x}"));
-        // The settings have it between spaces and quotes.
-        let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@:".contains(c);
-        if !path.to_string_lossy().chars().all(is_plain) || !path.is_absolute() || path.as_os_str().len() > 100 {
-            return Err(ComponentError::refused(
-                format!("a server cannot be started below \"{}\"", scratch.display()),
-                "Name a directory for trials with a short, absolute path of letters, digits and dashes.",
-            ));
-        }
-        let mut builder = std::fs::DirBuilder::new();
-        builder
-            .mode(0o700)
-            .create(&path)
-            .map_err(ComponentError::io("create directory", &path))?;
-        Ok(Private(path))
-    }
-
-    fn log(&self) -> PathBuf {
-        self.0.join("log")
-    }
-
-    fn log_tail(&self) -> String {
-        let log = std::fs::read(self.log()).unwrap_or_default();
-        let tail = log.get(log.len().saturating_sub(LOG_BYTES_MAX)..).unwrap_or_default();
-        String::from_utf8_lossy(tail).trim().to_owned()
-    }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        // Files of ours alone; what is left over is no harm.
-        let _ = std::fs::remove_dir_all(&self.0);
+/// The settings have the path between spaces and quotes.
+fn refuse_odd(scratch: &Path) -> Result<(), ComponentError> {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-+=@:".contains(c);
+    match scratch.to_string_lossy().chars().all(is_plain) {
+        true => Ok(()),
+        false => Err(ComponentError::refused(
+            format!("a server cannot be started below \"{}\"", scratch.display()),
+            "Name a directory for trials with a short, absolute path of letters, digits and dashes.",
+        )),
     }
 }

@@ -8,7 +8,7 @@ use components::{Component as _, ComponentError};
 use rustix::process::{Pid, Signal, kill_process};
 use store::object::Secret;
 
-use crate::server::{self, Server, program};
+use crate::server::{Server, program};
 use crate::stage::{Fault, Faulty, Stage};
 use crate::{scripted, settings};
 
@@ -87,7 +87,7 @@ async fn a_wrong_password_and_a_missing_right_are_named_and_the_least_rights_suf
 #[tokio::test(flavor = "multi_thread")]
 async fn nobody_there_is_named() {
     let stage = Stage::new().await;
-    let nobody = stage.redis(Address::Tcp("127.0.0.1".into(), server::free_port()), None);
+    let nobody = stage.redis(Address::Tcp("127.0.0.1".into(), crate::ports::free_port()), None);
     refused(&stage, &nobody, &["connecting", "Is the server running"]).await;
     let no_socket = stage.redis(Address::Unix(stage.path("none")), None);
     refused(&stage, &no_socket, &["no such socket"]).await;

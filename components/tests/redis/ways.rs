@@ -7,7 +7,7 @@ use components::Component as _;
 use components::redis::{Address, Plain, Redis, Sentinels, Servers, Tls};
 
 use crate::faults::{refused, said};
-use crate::server::{self, Server, program};
+use crate::server::{Server, program};
 use crate::stage::Stage;
 use crate::{scripted, settings};
 
@@ -23,7 +23,7 @@ async fn a_replica_in_step_is_preferred_and_the_master_is_taken_without_one() {
         "sentinel monitor mine 127.0.0.1 {} 1\nsentinel down-after-milliseconds mine 1000\nsentinel failover-timeout mine 600000\n",
         master.port
     );
-    let port = server::free_port();
+    let port = crate::ports::free_port();
     let sentinel = Server::start_as(&server, &stage.path("sentinel"), &sentinel, &["--sentinel"], port);
     let in_step = || {
         let replicas = sentinel.client().ask("SENTINEL REPLICAS mine");
@@ -35,7 +35,7 @@ async fn a_replica_in_step_is_preferred_and_the_master_is_taken_without_one() {
     let sentinels = Sentinels {
         // The first one is away.
         addresses: vec![
-            Address::Tcp("127.0.0.1".into(), server::free_port()),
+            Address::Tcp("127.0.0.1".into(), crate::ports::free_port()),
             sentinel.address(),
         ],
         master: "mine".into(),
@@ -119,7 +119,7 @@ async fn tls_is_spoken_with_a_server_whose_certificate_is_believed() {
         .output()
         .unwrap();
     assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-    let port = server::free_port();
+    let port = crate::ports::free_port();
     let settings = format!(
         "{}tls-port {port}\ntls-auth-clients no\ntls-key-file {}\ntls-cert-file {}\ntls-ca-cert-file {}\n",
         settings("redis7"),

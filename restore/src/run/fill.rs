@@ -1,15 +1,10 @@
 //! Fills the target: what of it is there already, what is in the way, what has to be fetched.
 
-use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use store::StoreError;
 use store::file_table::FileEntry;
-use store::id::PackId;
 use store::manifest::Manifest;
-use store::object::{ObjectName, list_all};
-use store::repository::Repository;
 
 use super::STANDARD_DIRECTORIES;
 use super::prepare::Prepared;
@@ -19,6 +14,7 @@ use crate::delta;
 use crate::error::{RestoreError, Result};
 use crate::fetch_files;
 use crate::open::Opened;
+use crate::packs::refuse_missing;
 use crate::paths::{OURS, Place};
 use crate::place::{self, Found, INCOMPLETE, Marker};
 use crate::plan::Plan;
@@ -125,21 +121,6 @@ async fn plan_work(args: &RestoreArgs, prepared: &Prepared, tree: Arc<Tree>) -> 
         refuse_missing(&opened.repository, choice.manifest.packs.iter().map(|need| need.id)).await?;
     }
     Ok(Planned { tree, work, jobs })
-}
-
-/// Before the first byte is written: what is to be fetched must be there. A pack that a spare makes up for is.
-async fn refuse_missing(repository: &Repository, needed: impl Iterator<Item = PackId>) -> Result<()> {
-    let prefix = repository.layout().prefix("packs");
-    let listed = list_all(repository.store().as_ref(), &prefix).await;
-    let listed = listed.map_err(StoreError::from)?;
-    let there: HashSet<ObjectName> = listed.into_iter().map(|meta| meta.name).collect();
-    for id in needed {
-        let name = repository.layout().pack(id)?;
-        if !there.contains(&name) && repository.spares_of(&name).is_empty() {
-            return Err(RestoreError::damaged(name, "the pack is missing; nothing was changed"));
-        }
-    }
-    Ok(())
 }
 
 impl Planned {

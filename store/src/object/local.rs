@@ -249,6 +249,23 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_is_made_belongs_to_whom_the_repository_belongs() {
+        use std::os::unix::fs::MetadataExt as _;
+        let (_dir, store) = store();
+        // Only root can give it away; whoever else runs this owns it himself.
+        let owner = match store.path().metadata().unwrap().uid() {
+            0 => 65534,
+            own => own,
+        };
+        std::os::unix::fs::chown(store.path(), Some(owner), None).unwrap();
+        put(&store, "a/b").await;
+        for path in ["a", "a/b", ".tmp"] {
+            let made = store.path().join(path).metadata().unwrap();
+            assert_eq!(made.uid(), owner, "{path}");
+        }
+    }
+
+    #[tokio::test]
     async fn no_temporary_is_left_and_the_stale_ones_of_others_are_removed() {
         let (_dir, store) = store();
         put(&store, "a").await;

@@ -223,7 +223,11 @@ fn give_as(above: &File, made: impl AsFd) -> Result<(), Errno> {
         return Ok(());
     }
     let (user, group) = (Uid::from_raw(owner.st_uid), Gid::from_raw(owner.st_gid));
-    rustix::fs::fchown(made, Some(user), Some(group))
+    match rustix::fs::fchown(made, Some(user), Some(group)) {
+        // A root that may not: what it makes stays its own, as without this.
+        Err(Errno::PERM) => Ok(()),
+        given => given,
+    }
 }
 
 /// The directories of the object from the top down, made where they are missing. `NOENT`: one was removed in between.
