@@ -5,24 +5,31 @@
 //! may stream the same cluster meanwhile. Exit code 0 is a promise: PostgreSQL recycles the file. So it is given only when every byte
 //! is durable and its header was read again. Nothing is written of a file that is refused.
 //!
+//! Where several segments wait, one run stores some of those behind its own as well ([`ahead`]).
+//!
 //! A crash anywhere leaves objects that the next push of the same file finds and does not write again.
 
+mod ahead;
 mod archived;
 mod error;
 mod file;
 mod history;
+mod note;
 
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ahead::Ahead;
 use archived::{Archived, Place, timeline_before};
+use bytes::Bytes;
 pub(crate) use error::PushError;
 use file::{Candidate, Planned, Verified};
 use history::History;
+use note::Notes;
 use pg::lsn::Lsn;
 use pg::segment::{SegmentNumber, SegmentSize, WalFileName, segment_name};
-use pg::timeline::TimelineId;
+use pg::timeline::{TimelineHistory, TimelineId};
 use store::crash::{self, CrashPoint};
 use store::layout::WalRange;
 use store::records::Lineage;
@@ -47,6 +54,7 @@ struct Push {
     writer: Arc<Writer>,
     lineage: Lineage,
     size: SegmentSize,
+    notes: Notes,
 }
 
 /// Runs the command.
@@ -54,7 +62,9 @@ pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
     let keys = context.host_keys()?;
     let (repository, places) = context.writing(RetryPolicy::bounded(RETRY_FOR), &keys).await?;
     let lineage = current_lineage(context, &repository).await?;
+    let state_directory = &context.cluster.status.state_directory;
     let push = Push {
+        notes: Notes::new(state_directory, &context.cluster.name, &repository),
         writer: Arc::new(Writer::new(repository, Arc::new(keys.signing), EPOCH)),
         size: segment_size(&lineage)?,
         lineage,
@@ -102,11 +112,22 @@ impl Push {
         is_partial: bool,
     ) -> Result<(), PushError> {
         let segment = SegmentFile::new(&self.lineage, timeline, number).map_err(refused(path))?;
+        if !is_partial && self.notes.hold(self.repository(), &segment, path).await {
+            tracing::debug!(file = %path.display(), "it was archived ahead of its turn");
+            return Ok(());
+        }
         let examined = examine(self.repository(), segment, path, is_partial).await?;
         let Examined { file, history, missing } = examined;
         history.archive(&self.writer, self.lineage.id).await?;
         let written = missing.len();
-        self.store(&file, missing).await?;
+        if written == 0 || is_partial {
+            // Somebody else archives this cluster as well, and what waits.
+            self.store(&file, missing).await?;
+        } else {
+            let ahead = Ahead::begin(self, path, &segment, &history.parsed)?;
+            self.store(&file, missing).await?;
+            ahead.store().await;
+        }
         tracing::debug!(file = %path.display(), objects = written, lsn = %file.planned_end(), "archived");
         Ok(())
     }
@@ -126,16 +147,16 @@ impl Push {
         while let Some(encoding) = ahead {
             let (range, encoded) = encoding.await.map_err(|_| PushError::Stopped("encode"))??;
             ahead = rest.next().map(begin);
-            self.put(&range, encoded).await?;
+            self.put(&range, &encoded).await?;
         }
         Ok(())
     }
 
     /// Creates an object and reads its header again.
-    async fn put(&self, range: &WalRange, encoded: EncodedWal) -> Result<(), PushError> {
+    async fn put(&self, range: &WalRange, encoded: &EncodedWal) -> Result<(), PushError> {
         let (object, digest) = (encoded.name.to_string(), encoded.digest);
         crash::point(CrashPoint::BeforePut);
-        self.writer.create(&encoded.name, encoded.bytes, digest).await?;
+        self.writer.create(&encoded.name, encoded.bytes.clone(), digest).await?;
         crash::point(CrashPoint::AfterPut);
         let reason = match self.repository().read_wal_header(range, self.size).await? {
             Some(header) if header.digest == digest => return Ok(()),
@@ -165,27 +186,37 @@ async fn examine(
     path: &Path,
     is_partial: bool,
 ) -> Result<Examined, PushError> {
-    let (lineage, size) = (segment.lineage(), segment.size());
     let candidate = Candidate::open(path, segment)?;
-    let history = History::of_segment(repository, lineage, segment.timeline(), path).await?;
+    let history = History::of_segment(repository, segment.lineage(), segment.timeline(), path).await?;
     let before = timeline_before(&history.parsed, &segment);
     let keys = Arc::clone(repository);
     let verify = move || candidate.verify(is_partial, before, keys.keys());
     let verified = tokio::task::spawn_blocking(verify).await;
     let file = Arc::new(verified.map_err(|_| PushError::Stopped("verify"))??);
+    let missing = judge(repository, &file, &history.parsed, path).await?;
+    Ok(Examined { file, history, missing })
+}
+
+/// Holds a verified file against everything that is archived; what of it is not.
+async fn judge(
+    repository: &Arc<Repository>,
+    file: &Verified,
+    history: &TimelineHistory,
+    path: &Path,
+) -> Result<Vec<Planned>, PushError> {
+    let segment = &file.segment;
     let place = Place {
         repository,
-        lineage,
-        size,
-        history: &history.parsed,
+        lineage: segment.lineage(),
+        size: segment.size(),
+        history,
     };
-    let archived = Archived::look(place, &segment, file.planned_end()).await?;
-    archived.compare(repository, &file)?;
+    let archived = Archived::look(place, segment, file.planned_end()).await?;
+    archived.compare(repository, file)?;
     if let Some((end, facts)) = &archived.before {
-        check_splice(&segment, file.head, &file.surveyed, *end, facts).map_err(refused(path))?;
+        check_splice(segment, file.head, &file.surveyed, *end, facts).map_err(refused(path))?;
     }
-    let missing = archived.missing(&file.pieces).cloned().collect();
-    Ok(Examined { file, history, missing })
+    Ok(archived.missing(&file.pieces).cloned().collect())
 }
 
 /// Insists that a finished segment is archived as the server has it. A server does not remove a file that its archiver has not pushed, so
@@ -222,9 +253,14 @@ fn encode(
     file: &Verified,
     piece: Planned,
 ) -> Result<(WalRange, EncodedWal), PushError> {
-    let Planned { range, facts, digest } = piece;
+    let Planned {
+        range,
+        facts,
+        digest,
+        bytes,
+    } = piece;
     crash::point(CrashPoint::BeforeEncode);
-    let bytes = file.bytes(range.start, range.end)?;
+    let bytes = bytes.map_or_else(|| file.bytes(range.start, range.end).map(Bytes::from), Ok)?;
     let size = file.segment.size();
     let encoded = wal_object::encode(writer, session, &range, size, facts, &bytes, output::now_us())?;
     if encoded.digest != digest {

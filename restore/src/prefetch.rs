@@ -39,6 +39,12 @@ const MEMORY_BYTES_MAX: u64 = 96 << 20;
 const IDLE_MAX: Duration = Duration::from_secs(10);
 /// Between two looks at how far recovery has come.
 const POLL: Duration = Duration::from_millis(5);
+/// Between two looks at what a prefetcher is at.
+const POLL_DELIVERED: Duration = Duration::from_millis(1);
+/// How long `wal-get` waits for a segment that a prefetcher has begun, before it fetches it itself.
+const BEGUN_MAX: Duration = Duration::from_secs(10);
+/// And for one that it has not: it may just have started.
+const STARTING_MAX: Duration = Duration::from_millis(50);
 /// The last segment that was delivered.
 const POSITION: &str = ".position";
 
@@ -55,6 +61,22 @@ pub(crate) fn take(state: &State, pgdata: &Path, name: &str, dest: &Path) -> Res
     }
     move_in(&path, dest)?;
     Ok(true)
+}
+
+/// As [`take`], after waiting for a prefetcher that is at it: to fetch it here as well would take as long, and the processors from the
+/// prefetcher. False when none is.
+pub(crate) async fn await_and_take(state: &State, pgdata: &Path, name: &str, dest: &Path) -> Result<bool> {
+    let path = state.prefetch_directory(pgdata).join(name);
+    let begun = temporary(&path);
+    let since = Instant::now();
+    while !path.exists() {
+        let patience = if begun.exists() { BEGUN_MAX } else { STARTING_MAX };
+        if since.elapsed() > patience || !is_locked(pgdata) {
+            break;
+        }
+        tokio::time::sleep(POLL_DELIVERED).await;
+    }
+    take(state, pgdata, name, dest)
 }
 
 /// Segments that follow one, as recovery will ask for them.
@@ -230,22 +252,48 @@ async fn fetch_one(source: &Source, timeline: TimelineId, number: SegmentNumber,
         state,
         pgdata,
     } = source;
+    let path = path_of(state, &state.prefetch_directory(pgdata), timeline, number);
+    // Whoever asks for it meanwhile waits.
+    let begun = Begun::new(&path)?;
     let (verdict, bytes) = fetch_ahead(repository, state, pgdata, (timeline, number), listing).await?;
     // What is still open for a standby grows: it is read when it is asked for.
     let is_kept = matches!(verdict, Verdict::Serve { is_open, .. } if !is_open || state.needed_until.is_some());
     if is_kept {
-        let path = path_of(state, &state.prefetch_directory(pgdata), timeline, number);
         tokio::task::spawn_blocking(move || keep(&path, &bytes))
             .await
             .map_err(|_| RestoreError::Failed("a worker stopped".into()))??;
     }
+    drop(begun);
     Ok(())
 }
 
-fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
+/// A temporary that says that a segment is being fetched. It goes when that has failed.
+#[derive(Debug)]
+struct Begun(PathBuf);
+
+impl Begun {
+    fn new(path: &Path) -> Result<Self> {
+        let begun = temporary(path);
+        File::create(&begun).map_err(RestoreError::io("create", &begun))?;
+        Ok(Begun(begun))
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        // It was renamed, where all went well.
+        let _ = fs::remove_file(&self.0);
+    }
+}
+
+fn temporary(path: &Path) -> PathBuf {
     let mut temporary = path.as_os_str().to_owned();
     temporary.push(".tmp");
-    let temporary = PathBuf::from(temporary);
+    PathBuf::from(temporary)
+}
+
+fn keep(path: &Path, bytes: &[u8]) -> Result<()> {
+    let temporary = temporary(path);
     // Durable before it has its name: after a crash of the host a file of the right size must not have other content.
     fs::write(&temporary, bytes)
         .and_then(|()| File::open(&temporary)?.sync_all())

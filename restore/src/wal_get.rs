@@ -74,7 +74,7 @@ async fn get(cli: &Cli, args: &WalGetArgs) -> Result<Outcome> {
     let name = WalFileName::parse(&args.file, state.route.size)
         .ok_or_else(|| RestoreError::Failed("it is not the name of a WAL file of this cluster".into()))?;
     if let WalFileName::Segment { .. } = name
-        && prefetch::take(&state, &pgdata, &args.file, &args.dest)?
+        && prefetch::await_and_take(&state, &pgdata, &args.file, &args.dest).await?
     {
         prefetch::follow_up(cli, &state, &pgdata, &args.file);
         return Ok(Outcome::InPlace);

@@ -53,6 +53,8 @@ pub struct Assembler {
     tails: u32,
     /// Bytes that the last joined tail carried.
     joined: u64,
+    /// Room for a range is made at once.
+    is_all_at_hand: bool,
 }
 
 impl Assembler {
@@ -77,7 +79,15 @@ impl Assembler {
             tail: WalFacts::default(),
             tails: 0,
             joined: 0,
+            is_all_at_hand: false,
         })
+    }
+
+    /// The bytes are at hand and every range will be whole: room for one is made at once, without moving what is there.
+    #[must_use]
+    pub fn with_all_at_hand(mut self) -> Self {
+        self.is_all_at_hand = true;
+        self
     }
 
     /// End of what came in.
@@ -136,7 +146,9 @@ impl Assembler {
     /// Twice as much each time, as vectors do, and never more than the open range can need.
     fn make_room(&mut self, bytes: usize, bytes_max: usize) {
         let (held, room) = (self.buffer.len(), self.buffer.capacity() - self.buffer.len());
-        if room < bytes {
+        if room < bytes && self.is_all_at_hand {
+            self.buffer.reserve_exact(bytes_max);
+        } else if room < bytes {
             self.buffer.reserve_exact(bytes.max(held).min(bytes_max.max(bytes)));
         }
     }

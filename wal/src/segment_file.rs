@@ -20,7 +20,7 @@ use store::records::Lineage;
 
 pub use self::splice::check_splice;
 use crate::assemble::{Assembler, Piece};
-use crate::page::{LONG_HEADER_BYTES, PageExpectation, PageHeader, WalPageError};
+use crate::page::{LONG_HEADER_BYTES, PAGE_BYTES, PageExpectation, PageHeader, WalPageError};
 use crate::reader::{WalError, WalItem, WalReader, WalReaderConfig};
 use crate::record::RecordInfo;
 
@@ -174,6 +174,19 @@ impl SegmentFile {
     }
 }
 
+/// The first page of `bytes`, which begin with the page at `start`, on which a record begins: reading can start there. By page headers
+/// alone, which whoever reads from there holds against the stream.
+#[must_use]
+pub fn first_record_page(bytes: &[u8], start: Lsn) -> Option<Lsn> {
+    let pages = bytes.chunks_exact(PAGE_BYTES as usize);
+    let starts = (0u64..).map(|page| start.saturating_add(page * PAGE_BYTES));
+    pages.zip(starts).find_map(|(page, at)| {
+        let header = PageHeader::parse(page).ok()?;
+        let begins = u64::from(header.remaining_bytes) < PAGE_BYTES - LONG_HEADER_BYTES as u64;
+        (header.page_lsn == at && begins).then_some(at)
+    })
+}
+
 /// The first pass. Takes the file from its start, or from the start of the segment before.
 #[derive(Debug)]
 pub struct Survey {
@@ -297,7 +310,9 @@ impl Cutter {
             ..file.config
         };
         Ok(Cutter {
-            assembler: Assembler::new(file.lineage, config, None).map_err(SegmentFileError::Damaged)?,
+            assembler: Assembler::new(file.lineage, config, None)
+                .map_err(SegmentFileError::Damaged)?
+                .with_all_at_hand(),
             start: file.start(),
             until,
         })

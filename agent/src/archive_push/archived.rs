@@ -214,6 +214,7 @@ mod tests {
             range: range(start, end, tail, 0),
             facts: WalFacts::default(),
             digest: store::id::Digest::default(),
+            bytes: None,
         }
     }
 

@@ -4,22 +4,28 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use bytes::Bytes;
 use pg::lsn::Lsn;
 use pg::segment::segment_name;
 use pg::timeline::TimelineId;
+use store::buffer::PageBuffer;
 use store::envelope::{Kind, WalFacts};
 use store::id::Digest;
 use store::keys::ClusterKeys;
 use store::layout::WalRange;
 use wal::assemble::Piece;
-use wal::segment_file::{Cutter, HEAD_BYTES, Head, SegmentFile, SegmentFileError, Survey, Surveyed};
+use wal::segment_file::{Cutter, HEAD_BYTES, Head, SegmentFile, SegmentFileError, Survey, Surveyed, first_record_page};
 
 use super::error::PushError;
+use super::note::FileFacts;
 
 /// Read at a time.
 const BLOCK_BYTES: usize = 1 << 20;
 
-/// A piece that is to be in the repository, without its bytes.
+/// So much of the segment before is looked at first: the record that crosses the boundary and the one before it are rarely longer.
+const BEFORE_BYTES: u64 = 64 << 10;
+
+/// A piece that is to be in the repository.
 #[derive(Debug, Clone)]
 pub(super) struct Planned {
     /// Which WAL.
@@ -28,6 +34,8 @@ pub(super) struct Planned {
     pub(super) facts: WalFacts,
     /// Keyed digest of its bytes.
     pub(super) digest: Digest,
+    /// Its bytes, where it is all of the segment: what more there is would be much memory.
+    pub(super) bytes: Option<Bytes>,
 }
 
 /// A file that was verified.
@@ -51,18 +59,19 @@ struct Opened {
     file: File,
     start: Lsn,
     bytes: u64,
+    facts: FileFacts,
 }
 
 impl Opened {
     fn open(path: &Path, start: Lsn) -> Result<Self, PushError> {
         let file = File::open(path).map_err(read_error(path))?;
-        let bytes = file.metadata().map_err(read_error(path))?.len();
-        let path = path.to_owned();
+        let found = file.metadata().map_err(read_error(path))?;
         Ok(Opened {
-            path,
+            path: path.to_owned(),
             file,
             start,
-            bytes,
+            bytes: found.len(),
+            facts: FileFacts::from(&found),
         })
     }
 
@@ -81,13 +90,17 @@ impl Opened {
         PushError::File { name, source }
     }
 
-    /// Gives all bytes in blocks, until the end or until `take` wants no more.
-    fn each_block(&self, take: &mut dyn FnMut(&[u8]) -> Result<bool, PushError>) -> Result<(), PushError> {
-        let mut at = 0;
+    /// Gives all bytes from `from` on in blocks, until the end or until `take` wants no more.
+    fn each_block(&self, from: Lsn, take: &mut dyn FnMut(&[u8]) -> Result<bool, PushError>) -> Result<(), PushError> {
+        let mut at = from.distance_from(self.start);
+        let mut buffer = PageBuffer::new(BLOCK_BYTES);
         while at < self.bytes {
-            let block = self.read(at, BLOCK_BYTES)?;
+            let left = usize::try_from(self.bytes - at).unwrap_or(usize::MAX);
+            let room = buffer.len().min(left);
+            let block = buffer.get_mut(..room).unwrap_or_default();
+            self.file.read_exact_at(block, at).map_err(read_error(&self.path))?;
             at += block.len() as u64;
-            if !take(&block)? {
+            if !take(block)? {
                 break;
             }
         }
@@ -130,16 +143,11 @@ impl Candidate {
     ) -> Result<Verified, PushError> {
         let Candidate { segment, head, file } = self;
         // Only a record that crosses the boundary needs the segment before.
-        let mut before = head
+        let before = head
             .continues
-            .then(|| find_before(&file.path, &segment, before))
+            .then(|| Before::find(&file.path, &segment, before))
             .flatten();
-        let mut surveyed = survey(&segment, before.as_ref(), &file)?;
-        if surveyed.is_none() && before.take().is_some() {
-            // That file is damaged before it comes to ours, which says nothing about ours.
-            surveyed = survey(&segment, None, &file)?;
-        }
-        let surveyed = surveyed.ok_or(PushError::Stopped("verify"))?;
+        let (before, surveyed) = survey_from_before(&segment, before, &file)?;
         let until = if is_partial {
             surveyed.valid_end
         } else {
@@ -157,33 +165,87 @@ impl Candidate {
     }
 }
 
-/// The file of the segment before, in the same directory; `None` when it is not there any more or is something else.
-fn find_before(path: &Path, segment: &SegmentFile, timeline: TimelineId) -> Option<Opened> {
-    let size = segment.size();
-    let number = segment.previous()?;
-    let before = path.with_file_name(segment_name(timeline, number, size));
-    let opened = Opened::open(&before, size.start_of(number)).ok()?;
-    (opened.bytes == size.bytes()).then_some(opened)
+/// The file of the segment before, and where in it reading begins.
+#[derive(Debug)]
+struct Before {
+    file: Opened,
+    from: Lsn,
+}
+
+impl Before {
+    /// In the same directory, read from near its end; `None` when it is not there any more or is something else.
+    fn find(path: &Path, segment: &SegmentFile, timeline: TimelineId) -> Option<Before> {
+        let size = segment.size();
+        let number = segment.previous()?;
+        let before = path.with_file_name(segment_name(timeline, number, size));
+        let file = Opened::open(&before, size.start_of(number)).ok()?;
+        if file.bytes != size.bytes() {
+            return None;
+        }
+        let tail_bytes = usize::try_from(BEFORE_BYTES.min(file.bytes)).unwrap_or(usize::MAX);
+        let tail_start = segment.start().as_u64().saturating_sub(tail_bytes as u64);
+        let tail = file
+            .read(file.bytes.saturating_sub(tail_bytes as u64), tail_bytes)
+            .ok()?;
+        let from = first_record_page(&tail, Lsn::new(tail_start)).unwrap_or(file.start);
+        Some(Before { file, from })
+    }
+
+    fn is_whole(&self) -> bool {
+        self.from == self.file.start
+    }
+
+    /// Read from its start.
+    fn whole(self) -> Before {
+        let from = self.file.start;
+        Before { from, ..self }
+    }
+}
+
+/// Reads from the segment before as far as that helps: one that is damaged before reading comes to ours says nothing about ours.
+fn survey_from_before(
+    segment: &SegmentFile,
+    mut before: Option<Before>,
+    file: &Opened,
+) -> Result<(Option<Before>, Surveyed), PushError> {
+    loop {
+        let surveyed = survey(segment, before.as_ref(), file)?;
+        match (surveyed, before) {
+            // The last record that ends before the segment is looked for, too.
+            (Some(surveyed), Some(near)) if surveyed.before.is_none() && !near.is_whole() => {
+                before = Some(near.whole());
+            }
+            (Some(surveyed), before) => return Ok((before, surveyed)),
+            (None, Some(near)) => before = (!near.is_whole()).then(|| near.whole()),
+            (None, None) => return Err(PushError::Stopped("verify")),
+        }
+    }
 }
 
 /// `None` when reading ended in the segment before.
-fn survey(segment: &SegmentFile, before: Option<&Opened>, file: &Opened) -> Result<Option<Surveyed>, PushError> {
-    let from = before.map_or(segment.start(), |before| before.start);
+fn survey(segment: &SegmentFile, before: Option<&Before>, file: &Opened) -> Result<Option<Surveyed>, PushError> {
+    let from = before.map_or(segment.start(), |before| before.from);
     let mut survey = Survey::new(segment, from).map_err(|error| file.refused(error))?;
-    for opened in before.into_iter().chain([file]) {
-        opened.each_block(&mut |block| Ok(survey.push(block)))?;
+    for (opened, from) in with_before(before, file) {
+        opened.each_block(from, &mut |block| Ok(survey.push(block)))?;
     }
     Ok(survey.has_reached_segment().then(|| survey.finish()))
 }
 
+/// What is read, in order, and from where.
+fn with_before<'a>(before: Option<&'a Before>, file: &'a Opened) -> impl Iterator<Item = (&'a Opened, Lsn)> {
+    let before = before.map(|before| (&before.file, before.from));
+    before.into_iter().chain([(file, file.start)])
+}
+
 fn plan(
     segment: &SegmentFile,
-    before: Option<&Opened>,
+    before: Option<&Before>,
     file: &Opened,
     until: Lsn,
     keys: &ClusterKeys,
 ) -> Result<Vec<Planned>, PushError> {
-    let from = before.map_or(segment.start(), |before| before.start);
+    let from = before.map_or(segment.start(), |before| before.from);
     let refused = |error| file.refused(error);
     let mut cutter = Cutter::new(segment, from, until).map_err(refused)?;
     let (mut planned, mut pieces) = (Vec::new(), Vec::new());
@@ -191,9 +253,10 @@ fn plan(
         digest: digest(keys, &piece.bytes),
         range: piece.range,
         facts: piece.facts,
+        bytes: (piece.bytes.len() as u64 == segment.size().bytes()).then_some(piece.bytes),
     };
-    for opened in before.into_iter().chain([file]) {
-        opened.each_block(&mut |block| {
+    for (opened, from) in with_before(before, file) {
+        opened.each_block(from, &mut |block| {
             cutter.push(block, &mut pieces).map_err(refused)?;
             planned.extend(pieces.drain(..).map(planned_of));
             Ok(true)
@@ -213,6 +276,11 @@ impl Verified {
     pub(super) fn bytes(&self, start: Lsn, end: Lsn) -> Result<Vec<u8>, PushError> {
         let bytes = usize::try_from(end.distance_from(start)).unwrap_or(usize::MAX);
         self.file.read(start.distance_from(self.file.start), bytes)
+    }
+
+    /// Which file this is, from before it was read.
+    pub(super) fn facts(&self) -> FileFacts {
+        self.file.facts
     }
 
     /// Where what is planned ends.

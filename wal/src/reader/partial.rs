@@ -15,6 +15,8 @@ pub(super) struct PartialRecord {
     is_open: bool,
     header: [u8; RECORD_HEADER_BYTES],
     header_bytes: usize,
+    /// What the header says, once all of it was taken.
+    parsed: RecordHeader,
     body_bytes: u32,
     crc: u32,
     /// Whether the content matters, so that the prefix is kept.
@@ -35,6 +37,7 @@ impl PartialRecord {
             is_open: false,
             header: [0; RECORD_HEADER_BYTES],
             header_bytes: 0,
+            parsed: RecordHeader::parse(&[0; RECORD_HEADER_BYTES]),
             body_bytes: 0,
             crc: 0,
             keep: false,
@@ -71,15 +74,21 @@ impl PartialRecord {
 
     /// Takes what `bytes` has of the header, returns how much that was.
     pub(super) fn take_header(&mut self, bytes: &[u8]) -> usize {
-        let room = self.header.get_mut(self.header_bytes..).unwrap_or_default();
-        let taken = room.len().min(bytes.len());
-        for (to, from) in room.iter_mut().zip(bytes) {
-            *to = *from;
-        }
+        let taken = match bytes.first_chunk() {
+            // All of it at once, as nearly always.
+            Some(header) if self.header_bytes == 0 => {
+                self.header = *header;
+                RECORD_HEADER_BYTES
+            }
+            _ => {
+                let room = self.header.get_mut(self.header_bytes..).unwrap_or_default();
+                room.iter_mut().zip(bytes).map(|(to, from)| *to = *from).count()
+            }
+        };
         self.header_bytes += taken;
         if self.header_bytes == RECORD_HEADER_BYTES {
-            let kind = self.header().kind();
-            self.keep = !matches!(kind, RecordKind::Other | RecordKind::Switch);
+            self.parsed = RecordHeader::parse(&self.header);
+            self.keep = !matches!(self.parsed.kind(), RecordKind::Other | RecordKind::Switch);
         }
         taken
     }
@@ -88,8 +97,9 @@ impl PartialRecord {
         self.header_bytes == RECORD_HEADER_BYTES
     }
 
+    /// What the header says; to be called once all of it was taken.
     pub(super) fn header(&self) -> RecordHeader {
-        RecordHeader::parse(&self.header)
+        self.parsed
     }
 
     /// Keeps all of the body, as far as that is ever done. To be called before the first byte of it.
