@@ -49,6 +49,7 @@ mod time;
 mod tree;
 mod wal_get;
 mod work;
+mod writeback;
 
 use std::io::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -103,6 +103,67 @@ async fn archiver_alone(scratch: &Scratch, major: u32, segment_mib: u32) -> Resu
 }
 
 #[test]
+fn what_waits_is_archived_ahead_and_a_note_is_not_believed_where_the_object_or_the_file_is_another() {
+    case("push_ahead", async |scratch| {
+        let (cluster, seawall) = pushing(&scratch, 15, 1).await?;
+        cluster.exec("create table t (i int, what text)").await?;
+        cluster.switch_and_push().await?;
+        seawall.backup().await?;
+        // The archiver stands still, and ten segments come to wait.
+        cluster.append_setting("archive_command", "")?;
+        cluster.reload().await?;
+        cluster
+            .exec("insert into t select i, md5(i::text) from generate_series(1, 100000) i")
+            .await?;
+        cluster.switch_wal().await?;
+        let waiting = cluster.unpushed()?;
+        let [first, second, third, fourth, rest @ ..] = waiting.as_slice() else {
+            panic!("{waiting:?}");
+        };
+        assert!(rest.len() > 5, "{waiting:?}");
+        let notes = scratch.path().join("state/archived-ahead/main");
+        seawall.push(&cluster, first).await?.assert_code(0)?;
+        for segment in [second, third, fourth].into_iter().chain(&rest[..5]) {
+            assert_eq!(seawall.wal_objects(segment)?.len(), 1, "{segment}");
+            assert!(notes.join(segment).exists(), "{segment}");
+        }
+        assert!(!notes.join(first).exists());
+        assert!(seawall.wal_objects(&rest[5])?.is_empty(), "more than a run is to take");
+
+        // Its turn: a look, and the note is gone.
+        let stored = std::fs::metadata(&seawall.wal_objects(second)?[0])?.modified()?;
+        seawall.push(&cluster, second).await?.assert_code(0)?;
+        assert_eq!(std::fs::metadata(&seawall.wal_objects(second)?[0])?.modified()?, stored);
+        assert!(!notes.join(second).exists());
+        // The object is gone: it is archived again.
+        std::fs::remove_file(&seawall.wal_objects(third)?[0])?;
+        seawall.push(&cluster, third).await?.assert_code(0)?;
+        assert_eq!(seawall.wal_objects(third)?.len(), 1);
+        // The file is not what it was: it is read, and refused.
+        let path = cluster.data_directory().join("pg_wal").join(fourth);
+        let whole = std::fs::read(&path)?;
+        let mut flipped = whole.clone();
+        flipped[500_000] ^= 1;
+        std::fs::write(&path, &flipped)?;
+        seawall
+            .push(&cluster, fourth)
+            .await?
+            .assert_refused(REFUSED, &["is refused"])?;
+        std::fs::write(&path, &whole)?;
+
+        cluster.push_to(&seawall).await?;
+        cluster.wait_pushed().await?;
+        assert_eq!(std::fs::read_dir(&notes)?.count(), 0, "a note was left");
+        let list = seawall.list().await?;
+        assert_eq!(json_array(&list, "holes")?.len(), 0, "{list}");
+        cluster.kill9()?;
+        let restored = seawall.restore_to("latest", &["--target", "latest"]).await?;
+        assert_eq!(restored.query_one("select count(*) from t").await?, "100000");
+        Ok(())
+    });
+}
+
+#[test]
 fn a_backup_is_refused_while_the_archiver_fails() {
     case("push_failing", async |scratch| {
         let (cluster, seawall) = pushing(&scratch, 15, 1).await?;

@@ -22,6 +22,7 @@ use crate::progress::Progress;
 use crate::sweep::{self, KEPT_WAL, Swept};
 use crate::tree::Tree;
 use crate::work::Work;
+use crate::writeback::Writeback;
 
 /// 0750 where the backed-up directory let its group read, else 0700.
 pub(super) fn directory_mode(manifest: &Manifest, table: &[FileEntry]) -> u32 {
@@ -154,7 +155,9 @@ pub(super) async fn fetch(args: &RestoreArgs, prepared: &Prepared, planned: Plan
         None => Swept::default(),
     };
     let progress = Progress::new(work.bytes, args.json);
+    let writeback = Writeback::start(&tree);
     let (fetched, work) = fetch_files::fetch(&prepared.opened.repository, &tree, work, jobs, progress).await?;
+    writeback.finish()?;
     Ok(Filled {
         tree,
         work,
