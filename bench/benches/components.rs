@@ -2,16 +2,17 @@
 //! and a million small files take?
 //!
 //! Each program in turn: a first capture, one of a changed source, a restore. Variables: `SEAWALL_BENCH_FILES` (100,000), `SEAWALL_BENCH_ROUNDS`
-//! (3), `SEAWALL_BENCH_LARGE_MB` (10,240), `SEAWALL_BENCH_SMALL` (1,000,000), `SEAWALL_BENCH_PARTS` (`files,redis,large,small`).
+//! (3), `SEAWALL_BENCH_LARGE_MB` (10,240), `SEAWALL_BENCH_SMALL` (1,000,000), `SEAWALL_BENCH_PARTS` (`files,dumps,git,redis,large,small`).
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::process::ExitCode;
 use std::time::Duration;
 
+use bench::components::sources::{self, DATABASE, Redis};
 use bench::components::{Ours, Restic, tree};
 use bench::peers::files::Written;
-use bench::peers::process::{Ran, check_interrupted, interrupt, wait_until};
+use bench::peers::process::{Ran, check_interrupted, interrupt, measure, wait_until};
 use bench::server::Server;
 use bench::summary::Summary;
 
@@ -19,6 +20,10 @@ const OPTIONS: &str = "-c listen_addresses= -c fsync=off";
 const MIB: f64 = (1 << 20) as f64;
 /// Largest of many files.
 const LARGEST: u64 = 256 << 10;
+/// Rows of the database that is dumped.
+const ORDERS: u64 = 1_500_000;
+/// Commits of the repository, and as many come between two captures as a busy day has.
+const COMMITS: (u64, u64) = (1_000, 50);
 /// Keys of the Redis server.
 const KEYS: u64 = 400_000;
 /// Goal for what streams through.
@@ -71,11 +76,13 @@ fn run() -> io::Result<()> {
         server,
         scratch,
     };
-    let parts = std::env::var("SEAWALL_BENCH_PARTS").unwrap_or_else(|_| "files,redis,large,small".into());
+    let parts = std::env::var("SEAWALL_BENCH_PARTS").unwrap_or_else(|_| "files,dumps,git,redis,large,small".into());
     let mut summary = Summary::default();
     for part in parts.split(',') {
         match part {
             "files" => bench.files(&mut summary)?,
+            "dumps" => bench.dumps(&mut summary)?,
+            "git" => bench.git(&mut summary)?,
             "redis" => bench.redis(&mut summary)?,
             "large" => bench.large(&mut summary)?,
             "small" => bench.small(&mut summary)?,
@@ -119,6 +126,74 @@ impl Bench {
             &ours,
             &theirs,
         );
+        Ok(())
+    }
+
+    /// How long the dump itself takes: no capture of it is faster.
+    fn dump_alone(&self, printed: &str) -> io::Result<Ran> {
+        let mut command = self.server.command(Path::new("/bin/sh"));
+        command.args(["-c", &format!("{printed} > /dev/null")]);
+        measure(&mut command, &self.scratch.join("dump.out"))
+    }
+
+    /// A database, of which one row in a hundred changes and as many are added.
+    fn dumps(&self, summary: &mut Summary) -> io::Result<()> {
+        let (mut ours, mut theirs, mut alone) = (Took::default(), Took::default(), Vec::new());
+        for round in 0..self.rounds {
+            eprintln!("dumps, round {} of {}", round + 1, self.rounds);
+            sources::make_database(&self.server, ORDERS)?;
+            // Without the counting, which the other one does not do.
+            let tables = format!(
+                "[component.dumps]\nkind = \"postgres-dump\"\ndatabases = [\"{DATABASE}\"]\nrow_counts = false\n"
+            );
+            let seawall = Ours::create(&self.server, &self.programs, &self.scratch.join("ours"), &tables)?;
+            let restic = Restic::create(&self.server, &self.restic, &self.scratch.join("restic"))?;
+            let name = format!("{DATABASE}.dump");
+            let dump = self.server.bin().join("pg_dump");
+            let printed = format!("{} -Fc -Z0 {DATABASE}", dump.display());
+            alone.push(self.dump_alone(&printed)?);
+            ours.first.push(seawall.capture("dumps")?.0);
+            theirs.first.push(restic.capture_printed(&printed, &name)?.0);
+            sources::change_database(&self.server, ORDERS, round)?;
+            ours.second.push(seawall.capture("dumps")?);
+            theirs.second.push(restic.capture_printed(&printed, &name)?);
+            ours.restore.push(seawall.print("dumps", &name)?);
+            theirs.restore.push(restic.print(&name)?);
+            self.clear(&["ours", "restic"])?;
+        }
+        let what = format!("dumps, {ORDERS} rows");
+        report(summary, &what, &ours, &theirs);
+        let bound = Some((middle(&alone, |ran| ran.wall_s), "pg_dump into nothing"));
+        let first = middle(&ours.first, |ran| ran.wall_s);
+        summary.add(format!("{what}, first capture, beside its source"), first, "s", bound);
+        Ok(())
+    }
+
+    /// A repository to which a day's commits come.
+    fn git(&self, summary: &mut Summary) -> io::Result<()> {
+        let (commits, more) = COMMITS;
+        let (mut ours, mut theirs) = (Took::default(), Took::default());
+        for round in 0..self.rounds {
+            eprintln!("git, round {} of {}", round + 1, self.rounds);
+            let source = self.scratch.join("code.git");
+            sources::commit(&self.server, &source, commits, round * 2)?;
+            let tables = format!(
+                "[component.code]\nkind = \"git\"\nrepositories = [\"{}\"]\n",
+                source.display()
+            );
+            let seawall = Ours::create(&self.server, &self.programs, &self.scratch.join("ours"), &tables)?;
+            let restic = Restic::create(&self.server, &self.restic, &self.scratch.join("restic"))?;
+            ours.first.push(seawall.capture("code")?.0);
+            theirs.first.push(restic.capture(&source)?.0);
+            sources::commit(&self.server, &source, more, round * 2 + 1)?;
+            ours.second.push(seawall.capture("code")?);
+            theirs.second.push(restic.capture(&source)?);
+            ours.restore
+                .push(seawall.restore("code", &self.scratch.join("to-ours"))?);
+            theirs.restore.push(restic.restore(&self.scratch.join("to-restic"))?);
+            self.clear(&["code.git", "ours", "restic", "to-ours", "to-restic"])?;
+        }
+        report(summary, &format!("git, {commits} and {more} commits"), &ours, &theirs);
         Ok(())
     }
 
@@ -211,74 +286,6 @@ impl Bench {
         names
             .iter()
             .try_for_each(|name| std::fs::remove_dir_all(self.scratch.join(name)))
-    }
-}
-
-/// A Redis server on a socket. Dropping it ends it.
-struct Redis {
-    process: Child,
-    socket: PathBuf,
-    cli: PathBuf,
-}
-
-impl Redis {
-    fn start(server: &Server, program: &Path, home: &Path) -> io::Result<Self> {
-        std::fs::create_dir(home)?;
-        server.give(home)?;
-        let socket = home.join("s");
-        let mut command = server.command(program);
-        command
-            .args([
-                "--port",
-                "0",
-                "--save",
-                "",
-                "--repl-diskless-sync-delay",
-                "0",
-                "--unixsocketperm",
-                "700",
-                "--unixsocket",
-            ])
-            .arg(&socket)
-            .arg("--dir")
-            .arg(home)
-            .stdin(Stdio::null())
-            .stdout(std::fs::File::create(home.join("log"))?);
-        let redis = Redis {
-            process: command.spawn()?,
-            cli: program.with_file_name("redis-cli"),
-            socket,
-        };
-        wait_until("redis", Duration::from_secs(30), || Ok(redis.ask(&["PING"]).is_ok()))?;
-        Ok(redis)
-    }
-
-    /// Sets each `step`th key.
-    fn fill(&self, keys: u64, step: u64, seed: u64) -> io::Result<()> {
-        let script = "for i = 0, tonumber(ARGV[1]) - 1, tonumber(ARGV[2]) do \
-             local v = redis.sha1hex(ARGV[3] .. i) redis.call('SET', 'session:' .. i, v .. string.rep('{\"seen\":1}', i % 9) .. v) end return 1";
-        let (keys, step, seed) = (keys.to_string(), step.to_string(), seed.to_string());
-        self.ask(&["EVAL", script, "0", &keys, &step, &seed])
-    }
-
-    fn ask(&self, words: &[&str]) -> io::Result<()> {
-        let answer = Command::new(&self.cli)
-            .arg("-s")
-            .arg(&self.socket)
-            .arg("-e")
-            .args(words)
-            .output()?;
-        match answer.status.success() {
-            true => Ok(()),
-            false => Err(io::Error::other(String::from_utf8_lossy(&answer.stderr).into_owned())),
-        }
-    }
-}
-
-impl Drop for Redis {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
     }
 }
 

@@ -75,6 +75,19 @@ impl<'a> Ours<'a> {
         }
     }
 
+    /// Prints what is in one entry of the newest backup.
+    ///
+    /// # Errors
+    /// It failed.
+    pub fn print(&self, name: &str, entry: &str) -> io::Result<Ran> {
+        let mut command = self.command("wal-restore");
+        into_nothing(
+            self.server,
+            command.args(["component", name, "--cat", entry]),
+            &self.home,
+        )
+    }
+
     fn files(&self) -> io::Result<Files> {
         Files::below(&self.home.join("repo"), |_| true)
     }
@@ -156,6 +169,14 @@ impl<'a> Restic<'a> {
         measure(&mut command, &self.home.join("restore.out"))
     }
 
+    /// Prints one file of the newest snapshot.
+    ///
+    /// # Errors
+    /// restic failed.
+    pub fn print(&self, file: &str) -> io::Result<Ran> {
+        into_nothing(self.server, self.command().args(["dump", "latest", file]), &self.home)
+    }
+
     fn files(&self) -> io::Result<Files> {
         Files::below(&self.home.join("repo"), |_| true)
     }
@@ -171,4 +192,18 @@ impl<'a> Restic<'a> {
             .env("GOMAXPROCS", "2");
         command
     }
+}
+
+/// Runs a command of which only the time counts, not what it prints.
+fn into_nothing(server: &Server, command: &mut Command, home: &Path) -> io::Result<Ran> {
+    // A shell stands between, because what a program prints is kept otherwise.
+    let mut shell = server.command(Path::new("/bin/sh"));
+    shell.args(["-c", "exec \"$0\" \"$@\" >/dev/null"]);
+    shell.arg(command.get_program()).args(command.get_args());
+    for (name, value) in command.get_envs() {
+        if let Some(value) = value {
+            shell.env(name, value);
+        }
+    }
+    measure(&mut shell, &home.join("print.out"))
 }
