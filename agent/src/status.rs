@@ -65,6 +65,10 @@ fn json(context: &Context, view: &View) -> anyhow::Result<serde_json::Value> {
     let newest = view.newest.as_ref();
     value["last_backup"] = newest.map(|manifest| manifest.backup.to_string()).into();
     value["last_backup_finished"] = newest.map(|manifest| output::time_us(manifest.finished_us)).into();
+    let components = view.components.iter().map(|(name, newest_us)| {
+        serde_json::json!({ "component": name, "last_backup_finished": newest_us.map(output::time_us) })
+    });
+    value["components"] = components.collect::<Vec<_>>().into();
     value["last_proven"] = view.proven_us.map(output::time_us).into();
     value["last_verified"] = view.verified_us.map(output::time_us).into();
     value["recoverable_from"] = view.window_from_us.map(output::time_us).into();

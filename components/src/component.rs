@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Debug;
-use std::path::Path;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
 
 use async_trait::async_trait;
 
@@ -55,4 +56,38 @@ pub struct Captured {
     pub facts: BTreeMap<String, String>,
     /// The moment that it holds, microseconds since 1970; none: the end of the capture.
     pub as_of_us: Option<i64>,
+    /// What must still be where it was when all of it was read.
+    pub standing: Vec<Standing>,
+}
+
+/// A directory that was captured, as it was when that began. Where it goes away in the middle, because its file system does, everything in it is
+/// as if it had been deleted, one by one: and a backup of the half that was read would look whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Standing {
+    /// Where it is.
+    pub on_disk: PathBuf,
+    /// The device that it is on.
+    pub device: u64,
+    /// Its inode there.
+    pub inode: u64,
+}
+
+impl Standing {
+    /// Refuses what is not there any more, or is another directory.
+    ///
+    /// # Errors
+    /// It went away, or was replaced.
+    pub fn refuse_gone(&self) -> Result<(), ComponentError> {
+        let now = std::fs::symlink_metadata(&self.on_disk).map_err(ComponentError::io("find again", &self.on_disk))?;
+        match (now.dev(), now.ino()) == (self.device, self.inode) {
+            true => Ok(()),
+            false => Err(ComponentError::refused(
+                format!(
+                    "\"{}\" was replaced by another directory, or its file system went away, while it was captured",
+                    self.on_disk.display()
+                ),
+                "Capture it again; what is replaced as a whole is captured by the path of what holds it.",
+            )),
+        }
+    }
 }

@@ -25,9 +25,9 @@ use store::pipeline::{Clock, FileJob, Listed};
 use zeroize::Zeroizing;
 
 use crate::files::{self, Excludes, Files, Walk, WalkOptions};
-use crate::{Captured, Component, ComponentError, Lanes, Look, Sink};
+use crate::{Captured, Component, ComponentError, Lanes, Look, Sink, Standing};
 use looks::Looks;
-pub use open::open_secrets;
+pub use open::{open_content, open_secrets, recipient, refuse_other_identity};
 
 /// What the path of a sealed secret ends with.
 pub const SEALED: &[u8] = b".sealed";
@@ -81,7 +81,7 @@ impl Component for Config {
 
     async fn capture(&self, sink: &mut Sink) -> Result<Captured, ComponentError> {
         let sealed = self.sealed_before(sink).await?;
-        let (jobs, entries) = self.list().await?;
+        let (jobs, entries, standing) = self.list().await?;
         let usable = |entry: &FileEntry| sink.may_keep(entry);
         let sealed: HashMap<Vec<u8>, FileEntry> = sealed.into_iter().filter(|(_, entry)| usable(entry)).collect();
         let mut facts = counts(&entries);
@@ -117,6 +117,7 @@ impl Component for Config {
             version: String::new(),
             facts,
             as_of_us: None,
+            standing,
         })
     }
 
@@ -141,7 +142,7 @@ impl Config {
     }
 
     /// Files, and what is none.
-    async fn list(&self) -> Result<(Vec<FileJob>, Vec<FileEntry>), ComponentError> {
+    async fn list(&self) -> Result<(Vec<FileJob>, Vec<FileEntry>, Vec<Standing>), ComponentError> {
         let options = WalkOptions {
             excludes: self.excludes.clone(),
             one_file_system: false,
@@ -150,13 +151,14 @@ impl Config {
         let files = self.files();
         let listing = tokio::task::spawn_blocking(move || {
             let (mut jobs, mut entries) = (Vec::new(), Vec::new());
-            for listed in Walk::new(files.roots()?, options, None) {
+            let mut walk = Walk::new(files.roots()?, options, None);
+            for listed in &mut walk {
                 match listed? {
                     Listed::File(job) | Listed::Same(job, _) | Listed::Kept(job, _) => jobs.push(job),
                     Listed::Entry(entry) => entries.push(entry),
                 }
             }
-            Ok::<_, ComponentError>((jobs, entries))
+            Ok::<_, ComponentError>((jobs, entries, walk.standing().to_vec()))
         });
         listing.await.map_err(|_| ComponentError::Stopped)?
     }
@@ -249,8 +251,8 @@ impl Config {
             }
             lane.finish();
         }
-        if tally.sealed == 0 && self.recipient.is_some() {
-            tracing::warn!("no file is what \"secrets\" names: nothing was sealed");
+        for pattern in self.secrets.unmatched(&paths)? {
+            tracing::warn!(%pattern, "no file is what this pattern of \"secrets\" names");
         }
         Ok(tally)
     }
@@ -265,7 +267,7 @@ impl Tally {
 
 /// True where a pattern has the path, or a directory above it.
 fn named(secrets: &Excludes, path: &Path) -> bool {
-    secrets.has(path, false) || path.ancestors().skip(1).any(|above| secrets.has(above, true))
+    secrets.has_or_above(path)
 }
 
 /// A secret that is what it was when it was sealed.

@@ -170,6 +170,7 @@ impl Component for Dump {
             version: survey.version,
             facts,
             as_of_us: Some(begun_us),
+            standing: Vec::new(),
         })
     }
 

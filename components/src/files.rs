@@ -77,7 +77,7 @@ impl Component for Files {
         let turn = now_us.unsigned_abs() / 1_000_000;
         let before = before.map(|stored| Before::new(stored, Handle::current(), turn));
         let walk = sink.copy(Walk::new(self.roots()?, options, before)).await?;
-        let counts = walk.counts();
+        let (counts, standing) = (walk.counts(), walk.standing().to_vec());
         tracing::info!(
             files = counts.files,
             bytes = counts.bytes,
@@ -89,6 +89,7 @@ impl Component for Files {
             version: String::new(),
             facts: counts.facts(),
             as_of_us: None,
+            standing,
         })
     }
 

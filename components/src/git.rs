@@ -107,6 +107,7 @@ impl Component for Git {
             version,
             facts: totals.facts().await?,
             as_of_us: Some(begun_us),
+            standing: Vec::new(),
         })
     }
 

@@ -24,7 +24,7 @@ mod stored;
 pub mod take;
 mod target;
 
-pub use component::{Captured, Component, Look};
+pub use component::{Captured, Component, Look, Standing};
 pub use error::ComponentError;
 pub use sink::{Lane, Lanes, Sink};
 pub use stored::Stored;

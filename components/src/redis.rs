@@ -131,6 +131,7 @@ impl Component for Redis {
             version: info.version(),
             facts,
             as_of_us: Some(created_us.map_or(begun_us, |created| created.min(begun_us))),
+            standing: Vec::new(),
         })
     }
 

@@ -4,8 +4,8 @@
 //! are given; those of directories at the very end, since what is made in them changes them. Where a file of the same content stands already, it
 //! stays. Nothing is replaced unless that was said.
 //!
-//! A crash leaves whole files, perhaps one that is named [`crate::target::ASIDE`], and [`MARKER`] in the directory: going on is running it again,
-//! over what is there.
+//! A crash leaves [`MARKER`] in the directory: as long as it is there, any file may be half of what it will be. Going on is running it again, over
+//! what is there. What replaces a file is written aside, under a name that begins with [`crate::target::ASIDE`].
 
 use std::collections::HashMap;
 use std::os::unix::fs::FileExt as _;
@@ -42,16 +42,14 @@ pub struct RestoreOptions {
     pub owners: bool,
     /// Nothing is written.
     pub dry_run: bool,
+    /// What was restored is worked on: [`MARKER`] stays until [`complete`].
+    pub more_follows: bool,
 }
 
 impl RestoreOptions {
     /// True for a path that is asked for.
     pub(crate) fn wants(&self, path: &[u8]) -> bool {
-        let has = |wanted: &Vec<u8>| {
-            let below = path.strip_prefix(wanted.as_slice());
-            below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
-        };
-        self.only.is_empty() || self.only.iter().any(has)
+        self.only.is_empty() || self.only.iter().any(|wanted| is_at_or_below(path, wanted))
     }
 }
 
@@ -80,6 +78,7 @@ pub async fn restore(
     options: &RestoreOptions,
     progress: &(dyn Fn(u64) + Sync),
 ) -> Result<Restored, ComponentError> {
+    refuse_unknown(stored, &options.only).await?;
     let began_free = begin(options, stored)?;
     let options = &RestoreOptions {
         // What was said then, or needed no saying: half of a file is replaced.
@@ -112,21 +111,49 @@ pub async fn restore(
     while let Some(piece) = pieces.next_piece().await? {
         work.piece(piece, &mut restored).await?;
     }
-    if restored == Restored::default() && !options.only.is_empty() {
-        return Err(ComponentError::refused(
-            "nothing in the backup has that path",
-            "Paths are as in the backup, without a slash before them: `wal-restore component NAME --list` prints them.",
-        ));
-    }
     if let (Some(target), false) = (&work.target, options.dry_run) {
         let mut pieces = stored.clone();
         while let Some(piece) = pieces.next_piece().await? {
             work.dress_directories(target, &piece)?;
         }
         target.sync()?;
-        target.remove(MARKER.as_bytes())?;
+        if !options.more_follows {
+            target.remove(MARKER.as_bytes())?;
+        }
     }
     Ok(restored)
+}
+
+/// Says that a directory is complete, after a restore whose `more_follows`.
+///
+/// # Errors
+/// It cannot be written to.
+pub fn complete(to: &Path) -> Result<(), ComponentError> {
+    let target = Target::open(to, false)?;
+    target.sync()?;
+    target.remove(MARKER.as_bytes())
+}
+
+/// Every path that is asked for is there, before a directory is made for it.
+async fn refuse_unknown(stored: &Stored, only: &[Vec<u8>]) -> Result<(), ComponentError> {
+    let (mut pieces, mut left) = (stored.clone(), only.to_vec());
+    while !left.is_empty()
+        && let Some(piece) = pieces.next_piece().await?
+    {
+        left.retain(|wanted| !piece.iter().any(|entry| is_at_or_below(&entry.path, wanted)));
+    }
+    match left.first() {
+        None => Ok(()),
+        Some(path) => Err(ComponentError::refused(
+            format!("nothing in the backup has the path \"{}\"", path.escape_ascii()),
+            "Paths are as in the backup, without a slash before them: `wal-restore component NAME --list` prints them.",
+        )),
+    }
+}
+
+fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
+    let below = path.strip_prefix(wanted);
+    below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
 }
 
 /// The directory is there, and ours, before anything is fetched.

@@ -1,7 +1,7 @@
 //! A backup of a component, read piece by piece: any number of files in the memory of one piece of the table.
 
 use std::collections::{BTreeMap, HashMap};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use futures::{StreamExt as _, TryStreamExt as _, stream};
@@ -27,6 +27,8 @@ pub struct Stored {
     repository: Arc<Repository>,
     manifest: Arc<Manifest>,
     next: usize,
+    /// Packs that [`Self::ids`] has opened: very many small files lie in one, and opening it decodes the places of all.
+    opened: Arc<Mutex<HashMap<PackId, Arc<OpenPack>>>>,
 }
 
 /// Where a chunk goes: which of the entries, where in it, how long it is.
@@ -43,6 +45,7 @@ impl Stored {
             repository,
             manifest: Arc::new(manifest),
             next: 0,
+            opened: Arc::default(),
         }
     }
 
@@ -136,20 +139,26 @@ impl Stored {
     /// # Errors
     /// The repository failed, or a pack is damaged.
     pub async fn ids(&self, entry: &FileEntry) -> Result<Vec<(Digest, u32)>, ComponentError> {
-        let mut packs: HashMap<PackId, OpenPack> = HashMap::new();
         let mut ids = Vec::with_capacity(entry.content.len());
         for at in &entry.content {
-            if !packs.contains_key(&at.pack) {
-                if packs.len() >= OPEN_MAX {
-                    packs.clear();
-                }
-                packs.insert(at.pack, self.repository.open_pack(at.pack).await?);
-            }
-            if let Some(pack) = packs.get(&at.pack) {
-                ids.push((pack.entry(at.number)?.id, at.plain_bytes));
-            }
+            let pack = self.opened(at.pack).await?;
+            ids.push((pack.entry(at.number)?.id, at.plain_bytes));
         }
         Ok(ids)
+    }
+
+    async fn opened(&self, id: PackId) -> Result<Arc<OpenPack>, ComponentError> {
+        let known = || self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pack) = known().get(&id) {
+            return Ok(Arc::clone(pack));
+        }
+        let pack = Arc::new(self.repository.open_pack(id).await?);
+        let mut known = known();
+        if known.len() >= OPEN_MAX {
+            known.clear();
+        }
+        known.insert(id, Arc::clone(&pack));
+        Ok(pack)
     }
 
     /// Reads one file from its beginning to its end, a chunk after the other.

@@ -16,7 +16,7 @@ use store::pipeline::{BelieveAll, Clock, Outcome, Pace, Pipeline, PipelineInputs
 use store::repository::{Repository, Writer};
 use store::session::Purpose;
 
-use crate::{Captured, Component, ComponentError, Sink, Stored};
+use crate::{Captured, Component, ComponentError, Sink, Standing, Stored};
 
 /// What is captured by handing bytes over can be read only once: nothing is gone on from.
 const NO_MILESTONES: Duration = Duration::from_secs(u64::MAX);
@@ -87,6 +87,7 @@ async fn steps(component: &dyn Component, inputs: &TakeInputs) -> Result<Manifes
 
     // Packs, index, manifest: in this order.
     let mut outcome = sink.finish().await?;
+    captured.standing.iter().try_for_each(Standing::refuse_gone)?;
     let index_bytes = commit::put_index(&writer, backup, &outcome.index, (inputs.now_us)()).await?;
     outcome.totals.new_stored_bytes += index_bytes;
     let manifest = manifest(component.kind(), inputs, (backup, parent, begun_us), captured, outcome);

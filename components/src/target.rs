@@ -2,6 +2,7 @@
 
 use std::ffi::OsStr;
 use std::fs::File;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::io;
 use std::os::fd::{AsFd as _, AsRawFd as _, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
@@ -19,8 +20,8 @@ use store::file_table::{Attributes, EntryType, FileEntry};
 
 use crate::ComponentError;
 
-/// What is written where another file stands, before it takes its place.
-pub(crate) const ASIDE: &[u8] = b".seawall-new";
+/// How the name begins under which is written what takes the place of another file.
+pub(crate) const ASIDE: &str = ".seawall-new-";
 /// Zeros in pieces of this length are left out of a file.
 const HOLE_BYTES: usize = 4096;
 /// A directory of ours can be written to while it is filled.
@@ -265,9 +266,13 @@ impl Target {
     }
 }
 
-/// Where a file is written that is to replace another.
+/// Where a file is written that is to replace another: beside it, under a name that is short however long its own is, and the same every time.
 pub(crate) fn aside(path: &[u8]) -> Vec<u8> {
-    [path, ASIDE].concat()
+    let mut hasher = DefaultHasher::new();
+    path.hash(&mut hasher);
+    let above = path.iter().rposition(|byte| *byte == b'/').map_or(0, |slash| slash + 1);
+    let name = format!("{ASIDE}{:016x}", hasher.finish());
+    [path.get(..above).unwrap_or_default(), name.as_bytes()].concat()
 }
 
 /// Writes, but leaves zeros out: the file is all holes.

@@ -91,7 +91,7 @@ impl Stage {
             only: only.iter().map(|path| path.as_bytes().to_vec()).collect(),
             over,
             owners: rustix::process::geteuid().is_root(),
-            dry_run: false,
+            ..RestoreOptions::default()
         };
         restore(&stored, self.restorer.keys(), &options, &|_| ()).await
     }

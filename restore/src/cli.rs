@@ -108,8 +108,8 @@ pub(crate) struct ComponentArgs {
     /// Of kind git: leave bundles and refs as they are stored, and build no repositories of them
     #[arg(long)]
     pub(crate) as_stored: bool,
-    /// Of kind config: open the secrets with this file, which `identity` has made
-    #[arg(long, value_name = "FILE", requires = "to")]
+    /// Of kind config, with --to or --cat: open the secrets with this file, which `identity` has made
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["diff", "history", "list"])]
     pub(crate) identity: Option<PathBuf>,
     /// Print what differs in the backup from the one before it, or from --from
     #[arg(long, conflicts_with_all = ["to", "cat", "list"])]

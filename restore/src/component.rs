@@ -1,18 +1,20 @@
 //! `wal-restore component`: what was captured beside PostgreSQL, back below a directory; or listed, or one file of it on standard output.
 
 mod history;
+mod names;
 
 use std::io::Write as _;
-use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use components::restore::{RestoreOptions, Restored, interrupted, restore};
+use components::config::{SEALED, open_content};
+use components::restore::{RestoreOptions, Restored, complete, interrupted, restore};
 use components::{Stored, compare};
 use config::ComponentKind;
 use serde::Serialize;
 use store::file_table::{EntryType, FileEntry};
+use store::keys::OpeningKey;
 use store::manifest::Manifest;
 
 use crate::cli::{Cli, ComponentArgs};
@@ -23,6 +25,7 @@ use crate::packs::refuse_missing;
 use crate::plan::bytes_text;
 use crate::progress::Progress;
 use crate::time;
+pub(crate) use names::{plain, resolve};
 
 /// A restore goes on for as long as a store may be away.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -47,6 +50,10 @@ pub(crate) struct Report {
     repositories: Option<usize>,
     /// Secrets that were opened.
     secrets: Option<u64>,
+    /// To whom the secrets are sealed that stay sealed.
+    sealed_to: Option<String>,
+    /// It was whole before: an earlier run of the same restore of a group has brought it back.
+    was_whole: bool,
     /// What differs from what was captured; nothing was compared where a part was restored, or something was there before.
     pub(crate) differs: Option<Vec<String>>,
     seconds: f64,
@@ -111,7 +118,7 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
         return list(stored, args.json).await;
     }
     if let Some(path) = &args.cat {
-        return cat(stored, path).await;
+        return cat(stored, path, args.identity.as_deref()).await;
     }
     if dump::run(&opened, &stored, args).await? {
         return Ok(());
@@ -122,9 +129,13 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
             "Add --to DIRECTORY; or --list, or --cat PATH; for a dump --into CONNINFO or --to-sql FILE.",
         )
     })?;
+    let mut only = Vec::new();
+    for path in &args.path {
+        only.push(resolve(&stored, path).await?);
+    }
     let way = Way {
         to,
-        only: args.path.iter().map(|path| plain(path)).collect(),
+        only,
         over: args.over,
         owners: !args.no_owners,
         dry_run: args.dry_run,
@@ -140,7 +151,7 @@ pub(crate) async fn run(cli: &Cli, args: &ComponentArgs) -> Result<()> {
 
 /// Prints to whom secrets are sealed that the new file opens.
 pub(crate) fn identity(file: &Path) -> Result<()> {
-    let recipient = store::keys::identity::create(file)?;
+    let recipient = store::keys::identity::create(file).map_err(RestoreError::Identity)?;
     out(format!("{recipient}\n").as_bytes())
 }
 
@@ -202,7 +213,10 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
     let manifest = stored.manifest();
     let component = manifest.component.as_deref().cloned().unwrap_or_default();
     let Way { to, only, dry_run, .. } = way;
-    let identity = way.identity.as_deref().map(store::keys::identity::read).transpose()?;
+    let identity = way.identity.as_deref().map(read_identity).transpose()?;
+    if let Some(key) = &identity {
+        components::config::refuse_other_identity(&component, key)?;
+    }
     let was_free = match interrupted(&to) {
         Some(before) => before.began_free,
         None => std::fs::read_dir(&to).map_or(true, |mut entries| entries.next().is_none()),
@@ -214,6 +228,7 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
         over: way.over,
         owners: way.owners && rustix::process::geteuid().is_root(),
         dry_run,
+        more_follows: true,
     };
     if options.only.is_empty() && !way.over {
         // Of a part, and of what stands there already, not all is needed.
@@ -227,6 +242,15 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
     if component.kind == "git" && !way.as_stored && !dry_run {
         repositories = Some(components::git::build(&to).await?.len());
     }
+    let sealed_to = components::config::recipient(&component).filter(|_| identity.is_none());
+    let sealed_to = sealed_to.map(str::to_owned);
+    let secrets = match identity.filter(|_| !dry_run) {
+        Some(key) => Some(components::config::open_secrets(stored, &options, &key).await?),
+        None => None,
+    };
+    if !dry_run {
+        complete(&to)?;
+    }
     let differs = match is_whole {
         true => {
             compare(
@@ -239,10 +263,6 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
             .await?
         }
         false => None,
-    };
-    let secrets = match identity.filter(|_| !dry_run) {
-        Some(key) => Some(components::config::open_secrets(stored, &options, &key).await?),
-        None => None,
     };
     let Restored {
         made,
@@ -266,9 +286,44 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
         bytes,
         repositories,
         secrets,
+        sealed_to,
+        was_whole: false,
         differs,
         seconds: begun.elapsed().as_secs_f64(),
     })
+}
+
+/// What an earlier run of the same restore has made whole, compared again.
+pub(crate) async fn whole_already(opened: &Opened, manifest: &Manifest, to: &Path) -> Result<Report> {
+    let begun = Instant::now();
+    let component = manifest.component.as_deref().cloned().unwrap_or_default();
+    let server = server_of(opened, &component.name);
+    let vanished = manifest.vanished.len();
+    let differs = compare(&component, vanished, to, server.as_deref(), &std::env::temp_dir()).await?;
+    Ok(Report {
+        as_of: time::show(component.as_of_us),
+        as_of_us: component.as_of_us,
+        sealed_to: components::config::recipient(&component).map(str::to_owned),
+        component: component.name,
+        kind: component.kind,
+        backup: manifest.backup.to_string(),
+        to: to.to_owned(),
+        dry_run: false,
+        made: 0,
+        same: manifest.totals.files,
+        replaced: 0,
+        directories: 0,
+        bytes: 0,
+        repositories: None,
+        secrets: None,
+        was_whole: true,
+        differs,
+        seconds: begun.elapsed().as_secs_f64(),
+    })
+}
+
+fn read_identity(file: &Path) -> Result<OpeningKey> {
+    store::keys::identity::read(file).map_err(RestoreError::Identity)
 }
 
 /// What the configuration names for it, where it is on this host.
@@ -277,13 +332,6 @@ fn server_of(opened: &Opened, name: &str) -> Option<PathBuf> {
         ComponentKind::Redis(source) => source.server.clone().filter(|server| server.is_file()),
         ComponentKind::Files(_) | ComponentKind::Dump(_) | ComponentKind::Git(_) | ComponentKind::Config(_) => None,
     }
-}
-
-/// As in the backup: without a slash before or behind it.
-pub(crate) fn plain(path: &Path) -> Vec<u8> {
-    let bytes = path.as_os_str().as_bytes();
-    let bytes = bytes.strip_prefix(b"/").unwrap_or(bytes);
-    bytes.strip_suffix(b"/").unwrap_or(bytes).to_vec()
 }
 
 /// An entry, for programs.
@@ -334,8 +382,20 @@ async fn list(mut stored: Stored, as_json: bool) -> Result<()> {
     Ok(())
 }
 
-async fn cat(stored: Stored, path: &Path) -> Result<()> {
-    let entry = find(&stored, &plain(path)).await?;
+/// Prints a file; with an identity a secret, opened: by its own path, or by that of what was sealed of it.
+async fn cat(stored: Stored, path: &Path, identity: Option<&Path>) -> Result<()> {
+    let mut wanted = resolve(&stored, path).await?;
+    if let Some(identity) = identity {
+        let key = read_identity(identity)?;
+        if !wanted.ends_with(SEALED) && names::is_there(&stored, &[&wanted, SEALED].concat()).await? {
+            wanted.extend_from_slice(SEALED);
+        }
+        let entry = find(&stored, &wanted).await?;
+        if let Some(plain) = open_content(&stored, &entry, &key).await? {
+            return out(&plain);
+        }
+    }
+    let entry = find(&stored, &wanted).await?;
     stored
         .in_order(&entry, async |bytes| {
             let written = std::io::stdout().write_all(&bytes);
@@ -395,6 +455,15 @@ impl std::fmt::Display for Report {
         )?;
         if let Some(count) = self.repositories {
             writeln!(f, "built      {count} bare repositories")?;
+        }
+        if self.was_whole {
+            writeln!(f, "whole      since an earlier run of this restore")?;
+        }
+        if let Some(to) = &self.sealed_to {
+            writeln!(
+                f,
+                "sealed     secrets stay <path>.sealed: --identity FILE opens them, with the file that `wal-restore identity` made with {to}"
+            )?;
         }
         if let Some(count) = self.secrets {
             writeln!(f, "opened     {count} secrets")?;

@@ -31,8 +31,11 @@ pub(crate) enum RestoreError {
         hint: String,
     },
     /// The repository failed.
-    #[error("cannot read the repository")]
+    #[error("{}", of_store(.0))]
     Store(#[from] StoreError),
+    /// The file that opens secrets.
+    #[error("cannot use the identity")]
+    Identity(#[source] StoreError),
     /// Archived WAL is not what a server writes.
     #[error("archived WAL is damaged")]
     Wal(#[from] WalError),
@@ -129,7 +132,7 @@ impl RestoreError {
         match self {
             RestoreError::Usage { .. } | RestoreError::Config(_) => exit::USAGE,
             RestoreError::Refused { .. } => exit::REFUSED,
-            RestoreError::Store(error) => exit::of_store(error),
+            RestoreError::Store(error) | RestoreError::Identity(error) => exit::of_store(error),
             RestoreError::Wal(_) => exit::DAMAGED,
             RestoreError::Io { .. }
             | RestoreError::Server { .. }
@@ -152,6 +155,9 @@ impl RestoreError {
                 ),
                 _ => None,
             }),
+            RestoreError::Identity(_) => {
+                Some("`wal-restore identity FILE` makes one, once, and never writes over one: secrets that were sealed to it open with that file alone.".into())
+            }
             RestoreError::Wal(_) => Some("Choose an earlier stop point, or another backup with --backup.".into()),
             RestoreError::Io { source, .. } => io_hint(source.kind()).map(str::to_owned),
             RestoreError::Config(_) | RestoreError::Vanished { .. } | RestoreError::Failed(_) => None,
@@ -170,6 +176,14 @@ impl RestoreError {
         text.chars()
             .map(|c| if c.is_control() && c != '\n' { ' ' } else { c })
             .collect()
+    }
+}
+
+/// What failed: without its key a repository was not even asked.
+fn of_store(error: &StoreError) -> &'static str {
+    match error {
+        StoreError::KeyFile { .. } | StoreError::KeyAway { .. } => "cannot use the key file",
+        _ => "cannot read the repository",
     }
 }
 

@@ -3,6 +3,8 @@
 //! The point is a place in the WAL; what lies between it and the moment that a component's backup holds is that member's *skew*. It is printed
 //! before anything is written, and again with what the restored members say of themselves.
 
+mod whole;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -17,12 +19,13 @@ use store::id::BackupId;
 use store::manifest::Manifest;
 
 use crate::cli::{Cli, GroupArgs, RestoreArgs, TargetArgs};
-use crate::component::{Way, to_directory};
+use crate::component::{Way, to_directory, whole_already};
 use crate::error::{RestoreError, Result};
 use crate::open::{Opened, open};
 use crate::packs::refuse_missing;
 use crate::report::Report as ClusterReport;
 use crate::{component, run, time};
+use whole::Whole;
 
 /// A restore goes on for as long as a store may be away.
 const PATIENCE: Duration = Duration::from_secs(600);
@@ -94,9 +97,14 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
     if !args.dry_run {
         std::fs::create_dir_all(&to).map_err(RestoreError::io("create directory", &to))?;
     }
+    let mut whole = Whole::read(&to, found.point.id)?;
     let dry = Box::pin(run::run(&cluster)).await?;
     let mut components = Vec::new();
     for (name, manifest) in &found.members {
+        if !args.dry_run && whole.has(name, manifest.backup) {
+            components.push(whole_already(&opened, manifest, &to.join(name)).await?);
+            continue;
+        }
         let stored = Stored::new(Arc::clone(&opened.repository), manifest.clone());
         let way = Way {
             to: to.join(name),
@@ -110,6 +118,9 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
             is_quiet: args.json,
         };
         components.push(Box::pin(to_directory(&opened, &stored, way)).await?);
+        if !args.dry_run {
+            whole.add(name, manifest.backup)?;
+        }
     }
     // Last: whoever finds the database at work finds the rest as well.
     let restored = match args.dry_run {
@@ -117,7 +128,9 @@ pub(crate) async fn run(cli: &Cli, args: &GroupArgs) -> Result<()> {
         false => {
             cluster.restore.dry_run = false;
             cluster.restore.json = args.json;
-            Box::pin(run::run(&cluster)).await?.report
+            let report = Box::pin(run::run(&cluster)).await?.report;
+            whole.end()?;
+            report
         }
     };
     let report = Report {
@@ -229,7 +242,11 @@ fn refuse_others(to: &Path, cluster: &str, point: &GroupPoint) -> Result<()> {
     for entry in entries {
         let name = entry.map_err(io())?.file_name();
         let is_ours = |member: &str| name.as_encoded_bytes() == member.as_bytes();
-        if !is_ours(cluster) && !is_ours(&tablespaces) && !point.components.iter().any(|member| is_ours(member)) {
+        if !is_ours(cluster)
+            && !is_ours(&tablespaces)
+            && !is_ours(whole::FILE)
+            && !point.components.iter().any(|member| is_ours(member))
+        {
             return Err(RestoreError::refused(
                 format!(
                     "\"{}\" holds \"{}\", which is none of ours",

@@ -133,6 +133,28 @@ fn repositories_come_back_as_bare_ones() {
             .run(&["component", "code", "--to", &two.display().to_string()])
             .await?;
         again.assert_refused(REFUSED, &["not empty"])?;
+        // Work trees of repositories that are not captured: by a file, by a link.
+        for name in ["by-file", "by-link"] {
+            fs::create_dir(srv.join(name))?;
+        }
+        fs::write(srv.join("by-file/.git"), "gitdir: /nowhere/modules/x\n")?;
+        std::os::unix::fs::symlink("/nowhere/else", srv.join("by-link/.git"))?;
+        fs::create_dir(srv.join("of-ours"))?;
+        let gitdir = format!("gitdir: {}\n", work.join(".git").display());
+        fs::write(srv.join("of-ours/.git"), gitdir)?;
+        for name in ["by-file", "by-link", "of-ours"] {
+            user::give(&srv.join(name))?;
+        }
+        let warned = seawall.agent.run_ok(&["backup", "code"]).await?.stderr;
+        let passed_over = |name: &str| {
+            warned
+                .lines()
+                .any(|line| line.contains("passed over") && line.contains(name))
+        };
+        assert!(
+            passed_over("by-file") && passed_over("by-link") && !passed_over("of-ours"),
+            "{warned}"
+        );
         let _agent = seawall.run().await?;
         let good = seawall.agent.run_ok(&["check"]).await?;
         assert!(good.stdout.contains("2 repositories"), "{}", good.stdout);
@@ -177,9 +199,9 @@ fn configuration_has_a_history_and_its_secrets_are_under_another_key() {
             .set("component.settings.paths", vec![etc.display().to_string()])?
             .set(
                 "component.settings.secrets",
-                vec![etc.join("password").display().to_string()],
+                vec![etc.join("password").display().to_string(), "*.p12".to_owned()],
             )?
-            .set("component.settings.secrets_recipient", recipient)?;
+            .set("component.settings.secrets_recipient", recipient.as_str())?;
         let seawall = Seawall::configure(config)?;
         seawall.init().await?;
         let first = take(&seawall, "settings").await?;
@@ -237,8 +259,14 @@ fn configuration_has_a_history_and_its_secrets_are_under_another_key() {
         let report = bring_back(&seawall, "settings", &opened, &["--identity", &identity]).await?;
         assert_eq!(json_u64(&report, "secrets")?, 1, "{report}");
         tree::assert_same(&etc, &below(&opened, &etc), &["tls.key"])?;
-        // Neither key nor content was said anywhere.
+        secrets_are_opened_by_their_own_identity_alone(&seawall, &scratch, &etc, (&identity, &recipient)).await?;
+        // Neither key nor content was said anywhere; what was perhaps mistyped was.
         let log = seawall.agent.run(&["backup", "settings"]).await?;
+        assert!(
+            log.stderr.contains("no file is what this pattern") && log.stderr.contains("*.p12"),
+            "{}",
+            log.stderr
+        );
         assert!(
             !log.stderr.contains(PASSWORD) && log.stderr.contains("tls.key"),
             "{}",
@@ -246,4 +274,49 @@ fn configuration_has_a_history_and_its_secrets_are_under_another_key() {
         );
         Ok(())
     });
+}
+
+async fn secrets_are_opened_by_their_own_identity_alone(
+    seawall: &Seawall,
+    scratch: &Scratch,
+    etc: &Path,
+    (identity, recipient): (&str, &str),
+) -> Result<()> {
+    let restore = &seawall.restore;
+    // Whoever has no identity is told what stays sealed, and what opens it.
+    let to = scratch.join("told").display().to_string();
+    let told = restore.run_ok(&["component", "settings", "--to", &to]).await?;
+    assert!(
+        told.stdout.contains("--identity FILE") && told.stdout.contains(recipient),
+        "{}",
+        told.stdout
+    );
+    // Another identity, and none: nothing is written.
+    let other = scratch.join("elsewhere/other.key").display().to_string();
+    restore.run_ok(&["identity", &other]).await?;
+    let nothing = scratch.join("nothing");
+    let to = nothing.display().to_string();
+    let wrong = restore
+        .run(&["component", "settings", "--to", &to, "--identity", &other])
+        .await?;
+    wrong.assert_refused(REFUSED, &["do not open with this identity", recipient])?;
+    let missing = restore
+        .run(&["component", "settings", "--to", &to, "--identity", "/nowhere.key"])
+        .await?;
+    assert!(
+        missing.code() != 0 && missing.stderr.contains("cannot use the identity") && !missing.stderr.contains("init"),
+        "{}",
+        missing.stderr
+    );
+    assert!(!nothing.exists());
+    // One secret on standard output: by its own name, or that of what was sealed.
+    let password = etc.join("password").display().to_string();
+    for path in [password.clone(), format!("{password}.sealed")] {
+        let cat = ["component", "settings", "--cat", &path, "--identity", identity];
+        assert_eq!(restore.run_ok(&cat).await?.stdout, PASSWORD);
+    }
+    let cat = restore
+        .run(&["component", "settings", "--cat", &password, "--identity", &other])
+        .await?;
+    cat.assert_refused(REFUSED, &["does not open with this identity"])
 }

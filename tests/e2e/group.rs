@@ -196,3 +196,56 @@ fn a_point_is_whole_or_no_point() {
         Ok(())
     });
 }
+
+#[test]
+fn a_restore_that_was_cut_short_is_gone_on_with() {
+    case("group_cut_short", async |scratch| {
+        let shop = Shop::open(&scratch).await?;
+        let seawall = Seawall::configure(shop.config(&scratch)?)?;
+        seawall.init().await?;
+        let _agent = seawall.run().await?;
+        seawall.backup().await?;
+        let (client, mut keys) = (shop.cluster.connect().await?, shop.redis.client()?);
+        shop.order(&client, &mut keys, 1).await?;
+        seawall.agent.run_ok(&["backup", "--group", "shop"]).await?;
+        shop.order(&client, &mut keys, 2).await?;
+        seawall.agent.run_ok(&["backup", "--group", "shop"]).await?;
+        let listed = seawall.restore.run_ok(&["group", "shop", "--list", "--json"]).await?;
+        let points = listed.json()?;
+        let (first, second) = (json_str(&points[0], "point")?, json_str(&points[1], "point")?);
+
+        // One member is whole, and something is in the way of the next.
+        let to = scratch.dir("back")?.join("here");
+        fs::create_dir_all(to.join("receipts/mine"))?;
+        tests::user::give(&to)?;
+        tests::user::give(&to.join("receipts"))?;
+        let to_text = to.display().to_string();
+        let restore = ["group", "shop", "--to", &to_text, "--json", "--point", second];
+        let cut = seawall.restore.run(&restore).await?;
+        cut.assert_refused(REFUSED, &["not empty"])?;
+        assert!(to.join("cache/dump.rdb").exists() && !to.join("main/global/pg_control").exists());
+        fs::remove_dir_all(to.join("receipts"))?;
+        let other = ["group", "shop", "--to", &to_text, "--point", first];
+        let other = seawall.restore.run(&other).await?;
+        other.assert_refused(REFUSED, &["was not finished", second])?;
+
+        let report = seawall.restore.run_ok(&restore).await?.json()?;
+        let components = json_array(&report, "components")?;
+        assert_eq!(
+            (
+                &components[0]["component"],
+                &components[0]["was_whole"],
+                &components[1]["was_whole"]
+            ),
+            (&"cache".into(), &true.into(), &false.into()),
+            "{report}"
+        );
+        for component in components {
+            assert_eq!(component["differs"], serde_json::json!([]), "{component}");
+        }
+        assert!(to.join("main/global/pg_control").exists() && !to.join(".seawall-group").exists());
+        let receipts = to.join("receipts").join(shop.receipts.strip_prefix("/")?);
+        assert_eq!(fs::read_dir(receipts)?.count(), 2);
+        Ok(())
+    });
+}

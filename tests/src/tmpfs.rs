@@ -12,6 +12,7 @@ use crate::user;
 #[derive(Debug)]
 pub struct Tmpfs {
     path: PathBuf,
+    size: String,
     _scratch: Scratch,
 }
 
@@ -32,21 +33,45 @@ impl Tmpfs {
             rustix::process::geteuid().is_root(),
             "a full disk is made with a tmpfs, and only root can mount one\nHINT: run the tests as root"
         );
-        let path = scratch.dir(name)?;
-        let status = Command::new("mount")
-            .args(["-t", "tmpfs", "-o"])
-            .arg(format!("{size},mode=0700"))
-            .arg("tmpfs")
-            .arg(&path)
-            .status()
-            .context("could not run mount")?;
-        ensure!(status.success(), "could not mount a tmpfs at {}", path.display());
         let tmpfs = Self {
-            path,
+            path: scratch.dir(name)?,
+            size: size.to_owned(),
             _scratch: scratch.clone(),
         };
-        user::give(&tmpfs.path)?;
+        tmpfs.mount_again()?;
         Ok(tmpfs)
+    }
+
+    /// Mounts another one in the place of one that was taken away: empty.
+    pub fn mount_again(&self) -> Result<()> {
+        let status = Command::new("mount")
+            .args(["-t", "tmpfs", "-o"])
+            .arg(format!("{},mode=0700", self.size))
+            .arg("tmpfs")
+            .arg(&self.path)
+            .status()
+            .context("could not run mount")?;
+        ensure!(status.success(), "could not mount a tmpfs at {}", self.path.display());
+        user::give(&self.path)
+    }
+
+    /// Takes it away, as a network does: whoever has a file of it open keeps that.
+    pub fn unmount(&self) -> Result<()> {
+        let status = Command::new("umount").arg("-l").arg(&self.path).status()?;
+        ensure!(status.success(), "could not unmount {}", self.path.display());
+        Ok(())
+    }
+
+    /// So many MiB are left.
+    pub fn leave_room(&self, mib: u64) -> Result<()> {
+        let found = rustix::fs::statvfs(&self.path)?;
+        let used = (found.f_blocks - found.f_bfree) * found.f_frsize;
+        let status = Command::new("mount")
+            .args(["-o", &format!("remount,size={}", used + (mib << 20))])
+            .arg(&self.path)
+            .status()?;
+        ensure!(status.success(), "could not make {} smaller", self.path.display());
+        Ok(())
     }
 
     pub fn path(&self) -> &Path {

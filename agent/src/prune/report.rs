@@ -19,7 +19,7 @@ impl Report {
     pub(super) fn of(looked: &Looked, plan: &Plan, policy: &Policy, done: Option<Done>) -> Self {
         let sums = Sums::of(plan);
         Report {
-            json: json(plan, policy, done, &sums),
+            json: json(looked, plan, policy, done, &sums),
             text: text(looked, plan, policy, done, &sums),
         }
     }
@@ -66,11 +66,12 @@ impl Sums {
     }
 }
 
-fn json(plan: &Plan, policy: &Policy, done: Option<Done>, sums: &Sums) -> Value {
+fn json(looked: &Looked, plan: &Plan, policy: &Policy, done: Option<Done>, sums: &Sums) -> Value {
     json!({
         "dry_run": done.is_none(),
-        "backups": plan.verdicts.iter().map(|verdict| json!({
+        "backups": plan.verdicts.iter().zip(&looked.backups).map(|(verdict, seen)| json!({
             "backup": verdict.id.to_string(),
+            "component": seen.component,
             "kept": !plan.retire.contains(&verdict.id),
             "reasons": verdict.kept.iter().map(ToString::to_string).collect::<Vec<_>>(),
             "late": verdict.is_late,
@@ -93,10 +94,11 @@ fn json(plan: &Plan, policy: &Policy, done: Option<Done>, sums: &Sums) -> Value 
 }
 
 fn text(looked: &Looked, plan: &Plan, policy: &Policy, done: Option<Done>, sums: &Sums) -> String {
-    let mut table = output::table(&["backup", "stored", "logical", "", "why"]);
+    let mut table = output::table(&["backup", "of", "stored", "logical", "", "why"]);
     for (verdict, seen) in plan.verdicts.iter().zip(&looked.backups) {
         table.add_row([
             verdict.id.to_string(),
+            seen.component.clone().unwrap_or_else(|| "the cluster".into()),
             output::time_us(seen.stored_ms.saturating_mul(1000)),
             output::bytes(seen.logical_bytes),
             if plan.retire.contains(&verdict.id) {

@@ -10,7 +10,7 @@ use crate::backup::RunningBackup;
 use crate::copies::{self, CopySeen};
 use crate::drill::{self, Drilled};
 use crate::open::{Context, command_policy};
-use crate::{exit, sql};
+use crate::{component, exit, sql};
 
 /// How things are.
 #[derive(Default)]
@@ -33,6 +33,8 @@ pub struct View {
     /// The last drill, and what it lets expect of a restore to now, in seconds.
     pub drill: Option<Drilled>,
     pub rto_s: Option<f64>,
+    /// The components of the configuration, scheduled or not, and when the newest backup of each was finished.
+    pub components: Vec<(String, Option<i64>)>,
     /// Why the repository could not be looked at.
     pub repository_error: Option<String>,
     pub slot: Option<sql::Slot>,
@@ -106,6 +108,7 @@ impl View {
     async fn look_at_repository(&mut self, context: &Context, repository: &Repository) -> anyhow::Result<()> {
         let manifests = repository.manifests().await?;
         self.backups = manifests.len();
+        self.components = newest_of_components(context, repository).await?;
         let lineages = repository.lineages().await?;
         let current = archived_lineage(context).or(lineages.iter().map(|lineage| lineage.id).max());
         self.newest = manifests.iter().max_by_key(|manifest| manifest.backup).cloned();
@@ -198,4 +201,23 @@ async fn ask_server(context: &Context) -> (Option<sql::Slot>, Option<Archiver>) 
     let slot = sql::slot(&client, &context.cluster.wal.slot).await;
     let archiver = archiver::pushing(&client).await;
     (slot.ok().flatten(), archiver.ok().flatten())
+}
+
+async fn newest_of_components(
+    context: &Context,
+    repository: &Repository,
+) -> anyhow::Result<Vec<(String, Option<i64>)>> {
+    let ours = component::of_cluster(context);
+    if ours.is_empty() {
+        return Ok(Vec::new());
+    }
+    let taken = repository.component_manifests().await?;
+    let newest = |name: &str| {
+        let of_it = taken.iter().filter(|manifest| manifest.component_name() == Some(name));
+        of_it.map(|manifest| manifest.finished_us).max()
+    };
+    let seen = ours
+        .into_iter()
+        .map(|component| (component.name.clone(), newest(&component.name)));
+    Ok(seen.collect())
 }

@@ -55,6 +55,13 @@ pub fn draw(context: &Context, view: &View, coloured: bool) -> String {
     for copy in &view.copies {
         rows.push(("place", format!("\"{}\" {}", copy.name, copy.standing)));
     }
+    for (name, newest_us) in &view.components {
+        let newest = newest_us.map_or_else(
+            || painter.paint(Colour::Yellow, &format!("no backup yet: `wal-agent backup {name}`")),
+            |at_us| format!("newest backup {}", output::time_us(at_us)),
+        );
+        rows.push(("component", format!("{name}: {newest}")));
+    }
     let now_us = output::now_us();
     for job in &state.jobs {
         let due = job

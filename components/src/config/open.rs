@@ -1,12 +1,17 @@
 //! Opens the secrets of a restore with their identity.
 
+use std::ffi::OsStr;
 use std::io::{Read as _, Write as _};
+use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
+use store::component::ComponentBackup;
 use store::file_table::{EntryType, FileEntry};
 use store::keys::OpeningKey;
-use store::keys::identity;
+use store::keys::identity::{self, OVERHEAD_BYTES, SecretsRecipient};
+use zeroize::Zeroizing;
 
+use super::read::BYTES_MAX;
 use super::{SEALED, opened};
 use crate::files::Owners;
 use crate::restore::RestoreOptions;
@@ -14,7 +19,7 @@ use crate::target::{Target, aside, refuse_path};
 use crate::{ComponentError, Stored};
 
 /// Puts each sealed secret that was restored, opened, in its place: with the mode and the owner that it had; what was sealed is removed. Returns
-/// how many there were. A crash leaves whole secrets, sealed or opened, and a file named [`crate::target::ASIDE`].
+/// how many there were. A crash leaves whole secrets, sealed or opened, and a file whose name begins with [`crate::target::ASIDE`].
 ///
 /// # Errors
 /// One was sealed to another recipient, or cannot be written: it stays sealed.
@@ -32,6 +37,56 @@ pub async fn open_secrets(stored: &Stored, options: &RestoreOptions, key: &Openi
     }
     target.sync()?;
     Ok(count)
+}
+
+/// Refuses an identity that does not open what a backup has sealed.
+///
+/// # Errors
+/// The backup says that its secrets were sealed to another recipient.
+pub fn refuse_other_identity(backup: &ComponentBackup, key: &OpeningKey) -> Result<(), ComponentError> {
+    let (ours, of_backup) = (SecretsRecipient::of(key).to_string(), recipient(backup));
+    match of_backup {
+        Some(other) if other != ours => Err(ComponentError::refused(
+            format!("the secrets of this backup do not open with this identity, which is of {ours}"),
+            format!("They were sealed to {other}: name the file that `wal-restore identity` made with it."),
+        )),
+        _ => Ok(()),
+    }
+}
+
+/// To whom the secrets of a backup were sealed, where it has any.
+#[must_use]
+pub fn recipient(backup: &ComponentBackup) -> Option<&str> {
+    let is_some = backup.facts.get("sealed").is_some_and(|count| count != "0");
+    let recipient = backup.facts.get("recipient").filter(|_| is_some);
+    recipient.map(String::as_str)
+}
+
+/// Opens the content of one file; none: it is no sealed secret.
+///
+/// # Errors
+/// The repository failed; or it was sealed to another.
+pub async fn open_content(
+    stored: &Stored,
+    entry: &FileEntry,
+    key: &OpeningKey,
+) -> Result<Option<Zeroizing<Vec<u8>>>, ComponentError> {
+    if entry.size > BYTES_MAX + OVERHEAD_BYTES {
+        return Ok(None);
+    }
+    let mut sealed = Vec::new();
+    stored
+        .in_order(entry, async |bytes| {
+            sealed.extend_from_slice(&bytes);
+            Ok(())
+        })
+        .await?;
+    if !sealed.starts_with(identity::MAGIC) {
+        return Ok(None);
+    }
+    let path = Path::new(OsStr::from_bytes(&entry.path));
+    let plain = identity::open(key, &sealed).ok_or_else(|| wrong_identity(path))?;
+    Ok(Some(plain))
 }
 
 /// False for a file that only has such a name.

@@ -11,7 +11,7 @@ use store::pipeline::FileJob;
 use crate::ComponentError;
 
 /// Longest file.
-const BYTES_MAX: u64 = 32 << 20;
+pub(super) const BYTES_MAX: u64 = 32 << 20;
 
 /// The file with what its file system knows of it now, and its content; none: it is no file any more.
 ///

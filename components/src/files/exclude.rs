@@ -1,5 +1,10 @@
 //! What is left out, by patterns as rsync has them: `*.tmp` anywhere, `cache/` a directory anywhere, `/build` below the root alone, `a/**/b`.
 
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
 use globset::{GlobBuilder, GlobSet, GlobSetBuilder};
 
 use crate::ComponentError;
@@ -7,6 +12,7 @@ use crate::ComponentError;
 /// Patterns of what is not captured.
 #[derive(Clone, Debug)]
 pub struct Excludes {
+    patterns: Vec<String>,
     any: GlobSet,
     directories: GlobSet,
 }
@@ -35,6 +41,7 @@ impl Excludes {
         }
         let build = |set: GlobSetBuilder| set.build().map_err(|error| bad("exclude", &error));
         Ok(Excludes {
+            patterns: patterns.to_vec(),
             any: build(any)?,
             directories: build(directories)?,
         })
@@ -42,8 +49,32 @@ impl Excludes {
 
     /// True for a path below a root that is left out, with all that lies below it.
     #[must_use]
-    pub fn has(&self, path: &std::path::Path, is_directory: bool) -> bool {
+    pub fn has(&self, path: &Path, is_directory: bool) -> bool {
         self.any.is_match(path) || (is_directory && self.directories.is_match(path))
+    }
+
+    /// True for a file that a pattern has, or a directory above it.
+    #[must_use]
+    pub fn has_or_above(&self, path: &Path) -> bool {
+        self.has(path, false) || path.ancestors().skip(1).any(|above| self.has(above, true))
+    }
+
+    /// The patterns that have none of these files: perhaps they were mistyped.
+    ///
+    /// # Errors
+    /// None that [`Self::new`] has not returned.
+    pub fn unmatched(&self, files: &HashSet<Vec<u8>>) -> Result<Vec<String>, ComponentError> {
+        let mut unmatched = Vec::new();
+        for pattern in &self.patterns {
+            let alone = Excludes::new(std::slice::from_ref(pattern))?;
+            if !files
+                .iter()
+                .any(|path| alone.has_or_above(Path::new(OsStr::from_bytes(path))))
+            {
+                unmatched.push(pattern.clone());
+            }
+        }
+        Ok(unmatched)
     }
 }
 
@@ -57,7 +88,6 @@ fn bad(pattern: &str, error: &globset::Error) -> ComponentError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::path::Path;
 
     #[test]
     fn patterns_are_rsyncs() {
@@ -80,5 +110,7 @@ mod tests {
             assert!(!has(path, false), "{path}");
         }
         assert!(Excludes::new(&["a[".to_owned()]).is_err());
+        let files = [&b"deep/x.tmp"[..], b"x/cache/y"].map(<[u8]>::to_vec).into();
+        assert_eq!(excludes.unmatched(&files).unwrap(), ["/build", "logs/*.gz", "a/**/z"]);
     }
 }

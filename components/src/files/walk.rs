@@ -22,6 +22,7 @@ use super::counts::Counts;
 use super::exclude::Excludes;
 use super::owners::Owners;
 use super::xattr;
+use crate::Standing;
 
 /// Where a walk begins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -97,6 +98,7 @@ pub struct Walk {
     links: HashMap<(u64, u64), Vec<u8>>,
     now_ns: i64,
     counts: Counts,
+    standing: Vec<Standing>,
 }
 
 /// How a walk is done.
@@ -124,7 +126,14 @@ impl Walk {
             links: HashMap::new(),
             now_ns: options.now_ns,
             counts: Counts::default(),
+            standing: Vec::new(),
         }
+    }
+
+    /// The roots that were listed.
+    #[must_use]
+    pub fn standing(&self) -> &[Standing] {
+        &self.standing
     }
 
     /// What was listed.
@@ -172,7 +181,15 @@ impl Walk {
             Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) if !below_root.as_os_str().is_empty() => return Ok(()),
             Err(errno) => return Err(failed(errno)),
         };
-        let device = rustix::fs::fstat(&fd).map_err(failed)?.st_dev;
+        let itself = rustix::fs::fstat(&fd).map_err(failed)?;
+        let device = itself.st_dev;
+        if below_root.as_os_str().is_empty() {
+            self.standing.push(Standing {
+                on_disk: on_disk.clone(),
+                device,
+                inode: itself.st_ino,
+            });
+        }
         let mut items = Vec::new();
         for listed in Dir::read_from(&fd).map_err(failed)? {
             let name: Box<[u8]> = listed.map_err(failed)?.file_name().to_bytes().into();

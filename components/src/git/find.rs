@@ -33,10 +33,11 @@ impl Found {
 /// A directory cannot be read; or something that is named is none, and has none below it.
 pub(super) fn find(roots: &[PathBuf], excludes: &Excludes) -> Result<Vec<Found>, ComponentError> {
     let mut all: Vec<Found> = Vec::new();
+    let mut elsewhere = Vec::new();
     for root in roots {
         let on_disk = root.canonicalize().map_err(ComponentError::io("find", root))?;
         refuse_linked(&on_disk)?;
-        let found = below(root, &on_disk, excludes)?;
+        let found = below(root, &on_disk, excludes, &mut elsewhere)?;
         if found.is_empty() {
             return Err(ComponentError::refused(
                 format!("\"{}\" is no git repository, and has none below it", root.display()),
@@ -47,7 +48,35 @@ pub(super) fn find(roots: &[PathBuf], excludes: &Excludes) -> Result<Vec<Found>,
     }
     all.sort_by(|a, b| a.path.cmp(&b.path));
     all.dedup();
+    for (path, leads) in elsewhere {
+        // Of a submodule, or a further work tree: what it leads to lies in a repository that was found.
+        let leads = leads.and_then(|leads| leads.canonicalize().ok());
+        let is_found = |leads: &PathBuf| all.iter().any(|one| leads.starts_with(&one.on_disk));
+        if !leads.as_ref().is_some_and(is_found) {
+            tracing::warn!(path = %path.display(), "a work tree whose repository lies elsewhere is passed over: name that repository");
+        }
+    }
     Ok(all)
+}
+
+/// Where a work tree's `.git`, which is a file or a link, says that its repository lies; none: it does not say.
+fn leads_to(pointer: &Path) -> Option<PathBuf> {
+    if let Ok(target) = fs::read_link(pointer) {
+        return Some(pointer.parent()?.join(target));
+    }
+    let text = fs::read_to_string(pointer).ok()?;
+    Some(pointer.parent()?.join(text.trim().strip_prefix("gitdir: ")?))
+}
+
+/// Submodules whose repositories lie in their own work trees, as old ones do: a work tree that is named itself is not looked through.
+fn warn_of_submodules(work: &Path) {
+    let text = fs::read_to_string(work.join(".gitmodules")).unwrap_or_default();
+    let paths = text.lines().filter_map(|line| line.trim().strip_prefix("path = "));
+    for path in paths.map(|path| work.join(path)) {
+        if is_git_dir(&path.join(".git")) && fs::symlink_metadata(path.join(".git")).is_ok_and(|found| found.is_dir()) {
+            tracing::warn!(path = %path.display(), "a submodule whose repository lies in its own work tree is passed over: name it as well");
+        }
+    }
 }
 
 /// True for a directory that git would take for a repository.
@@ -77,7 +106,13 @@ fn refuse_linked(root: &Path) -> Result<(), ComponentError> {
     ))
 }
 
-fn below(root: &Path, on_disk: &Path, excludes: &Excludes) -> Result<Vec<Found>, ComponentError> {
+/// Work trees whose repository lies elsewhere come into `elsewhere`, with what they say where.
+fn below(
+    root: &Path,
+    on_disk: &Path,
+    excludes: &Excludes,
+    elsewhere: &mut Vec<(PathBuf, Option<PathBuf>)>,
+) -> Result<Vec<Found>, ComponentError> {
     let name = root.as_os_str().as_bytes();
     let name = name.strip_prefix(b"/").unwrap_or(name);
     let name = Path::new(OsStr::from_bytes(name.strip_suffix(b"/").unwrap_or(name)));
@@ -85,6 +120,7 @@ fn below(root: &Path, on_disk: &Path, excludes: &Excludes) -> Result<Vec<Found>,
     // The work tree of what is named itself is not looked through.
     let is_named = !is_git_dir(on_disk) && is_git_dir(&on_disk.join(".git"));
     let first = if is_named {
+        warn_of_submodules(on_disk);
         PathBuf::from(".git")
     } else {
         PathBuf::new()
@@ -116,6 +152,8 @@ fn below(root: &Path, on_disk: &Path, excludes: &Excludes) -> Result<Vec<Found>,
             let below = path.join(entry.file_name());
             if kind.is_dir() && !excludes.has(&below, true) {
                 left.push(below);
+            } else if !kind.is_dir() && entry.file_name() == ".git" {
+                elsewhere.push((here.clone(), leads_to(&here.join(".git"))));
             }
         }
     }

@@ -23,6 +23,11 @@ pub struct Stage {
 
 impl Stage {
     pub async fn new() -> Stage {
+        Self::below_directory(&std::env::temp_dir()).await
+    }
+
+    /// With its files below another directory than that for temporary ones.
+    pub async fn below_directory(above: &Path) -> Stage {
         let store = Arc::new(MemoryStore::new());
         let (created, host) = create(store.clone(), NEW_REPOSITORY, |_| Ok(())).await.unwrap();
         let restorer = Repository::open_as_restorer(store, &created.restore).await.unwrap();
@@ -30,7 +35,7 @@ impl Stage {
             host,
             restorer: Arc::new(restorer),
             created,
-            directory: tempfile::tempdir().unwrap(),
+            directory: tempfile::tempdir_in(above).unwrap(),
         }
     }
 
@@ -88,6 +93,7 @@ impl Stage {
         let options = RestoreOptions {
             to: to.to_owned(),
             over,
+            owners: rustix::process::geteuid().is_root(),
             ..RestoreOptions::default()
         };
         restore(&self.stored(manifest), self.restorer.keys(), &options, &|_| ()).await

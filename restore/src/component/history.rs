@@ -8,7 +8,7 @@ use components::difference::{Difference, Event, differences, history as events};
 use serde::Serialize;
 use store::manifest::Manifest;
 
-use super::{choose, out, plain};
+use super::{choose, out, plain, resolve};
 use crate::cli::ComponentArgs;
 use crate::error::{RestoreError, Result};
 use crate::open::Opened;
@@ -83,7 +83,11 @@ fn print_difference(one: Difference, as_json: bool) -> Result<()> {
 /// Prints in which backups a file has changed.
 pub(super) async fn history(opened: &Opened, all: Vec<Manifest>, path: &Path, as_json: bool) -> Result<()> {
     let backups: Vec<Stored> = all.iter().map(|manifest| stored(opened, manifest)).collect();
-    let found = events(&backups, &plain(path)).await?;
+    let mut wanted = plain(path);
+    if let Some(newest) = backups.last() {
+        wanted = resolve(newest, path).await?;
+    }
+    let found = events(&backups, &wanted).await?;
     if found.is_empty() {
         return Err(RestoreError::refused(
             format!("no backup has \"{}\"", path.display()),
