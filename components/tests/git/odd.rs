@@ -5,6 +5,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use components::{Component as _, ComponentError};
+use store::pipeline::{Pace, PaceLimits};
 
 use super::repository::{fed, git, import, look, make};
 use super::{Stage, back, bundles, facts, of};
@@ -265,7 +266,11 @@ async fn git_that_is_killed_half_way_lists_nothing() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let (taken, ()) = tokio::join!(stage.take_at(&component, Some(8 << 20)), kill);
+    let slowly = Pace::new(PaceLimits {
+        bytes_per_second: Some(8 << 20),
+        ..PaceLimits::default()
+    });
+    let (taken, ()) = tokio::join!(stage.take_at(&component, slowly), kill);
     let error = taken.unwrap_err();
     assert!(
         matches!(&error, ComponentError::System { what, .. } if what.contains("pack-objects") && what.contains("signal")),
