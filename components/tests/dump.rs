@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+#[path = "dump/databases.rs"]
+mod databases;
 #[path = "dump/faults.rs"]
 mod faults;
 #[path = "dump/parts.rs"]
@@ -10,7 +12,6 @@ mod parts;
 mod ports;
 #[path = "dump/server.rs"]
 mod server;
-#[path = "dump/stage.rs"]
 mod stage;
 
 use components::Component as _;
@@ -98,7 +99,7 @@ async fn there_and_back(major: u32) {
         );
         assert_eq!(component.version, looked.version);
         // As files, and in a server that is made for it.
-        let to = stage.restore(manifest, &format!("to{number}")).await;
+        let to = stage.bring_back(manifest, &format!("to{number}")).await;
         assert!(to.join("a%20b%2Fc.dump").exists());
         assert_eq!(dump.compare(facts, &to).await.unwrap(), Vec::<String>::new());
         // From the repository into a server of our own: it says the same of itself.

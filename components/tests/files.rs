@@ -2,47 +2,24 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
+mod stage;
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use components::files::{Excludes, Files};
-use components::restore::{RestoreOptions, Restored, restore};
-use components::take::{TakeInputs, take};
-use components::{Component as _, ComponentError, Stored};
-use store::keys::SigningKey;
+use components::{Component as _, ComponentError};
+use stage::Stage;
 use store::manifest::Manifest;
-use store::object::memory::MemoryStore;
-use store::pipeline::{Pace, Progress};
-use store::repository::{Created, Repository, create};
 
-use store::testing::{NEW_REPOSITORY, bytes_of};
-
-struct Stage {
-    host: Arc<Repository>,
-    restorer: Arc<Repository>,
-    created: Created,
-    directory: tempfile::TempDir,
-}
+use store::testing::bytes_of;
 
 impl Stage {
-    async fn new() -> Stage {
-        let store = Arc::new(MemoryStore::new());
-        let (created, host) = create(store.clone(), NEW_REPOSITORY, |_| Ok(())).await.unwrap();
-        let restorer = Repository::open_as_restorer(store, &created.restore).await.unwrap();
-        Stage {
-            host,
-            restorer: Arc::new(restorer),
-            created,
-            directory: tempfile::tempdir().unwrap(),
-        }
-    }
-
     fn data(&self) -> PathBuf {
-        self.directory.path().join("data")
+        self.path("data")
     }
 
     fn files(&self, after: Duration) -> Files {
@@ -51,54 +28,18 @@ impl Stage {
             excludes: Excludes::new(&["*.tmp".to_owned()]).unwrap(),
             one_file_system: false,
             reads_all: false,
-            now_us: Arc::new(move || {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap() + after;
-                i64::try_from(now.as_micros()).unwrap()
-            }),
+            now_us: Stage::clock_after(after),
         }
     }
 
     /// As if so much time had passed.
-    async fn take(&self, after: Duration) -> Result<Manifest, ComponentError> {
-        let files = self.files(after);
-        let inputs = TakeInputs {
-            repository: Arc::clone(&self.host),
-            signing: Arc::new(SigningKey::from_seed(self.created.host.signing.seed().clone()).unwrap()),
-            name: "uploads".into(),
-            jobs: 2,
-            uploads_in_flight: 2,
-            pace: Arc::new(Pace::default()),
-            duration_max: Duration::from_secs(3600),
-            progress: Arc::new(Progress::default()),
-            label: None,
-            point: None,
-            host_name: "h".into(),
-            now_us: files.now_us.clone(),
-        };
-        take(&files, inputs).await
-    }
-
-    async fn restore(
-        &self,
-        manifest: &Manifest,
-        to: &Path,
-        over: bool,
-        only: &[&str],
-    ) -> Result<Restored, ComponentError> {
-        let stored = Stored::new(Arc::clone(&self.restorer), manifest.clone());
-        let options = RestoreOptions {
-            to: to.to_owned(),
-            only: only.iter().map(|path| path.as_bytes().to_vec()).collect(),
-            over,
-            owners: rustix::process::geteuid().is_root(),
-            ..RestoreOptions::default()
-        };
-        restore(&stored, self.restorer.keys(), &options, &|_| ()).await
+    async fn take_after(&self, after: Duration) -> Result<Manifest, ComponentError> {
+        self.take(&self.files(after)).await
     }
 
     /// Where the data lies below a directory that was restored to.
-    fn below(&self, to: &Path) -> PathBuf {
-        to.join(self.data().strip_prefix("/").unwrap())
+    fn back(&self, to: &Path) -> PathBuf {
+        self.below(to, &self.data())
     }
 }
 
@@ -204,7 +145,7 @@ async fn directories_come_back_exactly_and_unchanged_files_are_not_read_again() 
     make(&data);
     let mut first = look(&data);
     let hour = Duration::from_secs(3600);
-    let one = stage.take(hour).await.unwrap();
+    let one = stage.take_after(hour).await.unwrap();
     assert_eq!(one.totals.files, 3000 + 7);
 
     // Changed: content of one, mode of one, one gone, one new; same size and time for the one that is hardest to see.
@@ -221,7 +162,7 @@ async fn directories_come_back_exactly_and_unchanged_files_are_not_read_again() 
     fs::remove_file(data.join("many/06/6")).unwrap();
     fs::write(data.join("new"), bytes_of(77, 10_000)).unwrap();
     let mut second = look(&data);
-    let two = stage.take(2 * hour).await.unwrap();
+    let two = stage.take_after(2 * hour).await.unwrap();
     assert!(two.totals.new_stored_bytes < 60_000, "{}", two.totals.new_stored_bytes);
     assert_eq!(two.parent, Some(one.backup));
 
@@ -230,42 +171,42 @@ async fn directories_come_back_exactly_and_unchanged_files_are_not_read_again() 
     }
     for (manifest, seen, name) in [(&one, &first, "one"), (&two, &second, "two")] {
         let to = stage.directory.path().join(name);
-        let restored = stage.restore(manifest, &to, false, &[]).await.unwrap();
+        let restored = stage.restore_part(manifest, &to, false, &[]).await.unwrap();
         assert_eq!(restored.replaced + restored.same, 0);
         assert_eq!(
-            differences(&look(&stage.below(&to)), seen),
+            differences(&look(&stage.back(&to)), seen),
             Vec::<String>::new(),
             "{name}"
         );
-        let sparse = fs::metadata(stage.below(&to).join("sparse")).unwrap();
+        let sparse = fs::metadata(stage.back(&to).join("sparse")).unwrap();
         assert!(sparse.blocks() * 512 < 1 << 20);
         let again = (
-            fs::metadata(stage.below(&to).join("private")),
-            fs::metadata(stage.below(&to).join("a/again")),
+            fs::metadata(stage.back(&to).join("private")),
+            fs::metadata(stage.back(&to).join("a/again")),
         );
         assert_eq!(again.0.unwrap().ino(), again.1.unwrap().ino());
         let facts = &manifest.component.as_ref().unwrap().facts;
         let compare = async || stage.files(hour).compare(facts, &to).await.unwrap();
         assert_eq!(compare().await, Vec::<String>::new());
-        fs::write(stage.below(&to).join("more"), b"").unwrap();
+        fs::write(stage.back(&to).join("more"), b"").unwrap();
         let differs = compare().await;
         assert!(
             differs.len() == 2 && differs.iter().any(|line| line.starts_with("files:")),
             "{differs:?}"
         );
-        fs::remove_file(stage.below(&to).join("more")).unwrap();
+        fs::remove_file(stage.back(&to).join("more")).unwrap();
     }
 
     // Over the first the second: only what differs is replaced, and what is not in the backup stays.
     let to = stage.directory.path().join("one");
-    fs::write(stage.below(&to).join("mine"), b"stays").unwrap();
+    fs::write(stage.back(&to).join("mine"), b"stays").unwrap();
     assert!(matches!(
-        stage.restore(&two, &to, false, &[]).await,
+        stage.restore_part(&two, &to, false, &[]).await,
         Err(ComponentError::Refused { .. })
     ));
-    let restored = stage.restore(&two, &to, true, &[]).await.unwrap();
+    let restored = stage.restore_part(&two, &to, true, &[]).await.unwrap();
     assert_eq!((restored.replaced, restored.bytes), (1, before.len() + 10_000));
-    let now = look(&stage.below(&to));
+    let now = look(&stage.back(&to));
     assert!(
         second
             .iter()
@@ -278,8 +219,8 @@ async fn directories_come_back_exactly_and_unchanged_files_are_not_read_again() 
     let prefix = data.strip_prefix("/").unwrap().display().to_string();
     let only = [format!("{prefix}/a"), format!("{prefix}/many/05/5")];
     let only: Vec<&str> = only.iter().map(String::as_str).collect();
-    stage.restore(&two, &part, false, &only).await.unwrap();
-    let found = look(&stage.below(&part));
+    stage.restore_part(&two, &part, false, &only).await.unwrap();
+    let found = look(&stage.back(&part));
     assert!(
         found.contains_key(Path::new("a/b/one"))
             && found.contains_key(Path::new("a/again"))
@@ -287,7 +228,7 @@ async fn directories_come_back_exactly_and_unchanged_files_are_not_read_again() 
     );
     assert_eq!(found[Path::new("many/05/5")], second[Path::new("many/05/5")]);
     let nothing = stage
-        .restore(&two, &stage.directory.path().join("none"), false, &["not/there"])
+        .restore_part(&two, &stage.directory.path().join("none"), false, &["not/there"])
         .await;
     assert!(matches!(nothing, Err(ComponentError::Refused { .. })));
 }
@@ -309,7 +250,7 @@ async fn what_cannot_be_read_fails_and_what_is_replaced_by_a_link_is_not_followe
     };
     assert!(matches!(nested.look().await, Err(ComponentError::Refused { .. })));
     assert!(stage.host.component_manifests().await.unwrap().is_empty());
-    let taken = stage.take(Duration::ZERO).await.unwrap();
+    let taken = stage.take_after(Duration::ZERO).await.unwrap();
     assert_eq!(stage.host.component_manifests().await.unwrap(), [taken]);
     assert!(stage.host.manifests().await.unwrap().is_empty());
 }

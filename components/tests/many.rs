@@ -11,7 +11,6 @@ mod seen;
 mod stage;
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::Duration;
 
 use components::Component as _;
@@ -25,13 +24,12 @@ const HOUR: Duration = Duration::from_secs(3600);
 
 /// As if so much time had passed.
 fn files(data: &Path, after: Duration) -> Files {
-    let clock = Stage::clock();
     Files {
         paths: vec![data.to_owned()],
         excludes: Excludes::new(&[]).unwrap(),
         one_file_system: false,
         reads_all: false,
-        now_us: Arc::new(move || clock() + i64::try_from(after.as_micros()).unwrap()),
+        now_us: Stage::clock_after(after),
     }
 }
 

@@ -8,13 +8,14 @@ mod client;
 mod content;
 #[path = "redis/faults.rs"]
 mod faults;
+#[path = "redis/faulty.rs"]
+mod faulty;
 #[path = "ports/mod.rs"]
 mod ports;
 #[path = "redis/scripted.rs"]
 mod scripted;
 #[path = "redis/server.rs"]
 mod server;
-#[path = "redis/stage.rs"]
 mod stage;
 #[path = "redis/ways.rs"]
 mod ways;
@@ -75,7 +76,7 @@ async fn there_and_back(name: &str, more: &str) {
     }
     for (number, (manifest, seen)) in taken.iter().zip(&mut seen).enumerate() {
         seen.remove(&(3, b"soon".to_vec()));
-        let to = stage.restore(manifest, &format!("to{number}")).await;
+        let to = stage.bring_back(manifest, &format!("to{number}")).await;
         let component = manifest.component.as_ref().unwrap();
         assert_eq!(component.facts["checksum"], "verified");
         assert!(name != "valkey9" || component.facts["rdb_version"] == "80");

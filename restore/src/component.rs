@@ -2,6 +2,7 @@
 
 mod history;
 mod names;
+mod report;
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -22,42 +23,13 @@ use crate::dump;
 use crate::error::{RestoreError, Result};
 use crate::open::{Opened, open};
 use crate::packs::refuse_missing;
-use crate::plan::bytes_text;
 use crate::progress::Progress;
 use crate::time;
 pub(crate) use names::{plain, resolve};
+pub(crate) use report::Report;
 
 /// A restore goes on for as long as a store may be away.
 const PATIENCE: Duration = Duration::from_secs(600);
-
-/// What was restored.
-#[derive(Debug, Serialize)]
-pub(crate) struct Report {
-    pub(crate) component: String,
-    kind: String,
-    pub(crate) backup: String,
-    as_of: String,
-    #[serde(skip)]
-    pub(crate) as_of_us: i64,
-    to: PathBuf,
-    dry_run: bool,
-    made: u64,
-    same: u64,
-    replaced: u64,
-    directories: u64,
-    bytes: u64,
-    /// Repositories that were built; of kind git.
-    repositories: Option<usize>,
-    /// Secrets that were opened.
-    secrets: Option<u64>,
-    /// To whom the secrets are sealed that stay sealed.
-    sealed_to: Option<String>,
-    /// It was whole before: an earlier run of the same restore of a group has brought it back.
-    was_whole: bool,
-    /// What differs from what was captured; nothing was compared where a part was restored, or something was there before.
-    pub(crate) differs: Option<Vec<String>>,
-    seconds: f64,
-}
 
 /// How a component is brought back.
 #[derive(Debug)]
@@ -80,23 +52,6 @@ pub(crate) struct Way {
     pub(crate) identity: Option<PathBuf>,
     /// Nothing but the result is printed.
     pub(crate) is_quiet: bool,
-}
-
-impl Report {
-    /// The first thing that differs, if anything does.
-    pub(crate) fn judge(&self) -> Result<()> {
-        match self.differs.as_deref() {
-            Some([first, ..]) => Err(RestoreError::Server {
-                message: format!(
-                    "what was restored of {} is not what was captured: {first}",
-                    self.component
-                ),
-                hint: "All that differs is named above. `wal-agent verify --all` says whether the backup is whole."
-                    .into(),
-            }),
-            _ => Ok(()),
-        }
-    }
 }
 
 /// Runs the command.
@@ -432,47 +387,4 @@ pub(crate) fn out(bytes: &[u8]) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
     written.map_err(RestoreError::io("write to", Path::new("standard output")))
-}
-
-impl std::fmt::Display for Report {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        writeln!(
-            f,
-            "component  {} ({}), backup {}",
-            self.component, self.kind, self.backup
-        )?;
-        writeln!(f, "as of      {}", self.as_of)?;
-        let word = if self.dry_run { "would go to" } else { "is in" };
-        writeln!(
-            f,
-            "{word:<10} {}: {} made, {} the same already, {} replaced, {} directories, {}",
-            self.to.display(),
-            self.made,
-            self.same,
-            self.replaced,
-            self.directories,
-            bytes_text(self.bytes)
-        )?;
-        if let Some(count) = self.repositories {
-            writeln!(f, "built      {count} bare repositories")?;
-        }
-        if self.was_whole {
-            writeln!(f, "whole      since an earlier run of this restore")?;
-        }
-        if let Some(to) = &self.sealed_to {
-            writeln!(
-                f,
-                "sealed     secrets stay <path>.sealed: --identity FILE opens them, with the file that `wal-restore identity` made with {to}"
-            )?;
-        }
-        if let Some(count) = self.secrets {
-            writeln!(f, "opened     {count} secrets")?;
-        }
-        match self.differs.as_deref() {
-            None => {}
-            Some([]) => writeln!(f, "compared   nothing differs from what was captured")?,
-            Some(all) => all.iter().try_for_each(|line| writeln!(f, "DIFFERS    {line}"))?,
-        }
-        write!(f, "took       {:.1} s", self.seconds)
-    }
 }

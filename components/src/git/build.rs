@@ -1,7 +1,7 @@
 //! Bare repositories of what was restored: bundle after bundle, then the refs, then a check; it takes its place last.
 //!
 //! It is built in a directory of ours beside the bundles, and moved into its place with `HEAD` last, without which git takes a directory for
-//! nothing. A crash before leaves the bundles, and the same restore with `--over` begins again.
+//! nothing. A crash before leaves the bundles, and the same restore begins again.
 
 use std::collections::BTreeSet;
 use std::ffi::OsString;
@@ -16,6 +16,8 @@ use crate::ComponentError;
 
 /// Where it is built, beside the bundles.
 const BUILT: &str = "built.git";
+/// Beside them from when it begins to take its place: what is there already is of a move that was cut short.
+const MOVING: &str = "moving";
 /// Refs that hold what a bundle has brought until the real ones are set.
 const HELD: &str = "refs/seawall-restore";
 
@@ -227,11 +229,19 @@ fn take_place(stored: &Path, place: &Path) -> Result<(), ComponentError> {
         names.push(entry.map_err(ComponentError::io("list", &built))?.file_name());
     }
     names.sort_by_key(|name| name == "HEAD");
-    if let Some(there) = names
-        .iter()
-        .map(|name| place.join(name))
-        .find(|path| path.symlink_metadata().is_ok())
-    {
+    let moving = stored.join(MOVING);
+    let in_the_way = names.iter().map(|name| place.join(name));
+    let in_the_way: Vec<PathBuf> = in_the_way.filter(|path| path.symlink_metadata().is_ok()).collect();
+    if moving.exists() {
+        for path in &in_the_way {
+            let removed = if path.is_dir() && !path.is_symlink() {
+                fs::remove_dir_all(path)
+            } else {
+                fs::remove_file(path)
+            };
+            removed.map_err(ComponentError::io("remove", path))?;
+        }
+    } else if let Some(there) = in_the_way.first() {
         return Err(ComponentError::refused(
             format!("\"{}\" is in the way", there.display()),
             "Restore to an empty directory.",
@@ -241,6 +251,7 @@ fn take_place(stored: &Path, place: &Path) -> Result<(), ComponentError> {
         let directory = fs::File::open(path).map_err(ComponentError::io("open", path))?;
         rustix::fs::syncfs(&directory).map_err(|errno| ComponentError::io("sync", path)(errno.into()))
     };
+    fs::write(&moving, b"").map_err(ComponentError::io("write", &moving))?;
     sync(&built)?;
     for name in &names {
         let to = place.join(name);

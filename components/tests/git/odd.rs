@@ -4,7 +4,9 @@ use std::fs;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use components::git::build;
 use components::{Component as _, ComponentError};
+use store::pipeline::{Pace, PaceLimits};
 
 use super::repository::{fed, git, import, look, make};
 use super::{Stage, back, bundles, facts, of};
@@ -265,7 +267,11 @@ async fn git_that_is_killed_half_way_lists_nothing() {
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     };
-    let (taken, ()) = tokio::join!(stage.take_at(&component, Some(8 << 20)), kill);
+    let slowly = Pace::new(PaceLimits {
+        bytes_per_second: Some(8 << 20),
+        ..PaceLimits::default()
+    });
+    let (taken, ()) = tokio::join!(stage.take_at(&component, slowly), kill);
     let error = taken.unwrap_err();
     assert!(
         matches!(&error, ComponentError::System { what, .. } if what.contains("pack-objects") && what.contains("signal")),
@@ -275,4 +281,28 @@ async fn git_that_is_killed_half_way_lists_nothing() {
     assert!(packing().is_empty());
     let taken = stage.take(&component).await.unwrap();
     back(&stage, &taken, &source, "to").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_build_that_was_cut_short_is_gone_on_with() {
+    let stage = Stage::new().await;
+    let source = stage.path("app.git");
+    make(&source, &[]);
+    let taken = stage.take(&of(&[&source])).await.unwrap();
+    let to = stage.bring_back(&taken, "to").await;
+    let place = stage.below(&to, &source);
+    // What lies in its place is somebody's, unless the move had begun.
+    fs::create_dir(place.join("objects")).unwrap();
+    let refused = build(&to).await.unwrap_err().to_string();
+    assert!(refused.contains("is in the way"), "{refused}");
+    assert!(place.join(".seawall-git/000001.bundle").exists());
+    fs::write(place.join(".seawall-git/moving"), b"").unwrap();
+    build(&to).await.unwrap();
+    assert_eq!(look(&place), look(&source));
+    // Of several, one may stand there already when the others fail: with the next run come its bundles as well.
+    stage.restore(&taken, &to, true).await.unwrap();
+    assert!(place.join(".seawall-git").exists());
+    assert_eq!(build(&to).await.unwrap().len(), 1);
+    assert!(!place.join(".seawall-git").exists());
+    assert_eq!(look(&place), look(&source));
 }

@@ -8,8 +8,9 @@ use components::{Component as _, ComponentError};
 use rustix::process::{Pid, Signal, kill_process};
 use store::object::Secret;
 
+use crate::faulty::{Fault, Faulty};
 use crate::server::{Server, program};
-use crate::stage::{Fault, Faulty, Stage};
+use crate::stage::Stage;
 use crate::{scripted, settings};
 
 /// What it says, with its hint.
@@ -163,7 +164,7 @@ async fn a_file_that_a_server_cannot_load_is_told() {
     // An older server does not know the format.
     let redis = stage.redis(source.address(), Some(&program("redis6")));
     let taken = stage.take(&redis).await.unwrap();
-    let to = stage.restore(&taken, "to").await;
+    let to = stage.bring_back(&taken, "to").await;
     let facts = taken.component.unwrap().facts;
     let error = redis.compare(&facts, &to).await.unwrap_err();
     assert!(said(&error).contains("same version"), "{error}");

@@ -92,7 +92,7 @@ async fn a_server_without_checksums_is_captured_and_that_is_written_down() {
     source.client().ask("SET a b");
     let redis = stage.redis(source.address(), Some(&server));
     let taken = stage.take(&redis).await.unwrap();
-    let to = stage.restore(&taken, "to").await;
+    let to = stage.bring_back(&taken, "to").await;
     let facts = taken.component.unwrap().facts;
     assert_eq!(facts["checksum"], "none");
     assert_eq!(redis.compare(&facts, &to).await.unwrap(), Vec::<String>::new());

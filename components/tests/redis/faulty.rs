@@ -1,50 +1,20 @@
-//! A repository in memory, and a component that is captured into it and restored from it.
+//! Redis as a component, and streams to it with a fault in what is read.
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::Mutex;
 use std::task::{Context, Poll};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use components::redis::{Address, Dial, Plain, Redis, Servers, Stream, Waits};
-use components::restore::{RestoreOptions, restore};
-use components::take::{TakeInputs, take};
-use components::{ComponentError, Stored};
-use store::keys::SigningKey;
-use store::manifest::Manifest;
-use store::object::memory::MemoryStore;
-use store::pipeline::{Pace, Progress};
-use store::repository::{Created, Repository, create};
-use store::testing::NEW_REPOSITORY;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-pub struct Stage {
-    pub host: Arc<Repository>,
-    restorer: Arc<Repository>,
-    created: Created,
-    pub directory: tempfile::TempDir,
-}
+use crate::stage::Stage;
 
 impl Stage {
-    pub async fn new() -> Stage {
-        let store = Arc::new(MemoryStore::new());
-        let (created, host) = create(store.clone(), NEW_REPOSITORY, |_| Ok(())).await.unwrap();
-        let restorer = Repository::open_as_restorer(store, &created.restore).await.unwrap();
-        Stage {
-            host,
-            restorer: Arc::new(restorer),
-            created,
-            directory: tempfile::tempdir().unwrap(),
-        }
-    }
-
-    pub fn path(&self, name: &str) -> PathBuf {
-        self.directory.path().join(name)
-    }
-
     /// Without a password, and with a server that loads what is restored.
     pub fn redis(&self, server: Address, program: Option<&Path>) -> Redis {
         Redis {
@@ -59,45 +29,8 @@ impl Stage {
             spares_master: true,
             program: program.map(Path::to_owned),
             scratch: self.directory.path().to_owned(),
-            now_us: Arc::new(|| {
-                let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
-                i64::try_from(now.as_micros()).unwrap()
-            }),
+            now_us: Stage::clock(),
         }
-    }
-
-    pub async fn take(&self, redis: &Redis) -> Result<Manifest, ComponentError> {
-        let inputs = TakeInputs {
-            repository: Arc::clone(&self.host),
-            signing: Arc::new(SigningKey::from_seed(self.created.host.signing.seed().clone()).unwrap()),
-            name: "cache".into(),
-            jobs: 2,
-            uploads_in_flight: 2,
-            pace: Arc::new(Pace::default()),
-            duration_max: Duration::from_secs(120),
-            progress: Arc::new(Progress::default()),
-            label: None,
-            point: None,
-            host_name: "h".into(),
-            now_us: redis.now_us.clone(),
-        };
-        take(redis, inputs).await
-    }
-
-    /// Into a new directory.
-    pub async fn restore(&self, manifest: &Manifest, name: &str) -> PathBuf {
-        let options = RestoreOptions {
-            to: self.path(name),
-            ..RestoreOptions::default()
-        };
-        let stored = Stored::new(Arc::clone(&self.restorer), manifest.clone());
-        restore(&stored, self.restorer.keys(), &options, &|_| ()).await.unwrap();
-        options.to
-    }
-
-    /// Nothing is listed.
-    pub async fn is_empty(&self) -> bool {
-        self.host.component_manifests().await.unwrap().is_empty()
     }
 }
 
