@@ -54,7 +54,9 @@ pub(super) fn changed_meanwhile(file: &mut ContentFile) -> Result<bool, StoreErr
         source,
     })?;
     let was = attributes.stamp.map(|stamp| stamp.changed_ns);
-    let is_same = now.size() == file.size
+    // Empty files are counted when they are listed.
+    let is_same = (file.job.size == 0) == (file.size == 0)
+        && now.size() == file.size
         && nanoseconds(now.mtime(), now.mtime_nsec()) == attributes.modified_ns
         && was.is_none_or(|was| was == of(&now).changed_ns);
     if !is_same {
