@@ -45,7 +45,7 @@ use crate::{copies, output};
 /// How long a request is repeated: the archiver waits for the answer, and offers the file again by itself.
 const RETRY_FOR: Duration = Duration::from_secs(60);
 
-/// How long the archiver is kept waiting for copies.
+/// How long the archiver is kept waiting for copies of one segment.
 const COPIES_WAIT: Duration = Duration::from_secs(5);
 /// Objects of an `archive_command` are fenced by no epoch.
 const EPOCH: u64 = 0;
@@ -70,8 +70,10 @@ pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
         lineage,
     };
     let pushed = push.file(path).await;
-    copies::settle(places.as_ref(), COPIES_WAIT).await;
-    Ok(pushed?)
+    let stored = u32::try_from(*pushed.as_ref().unwrap_or(&1)).unwrap_or(u32::MAX);
+    copies::settle(places.as_ref(), COPIES_WAIT * stored.clamp(1, 10)).await;
+    pushed?;
+    Ok(())
 }
 
 impl Push {
@@ -79,16 +81,16 @@ impl Push {
         self.writer.repository()
     }
 
-    /// Each kind of file that PostgreSQL gives to its `archive_command`.
-    async fn file(&self, path: &Path) -> Result<(), PushError> {
+    /// Each kind of file that PostgreSQL gives to its `archive_command`; how many files were stored.
+    async fn file(&self, path: &Path) -> Result<usize, PushError> {
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         match WalFileName::parse(name, self.size) {
             Some(WalFileName::Segment { timeline, number }) => self.segment(path, timeline, number, false).await,
             Some(WalFileName::Partial { timeline, number }) => self.segment(path, timeline, number, true).await,
-            Some(WalFileName::History { timeline }) => self.history(path, timeline).await,
+            Some(WalFileName::History { timeline }) => self.history(path, timeline).await.map(|()| 1),
             Some(WalFileName::BackupHistory { .. }) => {
                 tracing::debug!(file = name, "a backup history file says nothing that a restore needs");
-                Ok(())
+                Ok(0)
             }
             None => Err(PushError::Name { path: path.to_owned() }),
         }
@@ -110,26 +112,26 @@ impl Push {
         timeline: TimelineId,
         number: SegmentNumber,
         is_partial: bool,
-    ) -> Result<(), PushError> {
+    ) -> Result<usize, PushError> {
         let segment = SegmentFile::new(&self.lineage, timeline, number).map_err(refused(path))?;
         if !is_partial && self.notes.hold(self.repository(), &segment, path).await {
             tracing::debug!(file = %path.display(), "it was archived ahead of its turn");
-            return Ok(());
+            return Ok(0);
         }
         let examined = examine(self.repository(), segment, path, is_partial).await?;
         let Examined { file, history, missing } = examined;
         history.archive(&self.writer, self.lineage.id).await?;
-        let written = missing.len();
+        let (written, mut files) = (missing.len(), 1);
         if written == 0 || is_partial {
             // Somebody else archives this cluster as well, and what waits.
             self.store(&file, missing).await?;
         } else {
             let ahead = Ahead::begin(self, path, &segment, &history.parsed)?;
             self.store(&file, missing).await?;
-            ahead.store().await;
+            files += ahead.store().await;
         }
         tracing::debug!(file = %path.display(), objects = written, lsn = %file.planned_end(), "archived");
-        Ok(())
+        Ok(files)
     }
 
     /// Stores pieces one after another, the next one encoded meanwhile: out of order a crash would leave a hole that looks like lost WAL.

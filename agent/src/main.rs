@@ -127,7 +127,10 @@ async fn dispatch(cli: Cli) -> anyhow::Result<()> {
     if let Command::Runbook(options) = &cli.command {
         return runbook::run(&cli.global, options).await;
     }
-    let context = open::Context::load(&cli.global)?;
+    let context = match cli.command {
+        Command::ArchivePush { .. } => open::Context::load_to_archive(&cli.global)?,
+        _ => open::Context::load(&cli.global)?,
+    };
     if cli.command.writes() {
         context.refuse_root()?;
     }

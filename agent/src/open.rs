@@ -55,6 +55,16 @@ impl Context {
         Ok(context)
     }
 
+    /// For `archive_command`: a mistake in a table that has nothing to do with WAL must not hold WAL up. It is said, each time.
+    pub fn load_to_archive(global: &Global) -> anyhow::Result<Self> {
+        let config = config::load_for_restore(&config_path(global), std::env::vars_os())?;
+        start_log(&config);
+        for mistake in &config.passed_over {
+            tracing::warn!(%mistake, "a mistake in the configuration is passed over: what it is about does not work");
+        }
+        Self::of(config, global)
+    }
+
     /// Each cluster of the configuration, or the one that is asked for, for a command that must work when all else is away: where the secrets
     /// that the file names cannot be read it goes without them. Gives the reason then, too.
     pub fn load_each(global: &Global) -> anyhow::Result<(Vec<Self>, Option<String>)> {
@@ -115,7 +125,10 @@ impl Context {
     }
 
     fn read(global: &Global) -> anyhow::Result<Self> {
-        let mut config = load_config(global)?;
+        Self::of(load_config(global)?, global)
+    }
+
+    fn of(mut config: Config, global: &Global) -> anyhow::Result<Self> {
         let elsewhere = elsewhere(&config, global.copy.as_deref());
         if let Some(name) = &global.copy {
             config.use_copy(name)?;

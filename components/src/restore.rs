@@ -8,6 +8,7 @@
 //! what is there. What replaces a file is written aside, under a name that begins with [`crate::target::ASIDE`].
 
 use std::collections::HashMap;
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -22,8 +23,10 @@ use crate::{ComponentError, Stored};
 
 /// In the directory while it is not complete.
 pub const MARKER: &str = ".seawall-incomplete";
-/// In it, behind the backup's id: other files were there already.
+/// In it, behind the backup's id and what of it is restored: other files were there already.
 const BESIDE: &str = "+";
+/// All of the backup is restored.
+const WHOLE: &str = "all";
 /// Files that are open at once.
 const OPEN_FILES_MAX: usize = 256;
 /// Files whose content is fetched together.
@@ -44,9 +47,23 @@ pub struct RestoreOptions {
     pub dry_run: bool,
     /// What was restored is worked on: [`MARKER`] stays until [`complete`].
     pub more_follows: bool,
+    /// Nothing is built of it.
+    pub as_stored: bool,
 }
 
 impl RestoreOptions {
+    /// What is restored, as a word: going on with another part of the backup would leave half of the one before, and nothing would say so.
+    fn scope(&self) -> String {
+        if self.only.is_empty() && !self.as_stored {
+            return WHOLE.to_owned();
+        }
+        let mut only = self.only.clone();
+        only.sort();
+        let mut hasher = DefaultHasher::new();
+        (only, self.as_stored).hash(&mut hasher);
+        format!("{:016x}", hasher.finish())
+    }
+
     /// True for a path that is asked for.
     pub(crate) fn wants(&self, path: &[u8]) -> bool {
         self.only.is_empty() || self.only.iter().any(|wanted| is_at_or_below(path, wanted))
@@ -99,7 +116,8 @@ pub async fn restore(
     if let (Some(target), false) = (&work.target, options.dry_run)
         && target.stat(MARKER.as_bytes())?.is_none()
     {
-        let id = format!("{}{}", stored.manifest().backup, if began_free { "" } else { BESIDE });
+        let beside = if began_free { "" } else { BESIDE };
+        let id = format!("{} {}{beside}", stored.manifest().backup, options.scope());
         target.create(MARKER.as_bytes(), id.len() as u64)?;
         let marker = target.write(MARKER.as_bytes())?;
         marker
@@ -171,6 +189,17 @@ fn begin(options: &RestoreOptions, stored: &Stored) -> Result<bool, ComponentErr
             ),
         ));
     }
+    if interrupted(to).is_some_and(|found| found.scope != options.scope()) {
+        return Err(ComponentError::refused(
+            format!(
+                "a restore of another part of this backup was not finished in \"{}\"",
+                to.display()
+            ),
+            format!(
+                "Finish that one, with the same --path (or none) and --as-stored (or not), or name another directory; or remove {MARKER} from this one, and add --over."
+            ),
+        ));
+    }
     let is_free = match std::fs::read_dir(to) {
         Ok(mut entries) => entries.next().is_none(),
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
@@ -198,6 +227,8 @@ pub struct Interrupted {
     pub backup: String,
     /// The directory was empty when it began.
     pub began_free: bool,
+    /// What of the backup it was of.
+    scope: String,
 }
 
 /// What was cut short in a directory.
@@ -208,9 +239,11 @@ pub fn interrupted(to: &Path) -> Option<Interrupted> {
         .ok()
         .filter(std::fs::Metadata::is_file)?;
     let text = std::fs::read_to_string(path).unwrap_or_default();
+    let (backup, scope) = text.split_once(' ').unwrap_or((&text, WHOLE));
     Some(Interrupted {
-        began_free: !text.ends_with(BESIDE),
-        backup: text.trim_end_matches(BESIDE).escape_debug().take(64).collect(),
+        began_free: !scope.ends_with(BESIDE),
+        backup: backup.escape_debug().take(64).collect(),
+        scope: scope.trim_end_matches(BESIDE).to_owned(),
     })
 }
 

@@ -33,7 +33,7 @@ async fn back(stage: &Stage, manifest: &Manifest, source: &Path, name: &str) -> 
     let facts = &manifest.component.as_ref().unwrap().facts;
     let compare = async || of(&[source]).compare(facts, &to).await.unwrap();
     assert_eq!(compare().await, Vec::<String>::new(), "{name}");
-    let built = build(&to).await.unwrap();
+    let built = build(&to, true).await.unwrap();
     assert_eq!(compare().await, Vec::<String>::new(), "{name}");
     assert!(!built.is_empty() && built.iter().all(|one| !one.path.join(".seawall-git").exists()));
     stage.below(&to, source)
@@ -197,11 +197,11 @@ async fn what_is_damaged_is_found_and_nothing_is_written_over() {
     stage.restore(&second, &to, false).await.unwrap();
     let place = stage.below(&to, &source);
     fs::remove_file(place.join(".seawall-git/000001.bundle")).unwrap();
-    assert!(build(&to).await.is_err());
+    assert!(build(&to, true).await.is_err());
     assert!(!place.join("HEAD").exists());
     // Again over it: now it is whole, though something was left of the first try.
     stage.restore(&second, &to, true).await.unwrap();
-    build(&to).await.unwrap();
+    build(&to, true).await.unwrap();
 
     // A ref that is another, an object that is gone.
     git(&place, &["update-ref", "refs/heads/main", "main~1"]);
@@ -223,6 +223,6 @@ async fn what_is_damaged_is_found_and_nothing_is_written_over() {
     let refused = stage.restore(&first, &to, false).await.unwrap_err().to_string();
     assert!(refused.contains("not empty"), "{refused}");
     stage.restore(&first, &to, true).await.unwrap();
-    let refused = build(&to).await.unwrap_err().to_string();
+    let refused = build(&to, true).await.unwrap_err().to_string();
     assert!(refused.contains("is a repository already"), "{refused}");
 }

@@ -157,9 +157,13 @@ fn choose(all: &[Manifest], backup: Option<&str>, at: Option<&str>) -> Result<Ma
     } else {
         all.last()
     };
-    found
-        .cloned()
-        .ok_or_else(|| RestoreError::refused("no backup of it is of then", all_of_them()))
+    found.cloned().ok_or_else(|| {
+        let what = match backup {
+            Some(id) => format!("it has no backup \"{}\"", id.escape_debug()),
+            None => "no backup of it is of then".to_owned(),
+        };
+        RestoreError::refused(what, all_of_them())
+    })
 }
 
 /// Restores it below a directory, and compares what is there then.
@@ -184,6 +188,7 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
         owners: way.owners && rustix::process::geteuid().is_root(),
         dry_run,
         more_follows: true,
+        as_stored: way.as_stored,
     };
     if options.only.is_empty() && !way.over {
         // Of a part, and of what stands there already, not all is needed.
@@ -195,7 +200,7 @@ pub(crate) async fn to_directory(opened: &Opened, stored: &Stored, way: Way) -> 
     let server = way.server.or_else(|| server_of(opened, &component.name));
     let mut repositories = None;
     if component.kind == "git" && !way.as_stored && !dry_run {
-        repositories = Some(components::git::build(&to).await?.len());
+        repositories = Some(components::git::build(&to, was_free).await?.len());
     }
     let sealed_to = components::config::recipient(&component).filter(|_| identity.is_none());
     let sealed_to = sealed_to.map(str::to_owned);

@@ -92,6 +92,9 @@ pub(crate) async fn run(opened: &Opened, stored: &Stored, args: &ComponentArgs) 
     }
     if let Some(into) = &of_dumps.into {
         refuse_password(into)?;
+        if let Some(database) = &of_dumps.database {
+            refuse_unnamed(into, database)?;
+        }
     }
     let target = Target {
         programs: programs(opened, args, dump::major_of_dump(&facts.facts)).await?,
@@ -280,6 +283,27 @@ fn refuse_password(into: &str) -> Result<()> {
     }
 }
 
+/// One database goes into the one that is named, and nowhere else: libpq would take the one that is called like the user.
+fn refuse_unnamed(into: &str, database: &str) -> Result<()> {
+    let names = |part: &str| ["dbname=", "service="].iter().any(|key| part.starts_with(key));
+    let bare: String = into.replace(" =", "=").replace("= ", "=");
+    let is_named = match into.split_once("://") {
+        Some((_, rest)) => {
+            let (place, query) = rest.split_once('?').unwrap_or((rest, ""));
+            place.split_once('/').is_some_and(|(_, name)| !name.is_empty()) || query.split('&').any(names)
+        }
+        None if into.contains('=') => bare.split_whitespace().any(names),
+        None => !into.trim().is_empty(),
+    };
+    match is_named || std::env::var_os("PGDATABASE").is_some() {
+        true => Ok(()),
+        false => Err(RestoreError::usage(
+            "--into names no database",
+            format!("Add dbname=...: what was dumped of \"{database}\" is loaded into that one, which must be there."),
+        )),
+    }
+}
+
 /// What libpq reads, and what programs need to run.
 fn environment() -> BTreeMap<String, String> {
     let is_theirs = |name: &str| name.starts_with("PG") || matches!(name, "PATH" | "HOME");
@@ -335,6 +359,28 @@ mod tests {
             "postgresql://h/db?passfile=/p",
         ] {
             assert!(refuse_password(into).is_ok(), "{into}");
+        }
+    }
+
+    #[test]
+    fn one_database_goes_where_it_was_said_only() {
+        for named in [
+            "dbname=app",
+            "host=h dbname = app",
+            "app",
+            "postgresql://h/app",
+            "postgresql://h?dbname=app",
+            "service=app",
+        ] {
+            assert!(refuse_unnamed(named, "app").is_ok(), "{named}");
+        }
+        for unnamed in [
+            "host=h user=postgres",
+            "",
+            "postgresql://h",
+            "postgresql://h/?sslmode=require",
+        ] {
+            assert!(refuse_unnamed(unnamed, "app").is_err(), "{unnamed}");
         }
     }
 }

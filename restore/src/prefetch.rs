@@ -130,6 +130,15 @@ pub(crate) fn follow_up(cli: &Cli, state: &State, pgdata: &Path, name: &str) {
     }
 }
 
+/// What a prefetcher before this one has begun: nobody is to wait for that.
+fn remove_begun(directory: &Path) {
+    for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+        if entry.path().extension().is_some_and(|extension| extension == "tmp") {
+            let _ = fs::remove_file(entry.path());
+        }
+    }
+}
+
 fn remove_old(state: &State, directory: &Path, name: &str) {
     let Some(WalFileName::Segment { number, .. }) = WalFileName::parse(name, state.route.size) else {
         return;
@@ -166,6 +175,7 @@ pub(crate) async fn run(cli: &Cli, args: &WalPrefetchArgs) -> Result<()> {
         }
     }
     let Some(_lock) = lock(&pgdata)? else { return Ok(()) };
+    remove_begun(&directory);
     let opened = open::open(cli.which(), PATIENCE).await?;
     let segment_bytes = state.route.size.bytes();
     let most = (BYTES_MAX / segment_bytes).max(1);

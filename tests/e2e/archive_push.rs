@@ -132,7 +132,14 @@ fn what_waits_is_archived_ahead_and_a_note_is_not_believed_where_the_object_or_t
 
         // Its turn: a look, and the note is gone.
         let stored = std::fs::metadata(&seawall.wal_objects(second)?[0])?.modified()?;
-        seawall.push(&cluster, second).await?.assert_code(0)?;
+        // Nor does a mistake hold WAL up that is about something else.
+        let config = std::fs::read_to_string(seawall.agent.config())?;
+        let mistaken = format!("{config}\n[component.settings]\nkind = \"config\"\nsecrets = [\"x\"]\n");
+        std::fs::write(seawall.agent.config(), mistaken)?;
+        let pushed = seawall.push(&cluster, second).await?;
+        pushed.assert_code(0)?;
+        assert!(pushed.stderr.contains("component.settings"), "{}", pushed.stderr);
+        std::fs::write(seawall.agent.config(), config)?;
         assert_eq!(std::fs::metadata(&seawall.wal_objects(second)?[0])?.modified()?, stored);
         assert!(!notes.join(second).exists());
         // The object is gone: it is archived again.

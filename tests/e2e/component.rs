@@ -268,6 +268,19 @@ fn what_fails_is_not_listed_and_what_runs_around_it_is_told() {
         assert!(full.stderr.contains("No space left on device"), "{}", full.stderr);
         let marker = to.join(components::restore::MARKER);
         assert!(marker.exists());
+        // With a part of it nothing is gone on with: the rest would stay half there, and look whole.
+        let place = to.display().to_string();
+        let part = [
+            "component",
+            "uploads",
+            "--to",
+            &place,
+            "--path",
+            &uploads.display().to_string(),
+        ];
+        let refused = seawall.restore.run(&part).await?;
+        refused.assert_refused(3, &["another part of this backup"])?;
+        assert!(marker.exists());
         disk.make_room()?;
         bring_back(&seawall, &to, &["--over"]).await?;
         assert!(!marker.exists());

@@ -134,15 +134,20 @@ fn repositories_come_back_as_bare_ones() {
             .await?;
         again.assert_refused(REFUSED, &["not empty"])?;
         // Work trees of repositories that are not captured: by a file, by a link.
-        for name in ["by-file", "by-link"] {
+        for name in ["by-file", "by-link", "by-pipe"] {
             fs::create_dir(srv.join(name))?;
         }
+        // Anybody can make one that nobody writes to.
+        let made = std::process::Command::new("mkfifo")
+            .arg(srv.join("by-pipe/.git"))
+            .status()?;
+        assert!(made.success());
         fs::write(srv.join("by-file/.git"), "gitdir: /nowhere/modules/x\n")?;
         std::os::unix::fs::symlink("/nowhere/else", srv.join("by-link/.git"))?;
         fs::create_dir(srv.join("of-ours"))?;
         let gitdir = format!("gitdir: {}\n", work.join(".git").display());
         fs::write(srv.join("of-ours/.git"), gitdir)?;
-        for name in ["by-file", "by-link", "of-ours"] {
+        for name in ["by-file", "by-link", "by-pipe", "of-ours"] {
             user::give(&srv.join(name))?;
         }
         let warned = seawall.agent.run_ok(&["backup", "code"]).await?.stderr;
@@ -152,7 +157,7 @@ fn repositories_come_back_as_bare_ones() {
                 .any(|line| line.contains("passed over") && line.contains(name))
         };
         assert!(
-            passed_over("by-file") && passed_over("by-link") && !passed_over("of-ours"),
+            passed_over("by-file") && passed_over("by-link") && passed_over("by-pipe") && !passed_over("of-ours"),
             "{warned}"
         );
         let _agent = seawall.run().await?;

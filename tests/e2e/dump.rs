@@ -226,7 +226,14 @@ fn what_was_loaded_and_is_not_what_was_dumped_is_told_by_the_exit_code() {
 
         // A server that is away.
         let away = restore
-            .run(&["component", "dumps", "--database", "app", "--into", "host=/nowhere"])
+            .run(&[
+                "component",
+                "dumps",
+                "--database",
+                "app",
+                "--into",
+                "host=/nowhere dbname=app",
+            ])
             .await?;
         assert_eq!(away.code(), FAILED, "{}", away.stderr);
         assert!(away.stderr.contains("See that the server runs"), "{}", away.stderr);

@@ -38,8 +38,8 @@ type Waiting = (PathBuf, SegmentFile);
 pub(super) struct Ahead<'a> {
     push: &'a Push,
     history: &'a TimelineHistory,
-    /// The workers, the next one first. A worker that nobody listens to any more ends after its segment.
-    workers: VecDeque<Receiver<Result<Prepared, PushError>>>,
+    /// The workers, the next one first, with what each still owes. A worker that nobody listens to any more ends after its segment.
+    workers: VecDeque<(usize, Receiver<Result<Prepared, PushError>>)>,
 }
 
 impl<'a> Ahead<'a> {
@@ -61,6 +61,7 @@ impl<'a> Ahead<'a> {
         let mut workers = VecDeque::new();
         for share in shares.into_iter().filter(|share| !share.is_empty()) {
             let (sender, receiver) = mpsc::channel(1);
+            let owed = share.len();
             let (writer, session, history) = (Arc::clone(&push.writer), push.session()?, history.clone());
             tokio::task::spawn_blocking(move || {
                 for waiting in share {
@@ -70,25 +71,30 @@ impl<'a> Ahead<'a> {
                     }
                 }
             });
-            workers.push_back(receiver);
+            workers.push_back((owed, receiver));
         }
         Ok(Ahead { push, history, workers })
     }
 
-    /// Stores them one after another: out of order a crash would leave a hole that looks like lost WAL.
-    pub(super) async fn store(mut self) {
-        while let Some(mut worker) = self.workers.pop_front() {
-            let Some(prepared) = worker.recv().await else { continue };
-            self.workers.push_back(worker);
-            let stored = match prepared {
-                Ok(prepared) => self.store_one(&prepared).await,
-                Err(error) => Err(error),
+    /// Stores them one after another: out of order a crash would leave a hole that looks like lost WAL. Returns how many.
+    pub(super) async fn store(mut self) -> usize {
+        let mut count = 0;
+        while let Some((owed, mut worker)) = self.workers.pop_front() {
+            let stored = match worker.recv().await {
+                Some(Ok(prepared)) => self.store_one(&prepared).await,
+                Some(Err(error)) => Err(error),
+                None => Err(PushError::Stopped("encode")),
             };
             if let Err(error) = stored {
                 tracing::debug!(%error, "what waits is left for its turn");
                 break;
             }
+            count += 1;
+            if owed > 1 {
+                self.workers.push_back((owed - 1, worker));
+            }
         }
+        count
     }
 
     async fn store_one(&self, prepared: &Prepared) -> Result<(), PushError> {

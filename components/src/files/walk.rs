@@ -81,6 +81,8 @@ struct Level {
     on_disk: PathBuf,
     /// None above the roots.
     fd: Option<Arc<OwnedFd>>,
+    /// Its file system; none above the roots.
+    device: Option<u64>,
     /// The next one last.
     items: Vec<Item>,
 }
@@ -145,7 +147,7 @@ impl Walk {
     /// Roots and what is above them, below one path.
     fn open_named(&mut self, prefix: Vec<u8>, on_disk: PathBuf, above: Above) -> Result<(), StoreError> {
         if let Some(root) = above.root {
-            return self.open_level(prefix, PathBuf::new(), root);
+            return self.open_level(prefix, PathBuf::new(), root, None);
         }
         let mut items = Vec::new();
         for (name, child) in above.children {
@@ -167,12 +169,20 @@ impl Walk {
             below_root: PathBuf::new(),
             on_disk,
             fd: None,
+            device: None,
             items,
         });
         Ok(())
     }
 
-    fn open_level(&mut self, prefix: Vec<u8>, below_root: PathBuf, on_disk: PathBuf) -> Result<(), StoreError> {
+    /// `above`: the device of the directory that this one is in; none for a root.
+    fn open_level(
+        &mut self,
+        prefix: Vec<u8>,
+        below_root: PathBuf,
+        on_disk: PathBuf,
+        above: Option<u64>,
+    ) -> Result<(), StoreError> {
         let failed = |source: Errno| io_error("list", &on_disk, source);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let fd = match openat2(CWD, &on_disk, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS) {
@@ -183,7 +193,8 @@ impl Walk {
         };
         let itself = rustix::fs::fstat(&fd).map_err(failed)?;
         let device = itself.st_dev;
-        if below_root.as_os_str().is_empty() {
+        // A root, or a file system that is mounted below one.
+        if above != Some(device) {
             self.standing.push(Standing {
                 on_disk: on_disk.clone(),
                 device,
@@ -220,6 +231,7 @@ impl Walk {
             below_root,
             on_disk,
             fd: Some(fd),
+            device: Some(device),
             items,
         });
         Ok(())
@@ -240,7 +252,8 @@ impl Walk {
                     let plain = OsStr::from_bytes(name.strip_suffix(b"/").unwrap_or(&name));
                     let (below_root, on_disk) = (level.below_root.join(plain), level.on_disk.join(plain));
                     let prefix = [level.prefix.as_slice(), &name].concat();
-                    self.open_level(prefix, below_root, on_disk)?;
+                    let above = level.device;
+                    self.open_level(prefix, below_root, on_disk, above)?;
                 }
                 Some(Item::BelowNamed(name, on_disk, above)) => {
                     let prefix = [level.prefix.as_slice(), &name].concat();

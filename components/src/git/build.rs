@@ -34,8 +34,8 @@ pub struct Built {
 /// the bundles.
 ///
 /// # Errors
-/// Another repository stands there; git failed, or has found something missing or other than it was captured.
-pub async fn build(restored: &Path) -> Result<Vec<Built>, ComponentError> {
+/// A repository stands there that is none of this restore; git failed, or has found something missing or other than it was captured.
+pub async fn build(restored: &Path, was_free: bool) -> Result<Vec<Built>, ComponentError> {
     let restored = restored.canonicalize().map_err(ComponentError::io("find", restored))?;
     let (_, stored) = below(&restored).await?;
     program::version().await?;
@@ -43,7 +43,7 @@ pub async fn build(restored: &Path) -> Result<Vec<Built>, ComponentError> {
     for one in stored {
         let place = restored.join(shown(&one.path));
         if is_git_dir(&place) {
-            let refs = refuse_other(&one, &place).await?;
+            let refs = refuse_other(&one, &place, was_free).await?;
             fs::remove_dir_all(&one.on_disk).map_err(ComponentError::io("remove", &one.on_disk))?;
             all.push(Built { path: place, refs });
             continue;
@@ -61,16 +61,16 @@ pub async fn build(restored: &Path) -> Result<Vec<Built>, ComponentError> {
 }
 
 /// A repository that stands in a place already is the one that belongs there: a restore that was cut short has built it. Returns its refs.
-async fn refuse_other(stored: &Found, place: &Path) -> Result<u64, ComponentError> {
+async fn refuse_other(stored: &Found, place: &Path, was_free: bool) -> Result<u64, ComponentError> {
     let git = Git::of(place);
     let wanted = Refs::of_links(&stored.on_disk)?;
     // Where it cannot even be read, it is none of ours.
-    let is_it = Refs::read(&git).await.is_ok_and(|refs| refs == wanted);
+    let is_it = was_free && Refs::read(&git).await.is_ok_and(|refs| refs == wanted);
     if is_it && whole(&git).await?.is_none() {
         return Ok(wanted.all().count() as u64 - 1);
     }
     Err(ComponentError::refused(
-        format!("\"{}\" is a repository already, with other refs", place.display()),
+        format!("\"{}\" is a repository already", place.display()),
         "Restore to another directory; a repository is never written over.",
     ))
 }

@@ -1,15 +1,21 @@
 //! Which repositories there are: those that are named, and those below directories.
 
 use std::ffi::OsStr;
-use std::fs;
+use std::fs::{self, File};
+use std::io::Read as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
+
+use rustix::fs::{Mode, OFlags};
 
 use crate::ComponentError;
 use crate::files::Excludes;
 
 /// The directory of what is stored of a repository, in the place of its git directory.
 pub(super) const STORED: &str = ".seawall-git";
+
+/// Longest file that is read of a work tree: `.git` and `.gitmodules` are short.
+const TEXT_BYTES_MAX: u64 = 64 << 10;
 
 /// A repository.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -59,18 +65,30 @@ pub(super) fn find(roots: &[PathBuf], excludes: &Excludes) -> Result<Vec<Found>,
     Ok(all)
 }
 
+/// Text of a regular file that is not long. Anybody may have put it there: no link is followed, and a pipe is not waited for.
+fn short_text(path: &Path) -> Option<String> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let file = File::from(rustix::fs::open(path, flags, Mode::empty()).ok()?);
+    if !file.metadata().ok()?.is_file() {
+        return None;
+    }
+    let mut text = String::new();
+    file.take(TEXT_BYTES_MAX).read_to_string(&mut text).ok()?;
+    Some(text)
+}
+
 /// Where a work tree's `.git`, which is a file or a link, says that its repository lies; none: it does not say.
 fn leads_to(pointer: &Path) -> Option<PathBuf> {
     if let Ok(target) = fs::read_link(pointer) {
         return Some(pointer.parent()?.join(target));
     }
-    let text = fs::read_to_string(pointer).ok()?;
+    let text = short_text(pointer)?;
     Some(pointer.parent()?.join(text.trim().strip_prefix("gitdir: ")?))
 }
 
 /// Submodules whose repositories lie in their own work trees, as old ones do: a work tree that is named itself is not looked through.
 fn warn_of_submodules(work: &Path) {
-    let text = fs::read_to_string(work.join(".gitmodules")).unwrap_or_default();
+    let text = short_text(&work.join(".gitmodules")).unwrap_or_default();
     let paths = text.lines().filter_map(|line| line.trim().strip_prefix("path = "));
     for path in paths.map(|path| work.join(path)) {
         if is_git_dir(&path.join(".git")) && fs::symlink_metadata(path.join(".git")).is_ok_and(|found| found.is_dir()) {
@@ -94,7 +112,7 @@ fn refuse_linked(root: &Path) -> Result<(), ComponentError> {
     if !is_pointer && !root.join("commondir").is_file() {
         return Ok(());
     }
-    let leads = fs::read_to_string(&pointer).unwrap_or_default();
+    let leads = short_text(&pointer).unwrap_or_default();
     let leads = leads.trim().strip_prefix("gitdir: ").unwrap_or("another directory");
     Err(ComponentError::refused(
         format!(

@@ -293,16 +293,19 @@ async fn a_build_that_was_cut_short_is_gone_on_with() {
     let place = stage.below(&to, &source);
     // What lies in its place is somebody's, unless the move had begun.
     fs::create_dir(place.join("objects")).unwrap();
-    let refused = build(&to).await.unwrap_err().to_string();
+    let refused = build(&to, true).await.unwrap_err().to_string();
     assert!(refused.contains("is in the way"), "{refused}");
     assert!(place.join(".seawall-git/000001.bundle").exists());
     fs::write(place.join(".seawall-git/moving"), b"").unwrap();
-    build(&to).await.unwrap();
+    build(&to, true).await.unwrap();
     assert_eq!(look(&place), look(&source));
     // Of several, one may stand there already when the others fail: with the next run come its bundles as well.
     stage.restore(&taken, &to, true).await.unwrap();
     assert!(place.join(".seawall-git").exists());
-    assert_eq!(build(&to).await.unwrap().len(), 1);
+    // Where the directory was not empty, it may be anybody's, and damaged.
+    let refused = build(&to, false).await.unwrap_err().to_string();
+    assert!(refused.contains("is a repository already"), "{refused}");
+    assert_eq!(build(&to, true).await.unwrap().len(), 1);
     assert!(!place.join(".seawall-git").exists());
     assert_eq!(look(&place), look(&source));
 }

@@ -83,11 +83,10 @@ fn print_difference(one: Difference, as_json: bool) -> Result<()> {
 /// Prints in which backups a file has changed.
 pub(super) async fn history(opened: &Opened, all: Vec<Manifest>, path: &Path, as_json: bool) -> Result<()> {
     let backups: Vec<Stored> = all.iter().map(|manifest| stored(opened, manifest)).collect();
-    let mut wanted = plain(path);
-    if let Some(newest) = backups.last() {
-        wanted = resolve(newest, path).await?;
+    let mut found = events(&backups, &plain(path)).await?;
+    if let (true, Some(newest)) = (found.is_empty(), backups.last()) {
+        found = events(&backups, &resolve(newest, path).await?).await?;
     }
-    let found = events(&backups, &wanted).await?;
     if found.is_empty() {
         return Err(RestoreError::refused(
             format!("no backup has \"{}\"", path.display()),

@@ -21,7 +21,14 @@ pub(crate) fn plain(path: &Path) -> Vec<u8> {
 pub(crate) async fn resolve(stored: &Stored, path: &Path) -> Result<Vec<u8>> {
     let typed = plain(path);
     match unescaped(&typed) {
-        Some(other) if other != typed && !is_there(stored, &typed).await? => Ok(other),
+        // Only what would be printed so: `a\x2db` is no way to write `a-b`.
+        Some(other)
+            if other != typed
+                && other.escape_ascii().to_string().as_bytes() == typed
+                && !is_there(stored, &typed).await? =>
+        {
+            Ok(other)
+        }
         _ => Ok(typed),
     }
 }

@@ -5,8 +5,6 @@
 //! and refused, as everything is that stands in the way. A crash leaves the file, and the next run reads it.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use store::id::BackupId;
@@ -69,11 +67,7 @@ impl Whole {
         let path = self.to.join(FILE);
         let mut text = format!("{}\n", self.point);
         self.members.iter().for_each(|member| text += &format!("{member}\n"));
-        let written = File::create(&path).and_then(|mut file| {
-            file.write_all(text.as_bytes())?;
-            file.sync_all()
-        });
-        written.map_err(RestoreError::io("write", &path))
+        store::durable::atomic_write(&path, text.as_bytes()).map_err(RestoreError::io("write", &path))
     }
 
     /// All are: nothing is left to go on with.

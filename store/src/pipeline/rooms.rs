@@ -47,7 +47,10 @@ mod tests {
         let mut room = rooms.take();
         room.extend_from_slice(&[7; 900]);
         let at = room.as_ptr();
-        rooms.give(Bytes::from(room).slice(100..));
+        let pack = Bytes::from(room);
+        let part = pack.slice(100..);
+        drop(pack);
+        rooms.give(part);
         let again = rooms.take();
         assert_eq!((again.as_ptr(), again.len()), (at, 0));
         assert!(again.capacity() >= 1000);

@@ -30,7 +30,7 @@ pub async fn runs_full(scratch: Scratch) -> Result<()> {
     let stage = Stage::set(cluster, config, true, change).await?;
     let began = Instant::now();
     let filler = disk.path().join("filler");
-    fs::write(&filler, vec![1; 55 << 20])?;
+    fs::write(&filler, vec![1; 64 << 20])?;
     let of_repository = "the disk of repository";
     stage.noticed(began, "disk_high", of_repository).await?;
     let began = Instant::now();
