@@ -178,7 +178,11 @@ fn databases_are_dumped_and_come_back_where_they_are_wanted() {
         let refused = restore.run(&secret).await?;
         refused.assert_refused(USAGE, &["--into holds a password"])?;
         assert!(!refused.stderr.contains("hush"));
-        let none = ["component", "dumps", "--database", "gone", "--into", &into];
+        let named = format!("{into} dbname=postgres");
+        let none = ["component", "dumps", "--database", "gone", "--into", &named];
+        let unnamed = ["component", "dumps", "--database", "app", "--into", &into];
+        let refused = restore.run(&unnamed).await?;
+        refused.assert_refused(USAGE, &["names no database"])?;
         restore
             .run(&none)
             .await?
