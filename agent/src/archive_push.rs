@@ -71,7 +71,7 @@ pub async fn run(context: &Context, path: &Path) -> anyhow::Result<()> {
     };
     let pushed = push.file(path).await;
     let stored = u32::try_from(*pushed.as_ref().unwrap_or(&1)).unwrap_or(u32::MAX);
-    copies::settle(places.as_ref(), COPIES_WAIT * stored.clamp(1, 10)).await;
+    copies::settle(places.as_ref(), COPIES_WAIT * stored.max(1)).await;
     pushed?;
     Ok(())
 }

@@ -169,7 +169,9 @@ async fn refuse_unknown(stored: &Stored, only: &[Vec<u8>]) -> Result<(), Compone
     }
 }
 
-fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
+/// True for a path, and for what lies below it.
+#[must_use]
+pub fn is_at_or_below(path: &[u8], wanted: &[u8]) -> bool {
     let below = path.strip_prefix(wanted);
     below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
 }

@@ -106,7 +106,8 @@ impl<'a> Ahead<'a> {
             }
         }
         tracing::debug!(file = %prepared.path.display(), "archived ahead of its turn");
-        self.push.notes.write(&prepared.path, file)
+        self.push.notes.write(&prepared.path, file);
+        Ok(())
     }
 }
 

@@ -14,7 +14,6 @@ use store::repository::Repository;
 use wal::segment_file::SegmentFile;
 
 use super::EPOCH;
-use super::error::PushError;
 use super::file::Verified;
 
 /// Which file, so that none that was written since is taken for it.
@@ -79,8 +78,8 @@ impl Notes {
         self.directory.join(file.file_name().unwrap_or_default())
     }
 
-    /// Notes that a file is archived, which it must be.
-    pub(super) fn write(&self, path: &Path, file: &Verified) -> Result<(), PushError> {
+    /// Notes that a file is archived, which it must be. Without a note it is only read again in its turn.
+    pub(super) fn write(&self, path: &Path, file: &Verified) {
         let range_of = |piece: &super::file::Planned| {
             let WalRange { start, end, .. } = piece.range;
             (start.as_u64(), end.as_u64(), piece.digest.0)
@@ -93,7 +92,9 @@ impl Notes {
         };
         let bytes = serde_json::to_vec(&note).unwrap_or_default();
         let to = self.path(path);
-        std::fs::write(&to, bytes).map_err(|source| PushError::Read { path: to, source })
+        if let Err(error) = std::fs::write(&to, bytes) {
+            tracing::debug!(%error, note = %to.display(), "not noted");
+        }
     }
 
     /// True when a file was archived ahead, is the same still, and is in the repository. Its note is taken away in any case.

@@ -4,6 +4,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::Path;
 
 use components::Stored;
+use components::restore::is_at_or_below;
 
 use crate::error::Result;
 
@@ -36,12 +37,8 @@ pub(crate) async fn resolve(stored: &Stored, path: &Path) -> Result<Vec<u8>> {
 /// True where a backup has that path, or something below it.
 pub(crate) async fn is_there(stored: &Stored, path: &[u8]) -> Result<bool> {
     let mut stored = stored.clone();
-    let has = |found: &[u8]| {
-        let below = found.strip_prefix(path);
-        below.is_some_and(|below| below.is_empty() || below.starts_with(b"/"))
-    };
     while let Some(piece) = stored.next_piece().await? {
-        if piece.iter().any(|entry| has(&entry.path)) {
+        if piece.iter().any(|entry| is_at_or_below(&entry.path, path)) {
             return Ok(true);
         }
     }
